@@ -1,0 +1,44 @@
+"""pidax: physics-informed distillation of diffusion models in JAX."""
+
+from importlib.metadata import version as _version
+
+from . import denoiser as denoiser
+from . import flow as flow
+from . import process as process
+from .denoiser import AbstractDenoiser as AbstractDenoiser
+from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser
+from .denoiser import Circle as Circle
+from .denoiser import Covariance as Covariance
+from .denoiser import Gaussian as Gaussian
+from .denoiser import GaussianMixture as GaussianMixture
+from .denoiser import Guided as Guided
+from .denoiser import from_function as from_function
+from .denoiser import from_noise as from_noise
+from .denoiser import from_score as from_score
+from .denoiser import from_velocity as from_velocity
+from .denoiser import posterior as posterior
+from .flow import AngleClock as AngleClock
+from .flow import ExactTrace as ExactTrace
+from .flow import Hutchinson as Hutchinson
+from .flow import LogDensity as LogDensity
+from .flow import LogTimeClock as LogTimeClock
+from .flow import Path as Path
+from .flow import ProbabilityFlow as ProbabilityFlow
+from .flow import TimeClock as TimeClock
+from .flow import encode as encode
+from .flow import log_density as log_density
+from .flow import sample as sample
+from .flow import solve as solve
+from .flow import solve_batch as solve_batch
+from .process import EDM as EDM
+from .process import VE as VE
+from .process import VP as VP
+from .process import AbstractProcess as AbstractProcess
+from .process import Flow as Flow
+from .process import SubVP as SubVP
+from .process import karras as karras
+from .process import uniform_angle as uniform_angle
+from .process import uniform_log_snr as uniform_log_snr
+from .process import uniform_time as uniform_time
+
+__version__ = _version("pidax")

@@ -1,0 +1,50 @@
+"""Errors as user interface: what was expected, what came, what to do.
+
+A value known at once raises `ValueError` at once; a traced value raises the same
+words when the compiled program meets it (`equinox.error_if`).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+def is_traced(*values: object) -> bool:
+    """Whether any leaf of `values` is known only when the compiled program runs."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+
+
+def require(value: PyTree, ok: Array | bool, message: str) -> PyTree:
+    """Return `value`, having checked `ok`. The returned value must be used."""
+    if is_traced(ok):
+        return eqx.error_if(value, ~jnp.asarray(ok), message)
+    if not bool(ok):
+        raise ValueError(message)
+    return value
+
+
+def show(value: object) -> str:
+    """`value` in a message: its number when known, or that it is not known yet."""
+    return "not known while tracing" if is_traced(value) else str(value)
+
+
+def require_positive(**numbers: float) -> None:
+    """Each named number is positive and finite."""
+    for name, number in numbers.items():
+        require(
+            number,
+            (number > 0) & (number < float("inf")),
+            f"{name} must be positive and finite, got {name}={number}.",
+        )
+
+
+def require_finite(name: str, value: Array, cure: str) -> Array:
+    """Every entry of `value` is finite; a NaN must not travel on as a sample."""
+    finite = jnp.isfinite(value)
+    bad = "" if is_traced(finite) else f" in {int((~finite).sum())} of {finite.size}"
+    return require(
+        value,
+        finite.all(),
+        f"{name} must be finite, got NaN or infinite entries{bad}. {cure}",
+    )

@@ -1,0 +1,55 @@
+"""The array types of the package, each named once, and the check that enforces them.
+
+Every public function is decorated with [`typed`][pidax._types.typed]: jaxtyping and
+beartype check its array arguments when it is called, so that a wrong shape is
+reported by argument, axis and size. Set the environment variable
+`JAXTYPING_DISABLE=1` (or `jaxtyping.config.update("jaxtyping_disable", True)`) to
+switch the check off. Under `jax.jit` it costs nothing after the first trace.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+from jaxtyping import (
+    Array,
+    ArrayLike,
+    Bool,
+    Float,
+    Int,
+    PRNGKeyArray,
+    PyTree,
+    Real,
+    jaxtyped,
+)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+
+    def typed(fn: _F, /) -> _F:
+        """Check the array arguments of `fn` at every call."""
+        ...
+
+else:
+    from beartype import beartype
+
+    typed = jaxtyped(typechecker=beartype)
+
+# What a user may pass, and what a function returns. NumPy arrays are welcome as input.
+Scalar: TypeAlias = Float[Array, ""]
+ScalarLike: TypeAlias = Real[ArrayLike, ""]
+Sample: TypeAlias = Float[Array, "*event"]
+SampleLike: TypeAlias = Float[Array | np.ndarray, "*event"]
+Batch: TypeAlias = Float[Array, "batch *event"]
+BatchLike: TypeAlias = Float[Array | np.ndarray, "batch *event"]
+Times: TypeAlias = Float[Array, " time"]
+TimesLike: TypeAlias = Float[Array | np.ndarray, " time"]
+Elementwise: TypeAlias = Float[Array, "..."]
+ElementwiseLike: TypeAlias = Real[ArrayLike, "..."]
+Flag: TypeAlias = Bool[Array, ""]
+Count: TypeAlias = Int[Array, "..."]
+Key: TypeAlias = PRNGKeyArray
+Shape: TypeAlias = tuple[int, ...]
+# A class label, a one-hot, or any pytree of arrays a user's network understands.
+Condition: TypeAlias = PyTree[Any]

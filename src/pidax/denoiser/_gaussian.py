@@ -1,0 +1,136 @@
+r"""The denoiser of Gaussian data: everything about it is known in closed form.
+
+For $x_0 \sim N(m, C)$, with $C$ diagonalised,
+
+$$ D(x, \sigma, \alpha) = m + \frac{\alpha C}{\alpha^2 C + \sigma^2}(x - \alpha m),
+\qquad \frac{x_t - \alpha_t m}{\sqrt{\alpha_t^2 C + \sigma_t^2}} = \text{const} $$
+
+along every trajectory of the probability-flow ODE: the oracle of the solvers.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._types import (
+    Condition,
+    Key,
+    Sample,
+    SampleLike,
+    Scalar,
+    ScalarLike,
+    Shape,
+    typed,
+)
+from ._base import AbstractExactDenoiser
+from ._covariance import Covariance
+
+
+class Gaussian(AbstractExactDenoiser):
+    """Data `x0 ~ N(mean, cov)`, of any event shape.
+
+    `cov` is a scalar or an array of the event's shape (variances of independent
+    components), a matrix over the flattened event, or a `Covariance` (low rank:
+    `Gaussian(mean, Covariance.low_rank(factor))`). The condition is ignored.
+    """
+
+    mean: Float[Array, "*event"]
+    covariance: Covariance
+
+    @typed
+    def __init__(
+        self,
+        mean: SampleLike,
+        cov: float | Float[Array | np.ndarray, "..."] | Covariance,
+    ):
+        self.mean = jnp.asarray(mean)
+        shape, size = self.mean.shape, self.mean.size
+        if isinstance(cov, Covariance):
+            self.covariance = cov
+            return
+        cov = jnp.asarray(cov, self.mean.dtype)
+        if cov.shape in ((), shape):
+            self.covariance = Covariance.diagonal(cov)
+        elif cov.shape in ((size, size), shape + shape):
+            self.covariance = Covariance.full(cov.reshape(size, size), shape)
+        else:
+            raise ValueError(
+                f"cov must be a scalar, have the shape {shape} of the mean "
+                f"(variances), or the shape {(size, size)} (a matrix over the "
+                f"flattened event), got {cov.shape}. For a factor F of cov = F F^T "
+                "use Gaussian(mean, Covariance.low_rank(F))."
+            )
+
+    @property
+    def shape(self) -> Shape:
+        return self.mean.shape
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return (0.0, float("inf"))
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Sample:
+        x = jnp.asarray(x)
+        residual = x - alpha * self.mean
+        return self.mean + self.covariance.apply(
+            lambda c: alpha * c / _safe(jnp.square(alpha) * c + jnp.square(sigma)),
+            residual,
+        )
+
+    @typed
+    def log_density(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike = 0.0,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+    ) -> Scalar:
+        return self.covariance.gaussian_log_density(
+            lambda c: jnp.square(alpha) * c + jnp.square(sigma),
+            jnp.asarray(x) - alpha * self.mean,
+        )
+
+    @typed
+    def sample(self, *, key: Key, condition: Condition = None) -> Sample:
+        xi = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.covariance.apply(jnp.sqrt, xi)
+
+    @typed
+    def transport(
+        self,
+        x: SampleLike,
+        start: tuple[ScalarLike, ScalarLike],
+        end: tuple[ScalarLike, ScalarLike],
+    ) -> Sample:
+        """The exact solution of the probability-flow ODE through `x`.
+
+        `start` and `end` are noise levels `(sigma, alpha)`, of one process or of two.
+        """
+        (sigma0, alpha0), (sigma1, alpha1) = start, end
+
+        def ratio(c):
+            spread0 = jnp.hypot(alpha0 * jnp.sqrt(c), sigma0)
+            return jnp.hypot(alpha1 * jnp.sqrt(c), sigma1) / spread0
+
+        residual = jnp.asarray(x) - alpha0 * self.mean
+        return alpha1 * self.mean + self.covariance.apply(ratio, residual)
+
+
+def _safe(variance: Array) -> Array:
+    """No 0/0 for a direction without data, at zero noise: its gain is zero."""
+    return jnp.where(variance > 0, variance, 1.0)

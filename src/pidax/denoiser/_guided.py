@@ -1,0 +1,44 @@
+"""Classifier-free guidance as a denoiser made of a denoiser (Ho & Salimans 2022)."""
+
+from .._types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
+from ._base import AbstractDenoiser
+
+
+class Guided(AbstractDenoiser):
+    r"""$D_{guided} = D(\varnothing) + w\,(D(c) - D(\varnothing))$.
+
+    `scale` is $w$: 0 ignores the condition, 1 is the conditional model, more than 1
+    exaggerates it. Each call costs two of the denoiser's (one without a condition).
+    """
+
+    denoiser: AbstractDenoiser
+    scale: ScalarLike
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.denoiser.shape
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.denoiser.interval
+
+    @property
+    def evaluations(self) -> int:
+        return 2 * self.denoiser.evaluations
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Sample:
+        free = self.denoiser(x, sigma, alpha, None, augment=augment, key=key)
+        if condition is None:
+            return free
+        bound = self.denoiser(x, sigma, alpha, condition, augment=augment, key=key)
+        return free + self.scale * (bound - free)

@@ -1,0 +1,246 @@
+r"""The denoiser of a mixture of Gaussians: exact, and as far from Gaussian as you like.
+
+Each component denoises as a Gaussian; the noised sample says how likely each is:
+
+$$ D = \sum_k r_k D_k, \qquad
+   r_k \propto w_k\, N(x;\ \alpha m_k,\ \alpha^2 C_k + \sigma^2 I). $$
+"""
+
+import math
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .._checks import require, show
+from .._types import (
+    Condition,
+    Key,
+    Sample,
+    SampleLike,
+    Scalar,
+    ScalarLike,
+    Shape,
+    typed,
+)
+from ._base import AbstractExactDenoiser
+from ._covariance import Covariance, is_small
+from ._gaussian import Gaussian
+
+FloatsLike: TypeAlias = Float[Array | np.ndarray, "..."]
+
+
+class GaussianMixture(AbstractExactDenoiser):
+    """Data from `sum_k weights[k] N(means[k], covariance_k)`.
+
+    `scales` are standard deviations: one number, one per component (isotropic), or an
+    array of the shape of `means` (diagonal). Full covariances are passed as
+    `covariances`, matrices over the flattened event, instead of `scales`.
+
+    `labels` gives each component a class. The condition is then a class label, or
+    class probabilities (a one-hot is the special case), and the data are those
+    components alone: an exact conditional model, and an oracle for guidance.
+    """
+
+    means: Float[Array, "component *event"]
+    covariances: Covariance
+    log_weights: Float[Array, " component"]
+    labels: Int[Array, " component"] | None
+
+    @typed
+    def __init__(
+        self,
+        means: Float[Array | np.ndarray, "component *event"],
+        scales: float | FloatsLike | None = None,
+        weights: Float[Array | np.ndarray, " component"] | None = None,
+        *,
+        covariances: Float[Array | np.ndarray, "component size size"] | None = None,
+        labels: Int[Array | np.ndarray, " component"] | None = None,
+    ):
+        self.means = jnp.asarray(means)
+        count = self.means.shape[0]
+        if weights is None:
+            weights = jnp.full(count, 1 / count, self.means.dtype)
+        self.log_weights = _log_weights(jnp.asarray(weights, self.means.dtype))
+        self.labels = None if labels is None else jnp.asarray(labels)
+        if (scales is None) == (covariances is None):
+            raise ValueError(
+                "pass exactly one of scales (standard deviations) and covariances "
+                f"(matrices), got {'neither' if scales is None else 'both'}."
+            )
+        if covariances is None:
+            self.covariances = _diagonal(jnp.asarray(scales, means.dtype), self.means)
+        else:
+            self.covariances = _full(jnp.asarray(covariances, means.dtype), self.means)
+
+    @classmethod
+    @typed
+    def ring(
+        cls, count: int = 8, *, radius: float = 0.7, scale: float = 0.08
+    ) -> "GaussianMixture":
+        """`count` equal components on a circle in the plane, labelled in order."""
+        angles = 2 * jnp.pi * jnp.arange(count) / count
+        means = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return cls(means, scale, labels=jnp.arange(count))
+
+    @classmethod
+    @typed
+    def grid(
+        cls, side: int = 3, *, spacing: float = 0.5, scale: float = 0.05
+    ) -> "GaussianMixture":
+        """`side * side` equal components on a square lattice about the origin."""
+        ticks = spacing * (jnp.arange(side) - (side - 1) / 2)
+        means = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+        return cls(means, scale, labels=jnp.arange(side * side))
+
+    @classmethod
+    @typed
+    def two_moons(
+        cls, count: int = 16, *, radius: float = 0.5, scale: float = 0.05
+    ) -> "GaussianMixture":
+        """Two interleaved half circles, each of `count` components and one class."""
+        angles = jnp.pi * (jnp.arange(count) + 0.5) / count
+        arc = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        offset = radius * jnp.array([0.5, -0.25])
+        means = jnp.concatenate([arc - offset, offset - arc])
+        return cls(means, scale, labels=jnp.repeat(jnp.arange(2), count))
+
+    @classmethod
+    @typed
+    def from_samples(
+        cls,
+        samples: Float[Array | np.ndarray, "sample *event"],
+        bandwidth: float,
+        *,
+        labels: Int[Array | np.ndarray, " sample"] | None = None,
+    ) -> "GaussianMixture":
+        """A Gaussian of standard deviation `bandwidth` on every sample.
+
+        With a small bandwidth this is the denoiser that memorises a data set: the
+        optimum of denoising score matching on those samples.
+        """
+        return cls(samples, bandwidth, labels=labels)
+
+    @property
+    def shape(self) -> Shape:
+        return self.means.shape[1:]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return (0.0, float("inf"))
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Sample:
+        x = jnp.asarray(x)
+        logits = self._joint(x, sigma, alpha, condition)
+        denoised = jax.vmap(lambda mean, cov: Gaussian(mean, cov)(x, sigma, alpha))(
+            self.means, self.covariances
+        )
+        return jnp.tensordot(jax.nn.softmax(logits), denoised, axes=1)
+
+    @typed
+    def log_density(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike = 0.0,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+    ) -> Scalar:
+        joint = self._joint(jnp.asarray(x), sigma, alpha, condition)
+        return jax.nn.logsumexp(joint)
+
+    @typed
+    def sample(self, *, key: Key, condition: Condition = None) -> Sample:
+        which, noise = jax.random.split(key)
+        index = jax.random.categorical(which, self._log_prior(condition))
+        mean, cov = jax.tree.map(lambda a: a[index], (self.means, self.covariances))
+        return Gaussian(mean, cov).sample(key=noise)
+
+    def _joint(
+        self, x: Array, sigma: ScalarLike, alpha: ScalarLike, condition: Condition
+    ) -> Float[Array, " component"]:
+        """log( weight_k * density of component k at x ), for every k."""
+        densities = jax.vmap(
+            lambda mean, cov: Gaussian(mean, cov).log_density(x, sigma, alpha)
+        )(self.means, self.covariances)
+        return self._log_prior(condition) + densities
+
+    def _log_prior(self, condition: Condition) -> Float[Array, " component"]:
+        if condition is None:
+            return self.log_weights
+        if self.labels is None:
+            raise ValueError(
+                "a condition was passed to a GaussianMixture without classes. Pass "
+                "labels=, the class of each component, when making it."
+            )
+        condition = jnp.asarray(condition)
+        if jnp.issubdtype(condition.dtype, jnp.integer):
+            admitted = self.labels == condition
+            chosen = jnp.where(admitted, self.log_weights, -jnp.inf)
+            message = f"class label {show(condition)} names no component of the mixture"
+            chosen = require(chosen, admitted.any(), f"{message}; see its labels.")
+        else:
+            # p(x | c) has the weights of its class; probabilities mix the classes.
+            same = self.labels[:, None] == self.labels[None, :]
+            within = jnp.where(same, self.log_weights[None, :], -jnp.inf)
+            class_weights = jax.nn.logsumexp(within, axis=1)
+            chosen = self.log_weights - class_weights + jnp.log(condition[self.labels])
+        return jax.nn.log_softmax(chosen)
+
+
+def _log_weights(weights: Array) -> Array:
+    total = weights.sum()
+    weights = require(
+        weights,
+        (weights >= 0).all() & is_small(jnp.abs(total - 1), jnp.ones_like(total)),
+        "mixture weights must be non-negative and sum to 1; they sum to "
+        f"{show(total)} with least {show(weights.min())}. "
+        "Pass weights / weights.sum().",
+    )
+    return jnp.log(weights)
+
+
+def _diagonal(scales: Array, means: Array) -> Covariance:
+    count = means.shape[0]
+    if scales.shape == ():
+        scales = jnp.full(count, scales)
+    if scales.shape not in ((count,), means.shape):
+        raise ValueError(
+            f"scales must be a number, one per component {(count,)}, or of the shape "
+            f"{means.shape} of the means (standard deviations of every component), "
+            f"got {scales.shape}. Matrices are passed as covariances=."
+        )
+    scales = require(
+        scales,
+        (scales >= 0).all(),
+        "scales are standard deviations and must not be negative, the least is "
+        f"{show(scales.min())}.",
+    )
+    return Covariance(None, scales**2, jnp.zeros(count, means.dtype))
+
+
+def _full(covariances: Array, means: Array) -> Covariance:
+    count, shape = means.shape[0], means.shape[1:]
+    size = math.prod(shape)
+    if covariances.shape != (count, size, size):
+        raise ValueError(
+            f"covariances must have the shape {(count, size, size)}: a matrix over "
+            f"the flattened event for each component, got {covariances.shape}."
+        )
+    each = [Covariance.full(matrix, shape) for matrix in covariances]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

@@ -1,0 +1,169 @@
+r"""A user's own model, whatever it predicts, as a denoiser for every process.
+
+The model is trained in one chart and knows one time. A denoiser is asked in any chart:
+the noise level is looked up in the model's own process, the sample rescaled to its
+chart, and the prediction turned into $E[x_0|x]$:
+
+| prediction | $D$ |
+|---|---|
+| data | the prediction |
+| noise $\epsilon$ | $(x - \sigma\epsilon)/\alpha$ |
+| score $s$ | $(x + \sigma^2 s)/\alpha$ |
+| velocity $v = \dot\alpha x_0 + \dot\sigma\epsilon$ | $(\sigma v - \dot\sigma x)/(\sigma\dot\alpha - \alpha\dot\sigma)$ |
+"""  # noqa: E501
+
+from collections.abc import Callable
+from typing import Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
+from ..process import AbstractProcess, level_scale
+from ..process._grids import RATIO_CAP
+from ._base import AbstractDenoiser
+
+Prediction = Literal["data", "noise", "score", "velocity"]
+
+
+class Wrapped(AbstractDenoiser):
+    """A model in the chart of `process`; made by `from_score` and its siblings.
+
+    Levels outside the process's times are evaluated at its nearest time. Where
+    `alpha` is zero a score or a noise prediction says nothing about the data: there
+    they are evaluated at `sigma / alpha = 160 sigma_data` (the cap of the time grids),
+    and everywhere their error is amplified `sigma / alpha` times.
+    """
+
+    function: Callable[..., Array]
+    process: AbstractProcess
+    prediction: Prediction = eqx.field(static=True)
+    shape: Shape | None = eqx.field(static=True)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.process.ratio_interval
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Sample:
+        x, process = jnp.asarray(x), self.process
+        last = jnp.asarray(process.t_max, x.dtype)
+        if self.prediction in ("noise", "score"):
+            last = jnp.minimum(last, process.time(RATIO_CAP * process.sigma_data))
+        t = process.time(jnp.asarray(sigma, x.dtype), alpha)
+        t = jnp.clip(t, process.t_min, last)
+        x = x * (process.scale(t) / level_scale(sigma, alpha, process.sigma_data))
+        extra = () if condition is None else (condition,)
+        return self._data(self.function(x, t, *extra), x, t)
+
+    def _data(self, out: Array, x: Array, t: Array) -> Array:
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        if self.prediction == "data":
+            return out
+        if self.prediction == "noise":
+            return (x - sigma * out) / alpha
+        if self.prediction == "score":
+            return (x + sigma**2 * out) / alpha
+        alpha_rate, sigma_rate = self.process.rates(t)
+        determinant = sigma * alpha_rate - alpha * sigma_rate
+        return (sigma * out - sigma_rate * x) / determinant
+
+
+class _ChartFree(AbstractDenoiser):
+    """A user's own function of (x, sigma, alpha)."""
+
+    function: Callable[..., Array]
+    shape: Shape | None = eqx.field(static=True)
+    interval: tuple[float, float] = eqx.field(static=True)
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        sigma: ScalarLike,
+        alpha: ScalarLike = 1.0,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Sample:
+        extra = () if condition is None else (condition,)
+        return self.function(jnp.asarray(x), sigma, alpha, *extra)
+
+
+def from_score(
+    score: Callable[..., Array],
+    process: AbstractProcess,
+    *,
+    shape: Shape | None = None,
+) -> Wrapped:
+    r"""Wrap a model `score(x, t)` or `score(x, t, condition)` of $\nabla\log p_t$.
+
+    `x` is one sample in the chart of `process`, `t` its time. `shape` is the shape of
+    one sample, needed only to draw from the prior.
+    """
+    return Wrapped(score, process, "score", shape)
+
+
+def from_noise(
+    noise: Callable[..., Array],
+    process: AbstractProcess,
+    *,
+    shape: Shape | None = None,
+) -> Wrapped:
+    r"""Wrap a noise-predicting model `noise(x, t[, condition])` (DDPM's $\epsilon$).
+
+    A model indexed by integers 0..999 is wrapped as
+    `from_noise(lambda x, t: model(x, 999 * t), VP())`.
+    """
+    return Wrapped(noise, process, "noise", shape)
+
+
+def from_velocity(
+    velocity: Callable[..., Array],
+    process: AbstractProcess,
+    *,
+    shape: Shape | None = None,
+) -> Wrapped:
+    r"""Wrap a velocity model `velocity(x, t[, condition])`, $dx/dt$ along `process`.
+
+    For `Flow` this is a flow-matching model, which predicts $\epsilon - x_0$ with
+    noise at $t = 1$ (negate it, and use $1 - t$, if yours has data at $t = 1$).
+    """
+    return Wrapped(velocity, process, "velocity", shape)
+
+
+def from_function(
+    denoise: Callable[..., Array],
+    process: AbstractProcess | None = None,
+    *,
+    shape: Shape | None = None,
+    interval: tuple[float, float] = (0.0, float("inf")),
+) -> AbstractDenoiser:
+    r"""Wrap a denoiser of your own.
+
+    With a `process` it is called as `denoise(x, t[, condition])` in that chart (with
+    `EDM()`, `t` is sigma: an EDM-style denoiser). Without one it is called as
+    `denoise(x, sigma, alpha[, condition])` at any noise level in `interval`.
+    """
+    if process is None:
+        return _ChartFree(denoise, shape, interval)
+    return Wrapped(denoise, process, "data", shape)

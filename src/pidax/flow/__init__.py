@@ -1,0 +1,20 @@
+"""The probability-flow ODE and its solutions."""
+
+from ._clock import AbstractClock as AbstractClock
+from ._clock import AngleClock as AngleClock
+from ._clock import LogTimeClock as LogTimeClock
+from ._clock import TimeClock as TimeClock
+from ._flow import ProbabilityFlow as ProbabilityFlow
+from ._ledger import solver_cost as solver_cost
+from ._log_density import LogDensity as LogDensity
+from ._log_density import log_density as log_density
+from ._options import SolveOptions as SolveOptions
+from ._path import DensePath as DensePath
+from ._path import Path as Path
+from ._solve import encode as encode
+from ._solve import sample as sample
+from ._solve import solve as solve
+from ._solve import solve_batch as solve_batch
+from ._trace import AbstractTrace as AbstractTrace
+from ._trace import ExactTrace as ExactTrace
+from ._trace import Hutchinson as Hutchinson

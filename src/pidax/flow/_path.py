@@ -1,0 +1,76 @@
+"""What a solve returns: the trajectory, how it was found, and what it cost."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._types import Elementwise, Flag, Sample, ScalarLike, typed
+from ._flow import ProbabilityFlow
+
+
+class DensePath(eqx.Module):
+    """A trajectory known at every time between its ends."""
+
+    flow: ProbabilityFlow
+    interpolation: diffrax.AbstractPath
+    successful: Flag
+
+
+class Path(eqx.Module):
+    """A solved trajectory.
+
+    - `ts`: the process times, as asked;
+    - `xs`: the states there, `xs[i]` at `ts[i]` (`xs[:, i]` of a batch);
+    - `end`: the last of them, by itself: the sample, or the latent of `encode`;
+    - `stats`: Diffrax's statistics and `"evaluations"`, the calls of the denoiser
+      (None for a solver whose calls cannot be counted);
+    - `result`: Diffrax's result; of a failed solve all states are NaN.
+    """
+
+    ts: Float[Array, "*batch time"]
+    xs: Float[Array, "..."]
+    end: Float[Array, "..."]
+    stats: dict[str, Any]
+    result: diffrax.RESULTS
+    dense: DensePath | None = None
+
+    @typed
+    def evaluate(self, t: ScalarLike) -> Sample:
+        """The state at any process time between the ends; needs `dense=True`."""
+        if self.dense is None:
+            raise ValueError(
+                "this path was saved at its times only. Solve with dense=True to "
+                "evaluate it anywhere, or pass the times you want as times=."
+            )
+        flow = self.dense.flow
+        t = jnp.asarray(t, self.xs.dtype)
+        u = self.dense.interpolation.evaluate(flow.clock.reading(flow.process, t))
+        return jnp.where(self.dense.successful, u / flow.magnification(t), jnp.nan)
+
+    def evaluations(self) -> tuple[float, int]:
+        """Mean and maximum of the denoiser evaluations over the samples solved.
+
+        They differ under `jax.vmap`, where every sample has its own steps while the
+        compiled loop runs until the last of them is done.
+        """
+        count: Elementwise | None = self.stats["evaluations"]
+        if count is None:
+            raise ValueError(
+                "the calls of this solver cannot be counted. Give it an attribute "
+                "`evaluations = (calls at the start, calls a step)` if you know them."
+            )
+        return float(jnp.mean(count)), int(jnp.max(count))
+
+    def __str__(self) -> str:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+            return repr(self)
+        ok = jnp.all(diffrax.is_successful(self.result))
+        text = f"Path of shape {self.xs.shape}, {'solved' if ok else 'FAILED'}"
+        if self.stats["evaluations"] is not None:
+            mean, most = self.evaluations()
+            text += f", evaluations: mean {mean:.1f}, max {most}"
+        return text

@@ -1,0 +1,86 @@
+r"""Time grids from noise to data: where a sampler, a student or a figure looks.
+
+Each returns `n` decreasing process times from exactly `t_max` to exactly `t_min`, for
+any process; with `final_zero=True` a last node $t = 0$ is appended, which stands for
+the step to zero noise (the denoiser itself).
+
+A grid in the noise-to-signal ratio $r = \sigma/\alpha$ has no finite first node where
+$\alpha(T) = 0$ (`Flow`): there the nodes after $T$ start from the cap
+$r = 160\,\sigma_{data}$, which is EDM's $\sigma_{max} = 80$ at its
+$\sigma_{data} = 0.5$ and leaves 0.4% of the quarter circle of angles above it.
+"""
+
+import jax.numpy as jnp
+
+from .._checks import require
+from .._types import Scalar, Times, typed
+from ._base import AbstractProcess
+
+RATIO_CAP = 160.0  # in units of sigma_data
+
+
+@typed
+def karras(
+    n: int, process: AbstractProcess, *, rho: float = 7.0, final_zero: bool = False
+) -> Times:
+    r"""Uniform in $r^{1/\rho}$, the grid of EDM (Karras et al. 2022, eq. 5).
+
+    $$ r_i = \Bigl(r_{max}^{1/\rho}
+        + \tfrac{i}{n-1}(r_{min}^{1/\rho} - r_{max}^{1/\rho})\Bigr)^\rho $$
+    """
+    require(None, rho > 0, f"rho must be positive, got rho={rho}.")
+    high, low = _ratios(process)
+    ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), _at_least_two(n)) ** rho
+    return _finish(process, process.time(ratios), final_zero)
+
+
+@typed
+def uniform_log_snr(
+    n: int, process: AbstractProcess, *, final_zero: bool = False
+) -> Times:
+    r"""Uniform in $\log(\alpha/\sigma)$, the grid of DPM-Solver (Lu et al. 2022)."""
+    high, low = _ratios(process)
+    ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), _at_least_two(n)))
+    return _finish(process, process.time(ratios), final_zero)
+
+
+@typed
+def uniform_angle(
+    n: int, process: AbstractProcess, *, final_zero: bool = False
+) -> Times:
+    r"""Uniform in the angle $\varphi$: the fixed steps of pidax's default clock."""
+    high, low = process.angle(process.t_max), process.angle(process.t_min)
+    angles = jnp.linspace(high, low, _at_least_two(n))
+    return _finish(process, process.time_of_angle(angles), final_zero)
+
+
+@typed
+def uniform_time(
+    n: int, process: AbstractProcess, *, final_zero: bool = False
+) -> Times:
+    """Uniform in the process's own time: the usual choice for `Flow`."""
+    times = jnp.linspace(process.t_max, process.t_min, _at_least_two(n))
+    return _finish(process, times, final_zero)
+
+
+def _ratios(process: AbstractProcess) -> tuple[Scalar, Scalar]:
+    high, low = (
+        process.sigma(t) / process.alpha(t) for t in (process.t_max, process.t_min)
+    )
+    return jnp.where(jnp.isfinite(high), high, RATIO_CAP * process.sigma_data), low
+
+
+def _finish(process: AbstractProcess, times: Times, final_zero: bool) -> Times:
+    # The ends are the process's own numbers to the last bit, so that x(z, T) = z.
+    times = times.at[0].set(process.t_max).at[-1].set(process.t_min)
+    return jnp.append(times, jnp.zeros((), times.dtype)) if final_zero else times
+
+
+def _at_least_two(n: int) -> int:
+    require(
+        None,
+        n >= 2,
+        f"a time grid needs at least its two ends, got n={n}. For a single step "
+        "to data, use n=2.",
+    )
+    return n
