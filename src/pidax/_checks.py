@@ -7,12 +7,13 @@ words when the compiled program meets it (`equinox.error_if`).
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 
 def is_traced(*values: object) -> bool:
     """Whether any leaf of `values` is known only when the compiled program runs."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def require(value: PyTree, ok: Array | bool, message: str) -> PyTree:

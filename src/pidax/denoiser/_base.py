@@ -11,7 +11,6 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-from equinox import AbstractVar
 
 from .._types import (
     Condition,
@@ -26,20 +25,35 @@ from .._types import (
 from ..process import AbstractProcess
 
 
+def as_arrays(
+    x: SampleLike, sigma: ScalarLike, alpha: ScalarLike
+) -> tuple[Sample, Scalar, Scalar]:
+    """A sample and its noise level as arrays of one dtype: the sample's."""
+    x = jnp.asarray(x)
+    return x, jnp.asarray(sigma, x.dtype), jnp.asarray(alpha, x.dtype)
+
+
 class AbstractDenoiser(eqx.Module):
     """E[x0 | x] at any noise level, one sample at a time.
 
-    A subclass states three facts beside its `__call__`:
-
-    - `shape`: the shape of one sample, or None if any will do;
-    - `interval`: the noise-to-signal ratios `sigma / alpha` where it may be trusted,
-      `(0, inf)` if exact; `ProbabilityFlow` refuses to go beyond;
-    - `evaluations`: the network evaluations that one call costs (2 with guidance).
+    A subclass states three facts beside its `__call__`, as properties: `shape`,
+    `interval` (`ProbabilityFlow` refuses to go beyond it) and `evaluations`.
     """
 
-    shape: AbstractVar[Shape | None]
-    interval: AbstractVar[tuple[float, float]]
-    evaluations: AbstractVar[int]
+    @property
+    @abc.abstractmethod
+    def shape(self) -> Shape | None:
+        """The shape of one sample, or None if any will do."""
+
+    @property
+    @abc.abstractmethod
+    def interval(self) -> tuple[float, float]:
+        """The noise-to-signal ratios `sigma / alpha` where the denoiser is trusted."""
+
+    @property
+    @abc.abstractmethod
+    def evaluations(self) -> int:
+        """The network evaluations that one call costs."""
 
     @abc.abstractmethod
     def __call__(
@@ -67,7 +81,8 @@ class AbstractDenoiser(eqx.Module):
         condition: Condition = None,
     ) -> Sample:
         r"""$\nabla_x \log p(x) = (\alpha D - x) / \sigma^2$ (Tweedie's formula)."""
-        return (alpha * self(x, sigma, alpha, condition) - x) / jnp.square(sigma)
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        return (alpha * self(x, sigma, alpha, condition) - x) / sigma**2
 
     @typed
     def noise(
@@ -78,6 +93,7 @@ class AbstractDenoiser(eqx.Module):
         condition: Condition = None,
     ) -> Sample:
         r"""The predicted noise $\hat\epsilon = (x - \alpha D) / \sigma$."""
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
         return (x - alpha * self(x, sigma, alpha, condition)) / sigma
 
     @typed
@@ -92,7 +108,8 @@ class AbstractDenoiser(eqx.Module):
 
         For `Flow` this is the flow-matching velocity $\hat\epsilon - D$.
         """
-        sigma, alpha = process.sigma(t), process.alpha(t)
+        t = jnp.asarray(t, jnp.asarray(x).dtype)
+        x, sigma, alpha = as_arrays(x, process.sigma(t), process.alpha(t))
         alpha_rate, sigma_rate = process.rates(t)
         x0 = self(x, sigma, alpha, condition)
         return alpha_rate * x0 + sigma_rate * (x - alpha * x0) / sigma
@@ -100,6 +117,14 @@ class AbstractDenoiser(eqx.Module):
 
 class AbstractExactDenoiser(AbstractDenoiser):
     """A denoiser whose data distribution is known: an oracle for everything else."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return (0.0, float("inf"))
+
+    @property
+    def evaluations(self) -> int:
+        return 1
 
     @abc.abstractmethod
     def log_density(

@@ -28,7 +28,7 @@ from .._types import (
     Shape,
     typed,
 )
-from ._base import AbstractExactDenoiser
+from ._base import AbstractExactDenoiser, as_arrays
 
 
 class Circle(AbstractExactDenoiser):
@@ -47,14 +47,6 @@ class Circle(AbstractExactDenoiser):
     def shape(self) -> Shape:
         return (2,)
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        return (0.0, float("inf"))
-
-    @property
-    def evaluations(self) -> int:
-        return 1
-
     @typed
     def __call__(
         self,
@@ -66,11 +58,11 @@ class Circle(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x = jnp.asarray(x)
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
         norm = _norm(x)
-        kappa = alpha * self.radius * norm / jnp.square(sigma)
+        kappa = alpha * self.radius * norm / sigma**2
         # At the centre A(kappa)/|x| -> kappa/2|x|, and x makes it zero: no 0/0.
-        at_centre = 0.5 * alpha * self.radius / jnp.square(sigma)
+        at_centre = 0.5 * alpha * self.radius / sigma**2
         nonzero = jnp.where(norm > 0, norm, 1.0)
         ratio = jnp.where(norm > 0, (1 - bessel_deficit(kappa)) / nonzero, at_centre)
         return self.radius * ratio * x
@@ -83,8 +75,8 @@ class Circle(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        x = jnp.asarray(x)
-        norm, variance = _norm(x), jnp.square(sigma)
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        norm, variance = _norm(x), sigma**2
         kappa = alpha * self.radius * norm / variance
         gauss = -0.5 * (norm - alpha * self.radius) ** 2 / variance
         return gauss + log_i0e(kappa) - jnp.log(2 * jnp.pi * variance)

@@ -23,7 +23,7 @@ from .._types import (
     Shape,
     typed,
 )
-from ._base import AbstractExactDenoiser
+from ._base import AbstractExactDenoiser, as_arrays
 from ._covariance import Covariance
 
 
@@ -66,14 +66,6 @@ class Gaussian(AbstractExactDenoiser):
     def shape(self) -> Shape:
         return self.mean.shape
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        return (0.0, float("inf"))
-
-    @property
-    def evaluations(self) -> int:
-        return 1
-
     @typed
     def __call__(
         self,
@@ -85,12 +77,9 @@ class Gaussian(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x = jnp.asarray(x)
-        residual = x - alpha * self.mean
-        return self.mean + self.covariance.apply(
-            lambda c: alpha * c / _safe(jnp.square(alpha) * c + jnp.square(sigma)),
-            residual,
-        )
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        gain = lambda c: alpha * c / _safe(alpha**2 * c + sigma**2)
+        return self.mean + self.covariance.apply(gain, x - alpha * self.mean)
 
     @typed
     def log_density(
@@ -100,9 +89,9 @@ class Gaussian(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
         return self.covariance.gaussian_log_density(
-            lambda c: jnp.square(alpha) * c + jnp.square(sigma),
-            jnp.asarray(x) - alpha * self.mean,
+            lambda c: alpha**2 * c + sigma**2, x - alpha * self.mean
         )
 
     @typed
@@ -121,13 +110,14 @@ class Gaussian(AbstractExactDenoiser):
 
         `start` and `end` are noise levels `(sigma, alpha)`, of one process or of two.
         """
-        (sigma0, alpha0), (sigma1, alpha1) = start, end
+        x, sigma0, alpha0 = as_arrays(x, *start)
+        _, sigma1, alpha1 = as_arrays(x, *end)
 
         def ratio(c):
-            spread0 = jnp.hypot(alpha0 * jnp.sqrt(c), sigma0)
-            return jnp.hypot(alpha1 * jnp.sqrt(c), sigma1) / spread0
+            spread = jnp.hypot(alpha0 * jnp.sqrt(c), sigma0)
+            return jnp.hypot(alpha1 * jnp.sqrt(c), sigma1) / spread
 
-        residual = jnp.asarray(x) - alpha0 * self.mean
+        residual = x - alpha0 * self.mean
         return alpha1 * self.mean + self.covariance.apply(ratio, residual)
 
 

@@ -25,7 +25,7 @@ from .._types import (
     Shape,
     typed,
 )
-from ._base import AbstractExactDenoiser
+from ._base import AbstractExactDenoiser, as_arrays
 from ._covariance import Covariance, is_small
 from ._gaussian import Gaussian
 
@@ -81,7 +81,7 @@ class GaussianMixture(AbstractExactDenoiser):
         cls, count: int = 8, *, radius: float = 0.7, scale: float = 0.08
     ) -> "GaussianMixture":
         """`count` equal components on a circle in the plane, labelled in order."""
-        angles = 2 * jnp.pi * jnp.arange(count) / count
+        angles = 2 * jnp.pi * jnp.arange(count, dtype=float) / count
         means = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return cls(means, scale, labels=jnp.arange(count))
 
@@ -91,7 +91,7 @@ class GaussianMixture(AbstractExactDenoiser):
         cls, side: int = 3, *, spacing: float = 0.5, scale: float = 0.05
     ) -> "GaussianMixture":
         """`side * side` equal components on a square lattice about the origin."""
-        ticks = spacing * (jnp.arange(side) - (side - 1) / 2)
+        ticks = spacing * (jnp.arange(side, dtype=float) - (side - 1) / 2)
         means = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
         return cls(means, scale, labels=jnp.arange(side * side))
 
@@ -101,7 +101,7 @@ class GaussianMixture(AbstractExactDenoiser):
         cls, count: int = 16, *, radius: float = 0.5, scale: float = 0.05
     ) -> "GaussianMixture":
         """Two interleaved half circles, each of `count` components and one class."""
-        angles = jnp.pi * (jnp.arange(count) + 0.5) / count
+        angles = jnp.pi * (jnp.arange(count, dtype=float) + 0.5) / count
         arc = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         offset = radius * jnp.array([0.5, -0.25])
         means = jnp.concatenate([arc - offset, offset - arc])
@@ -127,14 +127,6 @@ class GaussianMixture(AbstractExactDenoiser):
     def shape(self) -> Shape:
         return self.means.shape[1:]
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        return (0.0, float("inf"))
-
-    @property
-    def evaluations(self) -> int:
-        return 1
-
     @typed
     def __call__(
         self,
@@ -146,7 +138,7 @@ class GaussianMixture(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x = jnp.asarray(x)
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
         logits = self._joint(x, sigma, alpha, condition)
         denoised = jax.vmap(lambda mean, cov: Gaussian(mean, cov)(x, sigma, alpha))(
             self.means, self.covariances
@@ -161,7 +153,8 @@ class GaussianMixture(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        joint = self._joint(jnp.asarray(x), sigma, alpha, condition)
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        joint = self._joint(x, sigma, alpha, condition)
         return jax.nn.logsumexp(joint)
 
     @typed
@@ -172,7 +165,7 @@ class GaussianMixture(AbstractExactDenoiser):
         return Gaussian(mean, cov).sample(key=noise)
 
     def _joint(
-        self, x: Array, sigma: ScalarLike, alpha: ScalarLike, condition: Condition
+        self, x: Array, sigma: Array, alpha: Array, condition: Condition
     ) -> Float[Array, " component"]:
         """log( weight_k * density of component k at x ), for every k."""
         densities = jax.vmap(

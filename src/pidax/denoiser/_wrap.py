@@ -22,7 +22,7 @@ from jaxtyping import Array
 from .._types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
 from ..process import AbstractProcess, level_scale
 from ..process._grids import RATIO_CAP
-from ._base import AbstractDenoiser
+from ._base import AbstractDenoiser, as_arrays
 
 Prediction = Literal["data", "noise", "score", "velocity"]
 
@@ -39,7 +39,11 @@ class Wrapped(AbstractDenoiser):
     function: Callable[..., Array]
     process: AbstractProcess
     prediction: Prediction = eqx.field(static=True)
-    shape: Shape | None = eqx.field(static=True)
+    event: Shape | None = eqx.field(static=True)
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.event
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -60,11 +64,12 @@ class Wrapped(AbstractDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, process = jnp.asarray(x), self.process
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        process = self.process
         last = jnp.asarray(process.t_max, x.dtype)
         if self.prediction in ("noise", "score"):
             last = jnp.minimum(last, process.time(RATIO_CAP * process.sigma_data))
-        t = process.time(jnp.asarray(sigma, x.dtype), alpha)
+        t = process.time(sigma, alpha)
         t = jnp.clip(t, process.t_min, last)
         x = x * (process.scale(t) / level_scale(sigma, alpha, process.sigma_data))
         extra = () if condition is None else (condition,)
@@ -87,8 +92,16 @@ class _ChartFree(AbstractDenoiser):
     """A user's own function of (x, sigma, alpha)."""
 
     function: Callable[..., Array]
-    shape: Shape | None = eqx.field(static=True)
-    interval: tuple[float, float] = eqx.field(static=True)
+    event: Shape | None = eqx.field(static=True)
+    ratios: tuple[float, float] = eqx.field(static=True)
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.event
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.ratios
 
     @property
     def evaluations(self) -> int:
@@ -105,8 +118,9 @@ class _ChartFree(AbstractDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
+        x, sigma, alpha = as_arrays(x, sigma, alpha)
         extra = () if condition is None else (condition,)
-        return self.function(jnp.asarray(x), sigma, alpha, *extra)
+        return self.function(x, sigma, alpha, *extra)
 
 
 def from_score(

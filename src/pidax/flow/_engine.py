@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from .._types import Condition, Flag
 from ._flow import ProbabilityFlow
 from ._ledger import evaluations
-from ._options import MAX_STEPS, MAX_STEPS_DENSE, resolve_solver, step_nodes
+from ._options import FIRST_STEP, MAX_STEPS, MAX_STEPS_DENSE, resolve_solver, step_nodes
 
 
 def integrate(
@@ -23,6 +23,7 @@ def integrate(
     condition: Condition,
     full: dict[str, Any],
     norm: Any,
+    dense: bool = False,
 ) -> diffrax.Solution:
     """Integrate `field` between two clock readings; never raises.
 
@@ -32,12 +33,16 @@ def integrate(
     max_steps, dt0 = full["max_steps"], full["dt0"]
     if full["steps"] is None:
         solver, controller = resolve_solver(full, dtype, norm)
-        dense = saveat.subs.dense if hasattr(saveat.subs, "dense") else False
+        towards = ends[1] - ends[0]
+        if dt0 is not None:
+            dt0 = jnp.abs(jnp.asarray(dt0, dtype)) * jnp.sign(towards)
+        elif not isinstance(controller, diffrax.StepTo):
+            dt0 = FIRST_STEP * towards
         if max_steps is None:
             max_steps = MAX_STEPS_DENSE if dense else MAX_STEPS
     else:
         _refuse_beside_steps(full)
-        solver = diffrax.Tsit5() if full["solver"] is None else full["solver"]
+        solver = diffrax.Dopri5() if full["solver"] is None else full["solver"]
         nodes = step_nodes(full["steps"], flow.clock, flow.process, ends)
         controller, max_steps = diffrax.StepTo(nodes), nodes.shape[0] - 1
     passed = {
@@ -58,13 +63,7 @@ def integrate(
         throw=False,
         **passed,
     )
-    selects = dt0 is None and isinstance(controller, diffrax.PIDController)
-    calls = evaluations(
-        solver,
-        solution.stats["num_steps"],
-        selects_first_step=selects,
-        each=flow.denoiser.evaluations,
-    )
+    calls = evaluations(solver, solution.stats["num_steps"], flow.denoiser.evaluations)
     solution.stats["evaluations"] = calls
     solution.stats["max_steps"] = max_steps
     return solution

@@ -95,9 +95,9 @@ class ProbabilityFlow(eqx.Module):
                 "denoiser outside it."
             )
 
-    def __call__(self, tau: Scalar, u: Sample, args: Condition = None) -> Sample:
+    def __call__(self, tau: ScalarLike, u: Sample, args: Condition = None) -> Sample:
         """The vector field of the ODE in the clock's coordinates."""
-        sigma, alpha, sigma_rate, alpha_rate = self.level(tau)
+        sigma, alpha, sigma_rate, alpha_rate = self.level(jnp.asarray(tau))
         x0 = self.denoiser(u, sigma, alpha, args)
         # du/dtau = alpha' D + sigma' (u - alpha D) / sigma
         return alpha_rate * x0 + sigma_rate * (u - alpha * x0) / sigma

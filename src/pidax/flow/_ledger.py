@@ -1,7 +1,8 @@
 """The evaluation ledger: how many times a solve called its denoiser.
 
-Every call counts: all stages of all steps, rejected steps too, the first stage of a
-first-same-as-last method, and the two calls that choose the first step's size.
+Every call counts: all stages of all steps, rejected steps too, and the first stage of
+a first-same-as-last method. The first step's size is not searched for (it is a fixed
+fraction of the way), so it costs nothing.
 """
 
 import diffrax
@@ -31,21 +32,15 @@ def solver_cost(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
 
 
 def evaluations(
-    solver: diffrax.AbstractSolver,
-    steps: Array,
-    *,
-    selects_first_step: bool,
-    extra: int = 0,
-    each: int = 1,
+    solver: diffrax.AbstractSolver, steps: Array, each: int = 1
 ) -> Count | None:
     """Denoiser evaluations of a solve of `steps` steps, rejected ones among them.
 
-    `each` is what one call of the denoiser costs (2 with guidance), `extra` counts
-    calls outside the solver. None for a solver whose calls cannot be counted
-    (implicit ones).
+    `each` is what one call of the denoiser costs (2 with guidance). None for a solver
+    whose calls cannot be counted (implicit ones).
     """
     cost = solver_cost(solver)
     if cost is None:
         return None
     start, step = cost
-    return each * (start + step * steps + 2 * int(selects_first_step) + extra)
+    return each * (start + step * steps)

@@ -20,9 +20,9 @@ from .._types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, typ
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
 from ._options import SolveOptions, known_options, rms_of_worst_leaf
-from ._solve import _check_state
 from ._times import check_times
 from ._trace import AbstractTrace, ExactTrace, Hutchinson, probe
+from ._trajectory import check_state
 
 EXACT_UP_TO = 128  # components; beyond, an exact trace costs more than 16 probes by far
 
@@ -74,15 +74,9 @@ def log_density(
       of five prior standard deviations. For an exact denoiser pass its `log_density`.
     - `options`: see `SolveOptions`.
     """
-    x0 = _check_state(flow, jnp.asarray(x0), "x0")
+    x0 = check_state(flow, jnp.asarray(x0), "x0")
     if trace is None:
         trace = ExactTrace() if x0.size <= EXACT_UP_TO else Hutchinson()
-    if trace.needs_key and key is None:
-        raise ValueError(
-            f"{type(trace).__name__} draws random probes (the default beyond "
-            f"{EXACT_UP_TO} components): pass key=jax.random.key(0), or "
-            "trace=ExactTrace()."
-        )
     process = flow.process
     start = process.t_min if t is None else t
     times = jnp.stack([jnp.asarray(s, x0.dtype) for s in (start, process.t_max)])

@@ -4,10 +4,10 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import is_traced
 from .._types import Elementwise, Flag, Sample, ScalarLike, typed
 from ._flow import ProbabilityFlow
 
@@ -32,7 +32,7 @@ class Path(eqx.Module):
     """
 
     ts: Float[Array, "*batch time"]
-    xs: Float[Array, "..."]
+    xs: Any
     end: Float[Array, "..."]
     stats: dict[str, Any]
     result: diffrax.RESULTS
@@ -66,7 +66,7 @@ class Path(eqx.Module):
         return float(jnp.mean(count)), int(jnp.max(count))
 
     def __str__(self) -> str:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+        if is_traced(self):
             return repr(self)
         ok = jnp.all(diffrax.is_successful(self.result))
         text = f"Path of shape {self.xs.shape}, {'solved' if ok else 'FAILED'}"

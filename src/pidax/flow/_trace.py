@@ -25,8 +25,6 @@ Fn = Callable[[Array], Array]
 class AbstractTrace(eqx.Module):
     """How `log_density` finds the divergence of the flow."""
 
-    needs_key: eqx.AbstractClassVar[bool]
-
     @abc.abstractmethod
     def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
         """The directions along which the Jacobian is probed, one a row."""
@@ -38,8 +36,6 @@ class AbstractTrace(eqx.Module):
 
 class ExactTrace(AbstractTrace):
     """Every unit vector in turn: exact, at `size` Jacobian-vector products."""
-
-    needs_key = False
 
     def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
         size = math.prod(shape)
@@ -58,7 +54,6 @@ class Hutchinson(AbstractTrace):
 
     probes: int = 16
     law: Literal["rademacher", "gaussian"] = "rademacher"
-    needs_key = True
 
     def __check_init__(self):
         require(
@@ -71,7 +66,11 @@ class Hutchinson(AbstractTrace):
         )
 
     def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
-        assert key is not None
+        if key is None:
+            raise ValueError(
+                "Hutchinson draws random probes (the default for large samples): pass "
+                "key=jax.random.key(0), or trace=ExactTrace()."
+            )
         if self.law == "rademacher":
             return jax.random.rademacher(key, (self.probes, *shape), dtype)
         return jax.random.normal(key, (self.probes, *shape), dtype)

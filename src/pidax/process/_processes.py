@@ -26,20 +26,20 @@ class EDM(AbstractProcess):
     models"; the constants are theirs for images scaled to [-1, 1].
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
+    t_min: float
+    t_max: float
+    sigma_data: float
 
-    def __check_init__(self):
-        _check_levels(self.sigma_min, self.sigma_max, self.sigma_data)
-
-    @property
-    def t_min(self) -> float:
-        return self.sigma_min
-
-    @property
-    def t_max(self) -> float:
-        return self.sigma_max
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        sigma_data: float = 0.5,
+    ):
+        _check_levels(sigma_min, sigma_max, sigma_data)
+        self.t_min = sigma_min
+        self.t_max = sigma_max
+        self.sigma_data = sigma_data
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return jnp.ones_like(as_inexact(t))
@@ -59,20 +59,20 @@ class VE(AbstractProcess):
     sigma, between the same levels.
     """
 
-    sigma_min: float = 0.02
-    sigma_max: float = 100.0
-    sigma_data: float = 0.5
+    t_min: float
+    t_max: float
+    sigma_data: float
 
-    def __check_init__(self):
-        _check_levels(self.sigma_min, self.sigma_max, self.sigma_data)
-
-    @property
-    def t_min(self) -> float:
-        return self.sigma_min**2
-
-    @property
-    def t_max(self) -> float:
-        return self.sigma_max**2
+    def __init__(
+        self,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100.0,
+        sigma_data: float = 0.5,
+    ):
+        _check_levels(sigma_min, sigma_max, sigma_data)
+        self.t_min = sigma_min**2
+        self.t_max = sigma_max**2
+        self.sigma_data = sigma_data
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return jnp.ones_like(as_inexact(t))
@@ -123,11 +123,11 @@ class VP(AbstractLinearBeta):
     Ho et al. 2020; Song et al. 2021, with their linear $\beta$ from 0.1 to 20.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
     t_min: float = 1e-3
     t_max: float = 1.0
     sigma_data: float = 0.5
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     def sigma(self, t: ElementwiseLike) -> Elementwise:
         return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
@@ -140,11 +140,11 @@ class VP(AbstractLinearBeta):
 class SubVP(AbstractLinearBeta):
     r"""Sub-variance preserving: $\sigma = 1 - \alpha^2$ (Song et al. 2021)."""
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
     t_min: float = 1e-3
     t_max: float = 1.0
     sigma_data: float = 0.5
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     def sigma(self, t: ElementwiseLike) -> Elementwise:
         return -jnp.expm1(-self.beta_integral(t))

@@ -1,0 +1,191 @@
+"""One trajectory or a batch of them: checked, entered into the clock, solved, left."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._checks import require_finite
+from .._types import Batch, Condition, Sample, Scalar, TimesLike
+from ._engine import integrate, succeed
+from ._flow import ProbabilityFlow
+from ._options import (
+    SolveOptions,
+    known_options,
+    rms,
+    rms_of_worst_sample,
+)
+from ._path import DensePath, Path
+from ._times import check_times
+
+
+class BatchField(eqx.Module):
+    """The flow on a whole batch: one state for Diffrax, one step for all."""
+
+    flow: ProbabilityFlow
+
+    def __call__(self, tau: Scalar, u: Batch, args: Condition) -> Batch:
+        field = jax.vmap(self.flow, in_axes=(None, 0, condition_axes(args)))
+        return field(tau, u, args)
+
+
+def condition_axes(condition: Condition) -> Condition:
+    """Arrays carry the batch as their first axis, scalars are shared."""
+    return jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) > 0 else None, condition)
+
+
+def trajectory(
+    flow: ProbabilityFlow,
+    x: Array,
+    times: TimesLike | None,
+    saveat: diffrax.SaveAt | None,
+    condition: Condition,
+    options: SolveOptions,
+    direction: int,
+    *,
+    dense: bool = False,
+    denoise: bool = False,
+    batched: bool = False,
+) -> Path:
+    """Check everything that can be known now, then run the compiled solve."""
+    full = known_options(options)
+    ts, final_zero = check_times(times, flow.process, direction, x.dtype)
+    if saveat is not None:
+        check_saveat(saveat)
+        dense = dense or saveat.dense
+    if condition is not None and batched:
+        _check_batch_condition(condition, x.shape[0])
+    denoise = denoise or final_zero
+    return _compiled(flow, x, ts, saveat, condition, full, dense, denoise, batched)
+
+
+@eqx.filter_jit
+def _compiled(
+    flow: ProbabilityFlow,
+    x: Array,
+    ts: Array,
+    saveat: diffrax.SaveAt | None,
+    condition: Condition,
+    full: dict[str, Any],
+    dense: bool,
+    denoise: bool,
+    batched: bool,
+) -> Path:
+    taus = flow.clock.reading(flow.process, ts)
+    if saveat is None:
+        asked = diffrax.SubSaveAt(ts=taus)
+    else:
+        asked = _in_the_clock(saveat.subs, flow)
+    solution = integrate(
+        BatchField(flow) if batched else flow,
+        flow,
+        x * flow.magnification(ts[0]),
+        (taus[0], taus[-1]),
+        diffrax.SaveAt(subs=[asked, diffrax.SubSaveAt(t1=True)], dense=dense),
+        condition,
+        full,
+        rms_of_worst_sample if batched else rms,
+        dense,
+    )
+    assert solution.ys is not None
+    assert solution.ts is not None
+    saved, end = solution.ys[0], solution.ys[1][0] / flow.magnification(ts[-1])
+    stats = dict(solution.stats)
+    last = ts[-1]
+    if saveat is None:
+        shrink = flow.magnification(ts).reshape((-1,) + (1,) * x.ndim)
+        saved = (saved / shrink).at[0].set(x)  # the start to the last bit
+    else:
+        ts = _process_times(solution.ts[0], flow)
+    if denoise:
+        end = denoised(flow, end, last, condition, batched)
+        if saveat is None:
+            saved = jnp.concatenate([saved, end[None]])
+            ts = jnp.append(ts, jnp.zeros((), ts.dtype))
+        if stats["evaluations"] is not None:
+            stats["evaluations"] += flow.denoiser.evaluations
+    finite = jnp.isfinite(end).all()
+    (saved, end), good = succeed((saved, end), solution, finite, full["throw"])
+    if batched and (saveat is None or _saves_the_state(saveat.subs)):
+        saved = jnp.moveaxis(saved, 0, 1)
+    path = None
+    if solution.interpolation is not None:
+        path = DensePath(flow, solution.interpolation, good)
+    return Path(ts, saved, end, stats, solution.result, path)
+
+
+def denoised(
+    flow: ProbabilityFlow, x: Array, t: Scalar, condition: Condition, batched: bool
+) -> Array:
+    """The last step to zero noise: the denoiser itself."""
+    sigma, alpha = flow.process.sigma(t), flow.process.alpha(t)
+    call = lambda x, c: flow.denoiser(x, sigma, alpha, c)
+    if batched:
+        call = jax.vmap(call, in_axes=(0, condition_axes(condition)))
+    return call(x, condition)
+
+
+def _in_the_clock(sub: diffrax.SubSaveAt, flow: ProbabilityFlow) -> diffrax.SubSaveAt:
+    """The user's SubSaveAt, in process times and states, for the clock's solve."""
+    process, clock = flow.process, flow.clock
+
+    def fn(tau: Scalar, u: Array, args: PyTree) -> PyTree:
+        t = clock.time(process, tau)
+        return sub.fn(t, u / flow.magnification(t), args)
+
+    ts = None
+    if sub.ts is not None:
+        ts = clock.reading(process, jnp.asarray(sub.ts))
+    return diffrax.SubSaveAt(t0=sub.t0, t1=sub.t1, ts=ts, steps=sub.steps, fn=fn)
+
+
+def _process_times(taus: Array, flow: ProbabilityFlow) -> Array:
+    """Process times of clock readings; the padding of unused saves stays infinite."""
+    used = jnp.isfinite(taus)
+    safe = jnp.where(used, taus, flow.clock.reading(flow.process, flow.process.t_min))
+    return jnp.where(used, flow.clock.time(flow.process, safe), jnp.inf)
+
+
+def _saves_the_state(sub: diffrax.SubSaveAt) -> bool:
+    return sub.fn is diffrax.SubSaveAt(t1=True).fn
+
+
+def check_saveat(saveat: diffrax.SaveAt) -> None:
+    """One SubSaveAt; more are for `diffrax.diffeqsolve` itself."""
+    if not isinstance(saveat.subs, diffrax.SubSaveAt):
+        raise ValueError(
+            "saveat must hold one SubSaveAt, such as diffrax.SaveAt(steps=True), got "
+            f"{saveat.subs}. For several, pass flow.term() to diffrax.diffeqsolve."
+        )
+
+
+def check_state(
+    flow: ProbabilityFlow, x: Array, name: str, batch: bool = False
+) -> Sample:
+    """The state has the flow's event shape and is finite."""
+    event = x.shape[1:] if batch else x.shape
+    if flow.shape is not None and event != flow.shape:
+        advice = (
+            "For many samples at once use solve_batch, or jax.vmap."
+            if event[1:] == flow.shape and not batch
+            else "Reshape it, or check which denoiser the flow was made of."
+        )
+        expected = f"(batch, ...) with samples of {flow.shape}" if batch else flow.shape
+        raise ValueError(
+            f"{name} must have the shape {expected}, as the flow's samples have, got "
+            f"{x.shape}. {advice}"
+        )
+    return require_finite(name, x, "Check how it was made before solving.")
+
+
+def _check_batch_condition(condition: Condition, count: int) -> None:
+    for leaf in jax.tree.leaves(condition):
+        if jnp.ndim(leaf) > 0 and jnp.shape(leaf)[0] != count:
+            raise ValueError(
+                "arrays in condition carry the batch as their first axis: expected "
+                f"length {count}, got shape {jnp.shape(leaf)}. To share one condition, "
+                "repeat it with jnp.broadcast_to."
+            )

@@ -1,0 +1,28 @@
+"""One test session: two fake devices, strict promotion, and both precisions."""
+
+import os
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Float64 inside this test, whatever the session's default."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "float64"])
+def dtype(request):
+    """Run the test in float32 and in float64; the value is the NumPy dtype."""
+    with jax.enable_x64(request.param):
+        yield jax.numpy.zeros(()).dtype
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(20220601)
