@@ -1,0 +1,373 @@
+"""Denoisers against Tweedie's formula, quadrature, and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from helpers import EXACT, assert_close, covariance, full_mixture, gaussian, tolerance
+from scipy import integrate, special, stats
+
+import pidax as px
+from pidax.denoiser._circle import bessel_deficit, log_i0e
+
+every_exact = pytest.mark.parametrize("make", EXACT.values(), ids=EXACT)
+LEVELS = [(0.05, 1.0), (0.6, 1.0), (0.8, 0.6), (30.0, 1.0)]
+
+
+def noised(denoiser, sigma, alpha, seed=0):
+    first, second = jax.random.split(jax.random.key(seed))
+    x0 = denoiser.sample(key=first)
+    return alpha * x0 + sigma * jax.random.normal(second, x0.shape, x0.dtype)
+
+
+@every_exact
+@pytest.mark.parametrize(("sigma", "alpha"), LEVELS)
+def test_tweedie_against_autodiff_of_the_density(make, sigma, alpha, x64):
+    """D = (x + sigma^2 grad log p) / alpha: couples every D to its own density."""
+    denoiser = make()
+    x = noised(denoiser, sigma, alpha)
+    score = jax.grad(denoiser.log_density)(x, sigma, alpha)
+    assert_close(denoiser.score(x, sigma, alpha), score, 1e-8)
+    expected = (x + sigma**2 * score) / alpha
+    assert_close(denoiser(x, sigma, alpha), expected, 1e-8 * max(1, sigma**2))
+
+
+@every_exact
+def test_chart_free(make, dtype):
+    """D(cx, c sigma, c alpha) = D(x, sigma, alpha)."""
+    denoiser = make()
+    x = noised(denoiser, 0.3, 0.8)
+    once = denoiser(x, 0.3, 0.8)
+    assert_close(denoiser(7 * x, 2.1, 5.6), once, tolerance(dtype, 10))
+    assert once.dtype == dtype
+
+
+@every_exact
+def test_finite_without_signal_and_equal_to_the_mean(make, x64):
+    denoiser = make()
+    x = jnp.ones(denoiser.shape)
+    at_zero = denoiser(x, 1.0, 0.0)
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    samples = jax.vmap(lambda k: denoiser.sample(key=k))(keys)
+    assert_close(at_zero, samples.mean(0), 0, 0.03)
+    limit = denoiser(x, 1.0, 1e-9)
+    assert_close(at_zero, limit, 1e-7)
+    assert jnp.isfinite(jax.jacobian(denoiser)(x, 1.0, 0.0)).all()
+
+
+@every_exact
+def test_the_views_are_consistent(make, x64):
+    denoiser = make()
+    sigma, alpha = 0.7, 0.5
+    x = noised(denoiser, sigma, alpha)
+    x0, eps = denoiser(x, sigma, alpha), denoiser.noise(x, sigma, alpha)
+    assert_close(alpha * x0 + sigma * eps, x, 1e-12)
+    assert_close(denoiser.score(x, sigma, alpha), -eps / sigma, 1e-11)
+    t = 0.4
+    x0 = denoiser(x, t, 1 - t)
+    velocity = denoiser.velocity(x, t, px.Flow())
+    assert_close(velocity, (x - (1 - t) * x0) / t - x0, 1e-11)
+    edm = denoiser.velocity(x, t, px.EDM())
+    assert_close(edm, (x - denoiser(x, t)) / t, 1e-11)
+
+
+@every_exact
+def test_the_marginal_density_is_normalised_along_rays(make, x64):
+    """Importance estimate of the integral of p: 1 within five standard errors."""
+    denoiser = make()
+    sigma, alpha, wide = 0.5, 0.9, 1.2
+    z = wide * jax.random.normal(jax.random.key(3), (200_000, *denoiser.shape))
+    log_p = jax.vmap(lambda x: denoiser.log_density(x, sigma, alpha))(z)
+    axes = tuple(range(1, z.ndim))
+    log_q = jax.scipy.stats.norm.logpdf(z, scale=wide).sum(axes)
+    weights = jnp.exp(log_p - log_q)
+    assert abs(weights.mean() - 1) < 5 * weights.std() / z.shape[0] ** 0.5
+
+
+def test_gaussian_density_against_scipy(x64):
+    g, x, sigma, alpha = gaussian(), jnp.array([0.3, -0.5, 1.0]), 0.2, 0.9
+    cov = alpha**2 * covariance(3) + sigma**2 * np.eye(3)
+    law = stats.multivariate_normal(alpha * np.asarray(g.mean), cov)
+    assert_close(g.log_density(x, sigma, alpha), law.logpdf(x), 1e-11)
+
+
+def test_every_form_of_one_covariance_is_the_same_gaussian(x64):
+    mean, x = jnp.array([0.1, 0.2, -0.3]), jnp.array([1.0, -2.0, 0.5])
+    matrix = jnp.asarray(covariance(3))
+    full = px.Gaussian(mean, matrix)
+    factor = jnp.linalg.cholesky(matrix)
+    low = px.Gaussian(mean, px.Covariance.low_rank(factor))
+    one = px.Covariance.low_rank(factor[:, :1], floor=0.3)
+    spiked = px.Gaussian(mean, one)
+    dense = px.Gaussian(mean, factor[:, :1] @ factor[:, :1].T + 0.3 * jnp.eye(3))
+    iso = [px.Gaussian(mean, c) for c in (0.4, jnp.full(3, 0.4), 0.4 * jnp.eye(3))]
+    for same in ((full, low), (spiked, dense), iso):
+        for other in same[1:]:
+            assert_close(same[0](x, 0.3, 0.7), other(x, 0.3, 0.7), 1e-11)
+            assert_close(
+                same[0].log_density(x, 0.3, 0.7), other.log_density(x, 0.3, 0.7), 1e-11
+            )
+            key = jax.random.key(0)
+            draws = jax.vmap(lambda k, g=other: g.sample(key=k))(
+                jax.random.split(key, 40_000)
+            )
+            assert_close(jnp.cov(draws.T), dense_of(same[0]), 0, 0.02)
+
+
+def dense_of(g):
+    rows = g.covariance.factor(g.shape)
+    return rows @ rows.T
+
+
+def test_singular_directions_stay_at_the_mean(dtype):
+    """A rank-one law has no spread outside its line, at any noise, down to none."""
+    line = px.Gaussian(jnp.array([1.0, 2.0]), px.Covariance.low_rank(jnp.eye(2)[:, :1]))
+    for sigma in (0.0, 1e-3, 1.0):
+        assert line(jnp.array([0.5, 7.0]), sigma)[1] == 2.0
+    assert line(jnp.array([0.5, 7.0]), 0.0)[0] == 0.5
+
+
+def test_mixture_density_and_denoiser_against_scipy(x64):
+    mixture, x, sigma, alpha = full_mixture(), np.array([0.2, -0.3]), 0.25, 0.8
+    densities, means = [], []
+    for k in range(3):
+        cov = 0.2 * covariance(2, k)
+        mean = np.asarray(mixture.means[k])
+        noisy = alpha**2 * cov + sigma**2 * np.eye(2)
+        weight = [0.5, 0.3, 0.2][k]
+        law = stats.multivariate_normal(alpha * mean, noisy)
+        densities.append(weight * law.pdf(x))
+        gain = alpha * cov @ np.linalg.inv(noisy)
+        means.append(mean + gain @ (x - alpha * mean))
+    total = sum(densities)
+    value = mixture.log_density(jnp.asarray(x), sigma, alpha)
+    assert_close(value, np.log(total), 1e-11)
+    expected = sum(p * m for p, m in zip(densities, means, strict=True)) / total
+    assert_close(mixture(jnp.asarray(x), sigma, alpha), expected, 1e-11)
+
+
+def test_a_mixture_of_one_is_a_gaussian(x64):
+    cov = jnp.asarray(covariance(2))
+    one = px.GaussianMixture(jnp.array([[0.3, 0.4]]), covariances=cov[None])
+    x = jnp.array([1.0, -1.0])
+    g = px.Gaussian(jnp.array([0.3, 0.4]), cov)
+    assert_close(one(x, 0.4, 0.6), g(x, 0.4, 0.6), 1e-12)
+    assert_close(one.log_density(x, 0.4), g.log_density(x, 0.4), 1e-12)
+
+
+def test_conditions_choose_components(x64):
+    mixture = full_mixture()
+    x = jnp.array([0.1, 0.2])
+    first = px.GaussianMixture(
+        mixture.means[:2],
+        weights=jnp.array([0.5, 0.3]) / 0.8,
+        covariances=jnp.asarray(np.stack([0.2 * covariance(2, s) for s in range(2)])),
+    )
+    assert_close(mixture(x, 0.3, 1.0, 0), first(x, 0.3), 1e-12)
+    assert_close(mixture(x, 0.3, 1.0, jnp.array([1.0, 0.0])), first(x, 0.3), 1e-12)
+    assert_close(mixture.log_density(x, 0.3, 1.0, 0), first.log_density(x, 0.3), 1e-12)
+    # The class probabilities of the mixture itself are no condition at all.
+    prior = jnp.array([0.8, 0.2])
+    assert_close(mixture(x, 0.3, 1.0, prior), mixture(x, 0.3), 1e-12)
+    draw = mixture.sample(key=jax.random.key(0), condition=1)
+    assert jnp.linalg.norm(draw - mixture.means[2]) < 2
+
+
+def test_guidance_adds_scores(x64):
+    """score_guided = score + w (score_c - score), by autodiff of exact densities."""
+    mixture, w = full_mixture(), 2.5
+    guided = px.Guided(mixture, w)
+    x, sigma, alpha = jnp.array([0.1, 0.2]), 0.3, 0.7
+    free = jax.grad(mixture.log_density)(x, sigma, alpha)
+    bound = jax.grad(mixture.log_density)(x, sigma, alpha, 1)
+    expected = free + w * (bound - free)
+    assert_close(guided.score(x, sigma, alpha, 1), expected, 1e-10)
+    assert_close(guided(x, sigma, alpha), mixture(x, sigma, alpha), 0)
+    one = px.Guided(mixture, 1.0)
+    assert_close(one(x, sigma, alpha, 1), mixture(x, sigma, alpha, 1), 1e-14)
+    assert (guided.evaluations, mixture.evaluations) == (2, 1)
+
+
+def test_constructors_are_where_their_names_say():
+    ring = px.GaussianMixture.ring(6, radius=0.9, scale=0.1)
+    assert_close(jnp.linalg.norm(ring.means, axis=1), 0.9, 1e-6)
+    grid = px.GaussianMixture.grid(3, spacing=0.5)
+    assert_close(jnp.sort(jnp.unique(grid.means)), [-0.5, 0.0, 0.5], 1e-6)
+    assert grid.means.shape == (9, 2)
+    moons = px.GaussianMixture.two_moons(50, radius=0.5)
+    assert_close(moons.means.mean(0), 0.0, 1e-6)  # point symmetric
+    upper, lower = moons.means[:50], moons.means[50:]
+    assert_close(upper, -lower, 1e-6)
+    between = jnp.linalg.norm(upper[:, None] - lower[None], axis=-1).min()
+    assert between > 0.2  # the moons interleave without touching
+    samples = jnp.array([[0.1, 0.2], [0.3, 0.4], [-1.0, 0.0]])
+    memory = px.GaussianMixture.from_samples(samples, 1e-3)
+    assert_close(memory(samples[1] + 0.01, 0.02), samples[1], 1e-3)
+
+
+@pytest.mark.parametrize("kappa", [1e-6, 0.3, 5.0, 39.9, 40.1, 300.0, 1e5])
+def test_bessel_deficit_to_relative_rounding(kappa, dtype):
+    """Against SciPy below, and against an independent continued fraction above."""
+    value = float(bessel_deficit(jnp.asarray(kappa)))
+    # 1 - I1/I0 by Gauss's continued fraction for I1/I0, in exact-enough floats.
+    ratio = np.longdouble(0)
+    for n in range(int(3 * kappa**0.5 * 12 + 60), 0, -1):
+        ratio = 1 / (2 * np.longdouble(n) / np.longdouble(kappa) + ratio)
+    expected = float(1 - ratio)
+    assert_close(value, expected, tolerance(dtype, 50), 0)
+    slope = float(jax.grad(bessel_deficit)(jnp.asarray(kappa)))
+    a = np.longdouble(1) - np.longdouble(expected)
+    riccati = -(1 - a * a - a / np.longdouble(kappa))  # A' = 1 - A/k - A^2
+    if kappa < 1e4:  # beyond, this check itself cancels
+        assert_close(slope, float(riccati), tolerance(dtype, 500), 1e-9)
+
+
+def test_log_bessel_and_its_derivative(x64):
+    for kappa in (0.1, 3.0, 80.0, 1e6):
+        value, slope = jax.value_and_grad(log_i0e)(jnp.asarray(kappa))
+        assert_close(value, np.log(special.i0e(kappa)), 1e-13)
+        assert_close(slope, -bessel_deficit(jnp.asarray(kappa)), 1e-14)
+
+
+def test_circle_against_quadrature(x64):
+    circle, sigma, alpha = px.Circle(0.7), 0.3, 0.8
+    x = np.array([0.5, -0.2])
+
+    def weight(angle):
+        point = 0.7 * np.array([np.cos(angle), np.sin(angle)])
+        return np.exp(-np.sum((x - alpha * point) ** 2) / (2 * sigma**2)), point
+
+    total = integrate.quad(lambda a: weight(a)[0], 0, 2 * np.pi, epsabs=1e-12)[0]
+    first = [
+        integrate.quad(lambda a, i=i: weight(a)[0] * weight(a)[1][i], 0, 2 * np.pi)[0]
+        for i in range(2)
+    ]
+    assert_close(circle(jnp.asarray(x), sigma, alpha), np.array(first) / total, 1e-9)
+    density = total / (2 * np.pi) / (2 * np.pi * sigma**2)
+    value = circle.log_density(jnp.asarray(x), sigma, alpha)
+    assert_close(value, np.log(density), 1e-9)
+
+
+def test_circle_is_stable_at_small_noise_in_float32():
+    circle, x = px.Circle(), jnp.array([0.6, 0.8]) * 1.01
+    assert_close(circle(x, 0.002), jnp.array([0.6, 0.8]), 3e-6)
+    jacobian = jax.jacfwd(circle)(x, 0.002)
+    normal, tangent = jnp.array([0.6, 0.8]), jnp.array([-0.8, 0.6])
+    assert abs(normal @ jacobian @ normal) < 1e-4  # the radius is known
+    assert_close(tangent @ jacobian @ tangent, 1 / 1.01, 1e-4)
+    assert jnp.isfinite(jax.jacfwd(circle)(jnp.zeros(2), 0.5)).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 3.0])
+def test_posterior_is_the_kalman_update(noise, x64):
+    prior, size = gaussian(), 3
+    rows = np.random.default_rng(5).normal(size=(2, size))
+    b = np.array([0.3, -0.7])
+    cov = covariance(size)
+    gain = cov @ rows.T @ np.linalg.inv(rows @ cov @ rows.T + noise**2 * np.eye(2))
+    mean = np.asarray(prior.mean)
+    expected = mean + gain @ (b - rows @ mean)
+    new_cov = cov - gain @ rows @ cov
+    for operator in (rows, lx.MatrixLinearOperator(jnp.asarray(rows))):
+        law = px.posterior(prior, operator, b, noise)
+        assert_close(law.mean, expected, 1e-11)
+        assert_close(dense_of(law), new_cov, 1e-11)
+    if noise == 0:
+        draw = law.sample(key=jax.random.key(0))
+        assert_close(rows @ draw, b, 1e-9)
+
+
+def test_posterior_with_more_observations_than_unknowns_and_repeated_ones(x64):
+    prior = px.Gaussian(jnp.zeros((2, 1)), 1.0)
+    rows = np.ones((5, 2, 1))
+    law = px.posterior(prior, rows, np.full(5, 2.0), 0.5)
+    # Five readings of the sum s ~ N(0, 2), noise .25/5.
+    assert_close(law.mean.sum(), 2 * 2 / (2 + 0.05), 1e-11)
+    variance = jnp.ones(2) @ dense_of(law) @ jnp.ones(2)
+    assert_close(variance, 2 * 0.05 / 2.05, 1e-11)
+
+
+WRAPPED = {
+    "score": (px.from_score, lambda d, p: lambda x, t: d.score(x, *lv(p, t))),
+    "noise": (px.from_noise, lambda d, p: lambda x, t: d.noise(x, *lv(p, t))),
+    "velocity": (px.from_velocity, lambda d, p: lambda x, t: d.velocity(x, t, p)),
+    "function": (px.from_function, lambda d, p: lambda x, t: d(x, *lv(p, t))),
+}
+
+
+def lv(process, t):
+    return process.sigma(t), process.alpha(t)
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("make", [px.EDM, px.VE, px.VP, px.SubVP, px.Flow])
+def test_wrapping_any_view_gives_the_denoiser_back_in_every_chart(kind, make, x64):
+    wrap, view = WRAPPED[kind]
+    exact, process = full_mixture(), make()
+    wrapped = wrap(view(exact, process), process, shape=(2,))
+    for sigma, alpha in ((0.1, 1.0), (0.7, 0.4), (2.0, 0.9)):
+        x = noised(exact, sigma, alpha)
+        assert_close(wrapped(x, sigma, alpha), exact(x, sigma, alpha), 1e-8)
+    at_zero = wrapped(jnp.ones(2), 1.0, 0.0)
+    assert jnp.isfinite(at_zero).all()
+    assert_close(at_zero, exact(jnp.ones(2), 1.0, 0.0), 0, 0.02)
+    low, high = process.ratio_interval
+    assert wrapped.interval == (low, high)
+
+
+def test_a_wrapped_model_gets_its_condition():
+    exact = full_mixture()
+    wrapped = px.from_function(
+        lambda x, sigma, alpha, c: exact(x, sigma, alpha, c), shape=(2,)
+    )
+    x = jnp.array([0.2, 0.1])
+    assert_close(wrapped(x, 0.3, 0.9, 1), exact(x, 0.3, 0.9, 1), 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: px.Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, -0.5]))),
+            "positive semi-definite.*smallest eigenvalue is -0.5",
+        ),
+        (
+            lambda: px.Gaussian(jnp.zeros(2), jnp.array([[1.0, 0.5], [0.0, 1.0]])),
+            "must be symmetric.*0.5",
+        ),
+        (lambda: px.Gaussian(jnp.zeros(2), jnp.ones(3)), r"cov must be a scalar.*\(3,"),
+        (lambda: px.Gaussian(jnp.zeros(2), -1.0), "positive semi-definite"),
+        (
+            lambda: px.GaussianMixture(jnp.zeros((2, 2)), 0.1, jnp.array([0.5, 0.6])),
+            "sum to 1; they sum to 1.1",
+        ),
+        (
+            lambda: px.GaussianMixture(jnp.zeros((2, 2)), 0.1, jnp.array([1.5, -0.5])),
+            "non-negative.*least -0.5",
+        ),
+        (lambda: px.GaussianMixture(jnp.zeros((2, 2)), jnp.ones(3)), "scales must be"),
+        (lambda: px.GaussianMixture(jnp.zeros((2, 2)), -0.1), "must not be negative"),
+        (lambda: px.GaussianMixture(jnp.zeros((2, 2))), "exactly one of scales"),
+        (lambda: px.Circle(0.0), "radius must be positive"),
+        (
+            lambda: px.GaussianMixture(jnp.zeros((2, 2)), 0.1)(jnp.zeros(2), 1.0, 1, 0),
+            "without classes. Pass labels=",
+        ),
+        (
+            lambda: px.GaussianMixture.ring()(jnp.zeros(2), 1.0, 1.0, 99),
+            "class label 99 names no component",
+        ),
+        (
+            lambda: px.posterior(gaussian(), jnp.ones((2, 4)), jnp.ones(2), 0.1),
+            r"operator must map an event of shape \(3,\)",
+        ),
+        (
+            lambda: px.posterior(gaussian(), jnp.ones((1, 3)), jnp.ones(1), -0.1),
+            "noise is a standard deviation.*-0.1",
+        ),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
