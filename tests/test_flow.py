@@ -512,6 +512,14 @@ Z = jnp.ones(3)
         ),
         (lambda: px.solve(edm(), Z, steps=5, rtol=1e-3), "rtol would be ignored"),
         (lambda: px.solve(edm(), Z, steps=0), "steps must be at least 1"),
+        (
+            lambda: px.solve(edm(), Z, steps=px.karras(5, px.EDM(sigma_max=40.0))),
+            "the times in steps must run strictly from the first to the last",
+        ),
+        (
+            lambda: px.solve(edm(), Z, steps=px.karras(5, px.EDM(), final_zero=True)),
+            "without its zero as steps",
+        ),
         (lambda: px.solve(edm(), Z, solver=diffrax.Euler()), "Euler has no error est"),
         (lambda: edm(shape=(4,)), r"shape=\(4,\) contradicts.*\(3,\)"),
         (lambda: px.solve(edm(), Z).evaluate(1.0), "Solve with dense=True"),

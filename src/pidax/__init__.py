@@ -4,6 +4,8 @@ from importlib.metadata import version as _version
 
 from . import denoiser as denoiser
 from . import flow as flow
+from . import metrics as metrics
+from . import plot as plot
 from . import process as process
 from .denoiser import AbstractDenoiser as AbstractDenoiser
 from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser

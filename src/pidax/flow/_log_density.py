@@ -19,7 +19,7 @@ from jaxtyping import Array
 from .._types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, typed
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
-from ._options import SolveOptions, known_options, rms_of_worst_leaf
+from ._options import Plan, SolveOptions, make_plan, rms_of_worst_leaf
 from ._times import check_times
 from ._trace import AbstractTrace, ExactTrace, Hutchinson, probe
 from ._trajectory import check_state
@@ -81,8 +81,9 @@ def log_density(
     start = process.t_min if t is None else t
     times = jnp.stack([jnp.asarray(s, x0.dtype) for s in (start, process.t_max)])
     times, _ = check_times(times, process, 1, x0.dtype)
-    full = known_options(options)
-    return _compiled(flow, x0, times, condition, trace, terminal, key, full)
+    start, end = flow.clock.reading(process, times)
+    plan = make_plan(options, flow, (start, end), rms_of_worst_leaf)
+    return _compiled(flow, x0, times, condition, trace, terminal, key, plan)
 
 
 @eqx.filter_jit
@@ -94,7 +95,7 @@ def _compiled(
     trace: AbstractTrace,
     terminal: Terminal | None,
     key: Key | None,
-    full: dict[str, Any],
+    plan: Plan,
 ) -> LogDensity:
     directions = trace.directions(x.shape, x.dtype, key)
 
@@ -115,8 +116,7 @@ def _compiled(
         (taus[0], taus[-1]),
         diffrax.SaveAt(t1=True),
         condition,
-        full,
-        rms_of_worst_leaf,
+        plan,
     )
     assert solution.ys is not None
     z, gains = solution.ys[0][0] / magnification[1], solution.ys[1][0]
@@ -130,7 +130,7 @@ def _compiled(
     error = gains.std(ddof=1) / jnp.sqrt(count) if count > 1 else jnp.asarray(jnp.nan)
     error = jnp.zeros_like(value) if isinstance(trace, ExactTrace) else error
     finite = jnp.isfinite(value)
-    (value, error, z), _ = succeed((value, error, z), solution, finite, full["throw"])
+    (value, error, z), _ = succeed((value, error, z), solution, finite, plan)
     stats = dict(solution.stats)
     if stats["evaluations"] is not None:
         stats["jvps"] = stats["evaluations"] * len(directions)

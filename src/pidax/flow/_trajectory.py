@@ -1,7 +1,5 @@
 """One trajectory or a batch of them: checked, entered into the clock, solved, left."""
 
-from typing import Any
-
 import diffrax
 import equinox as eqx
 import jax
@@ -12,12 +10,7 @@ from .._checks import require_finite
 from .._types import Batch, Condition, Sample, Scalar, TimesLike
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
-from ._options import (
-    SolveOptions,
-    known_options,
-    rms,
-    rms_of_worst_sample,
-)
+from ._options import Plan, SolveOptions, make_plan, rms, rms_of_worst_sample
 from ._path import DensePath, Path
 from ._times import check_times
 
@@ -51,15 +44,17 @@ def trajectory(
     batched: bool = False,
 ) -> Path:
     """Check everything that can be known now, then run the compiled solve."""
-    full = known_options(options)
     ts, final_zero = check_times(times, flow.process, direction, x.dtype)
     if saveat is not None:
         check_saveat(saveat)
         dense = dense or saveat.dense
     if condition is not None and batched:
         _check_batch_condition(condition, x.shape[0])
+    start, end = flow.clock.reading(flow.process, ts[jnp.array([0, -1])])
+    norm = rms_of_worst_sample if batched else rms
+    plan = make_plan(options, flow, (start, end), norm, dense=dense)
     denoise = denoise or final_zero
-    return _compiled(flow, x, ts, saveat, condition, full, dense, denoise, batched)
+    return _compiled(flow, x, ts, saveat, condition, plan, dense, denoise, batched)
 
 
 @eqx.filter_jit
@@ -69,7 +64,7 @@ def _compiled(
     ts: Array,
     saveat: diffrax.SaveAt | None,
     condition: Condition,
-    full: dict[str, Any],
+    plan: Plan,
     dense: bool,
     denoise: bool,
     batched: bool,
@@ -86,9 +81,7 @@ def _compiled(
         (taus[0], taus[-1]),
         diffrax.SaveAt(subs=[asked, diffrax.SubSaveAt(t1=True)], dense=dense),
         condition,
-        full,
-        rms_of_worst_sample if batched else rms,
-        dense,
+        plan,
     )
     assert solution.ys is not None
     assert solution.ts is not None
@@ -108,7 +101,7 @@ def _compiled(
         if stats["evaluations"] is not None:
             stats["evaluations"] += flow.denoiser.evaluations
     finite = jnp.isfinite(end).all()
-    (saved, end), good = succeed((saved, end), solution, finite, full["throw"])
+    (saved, end), good = succeed((saved, end), solution, finite, plan)
     if batched and (saveat is None or _saves_the_state(saveat.subs)):
         saved = jnp.moveaxis(saved, 0, 1)
     path = None
