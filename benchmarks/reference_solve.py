@@ -155,7 +155,7 @@ def bare_dopri5(mixture, process, z, steps):
 
     def step(carry, ends):
         y, first = carry
-        h, k = ends[1] - ends[0], [first]
+        h, k, stage = ends[1] - ends[0], [first], y
         for row, fraction in zip(a_rows, c, strict=True):
             stage = y + h * sum(float(a) * s for a, s in zip(row, k, strict=True))
             k.append(field(ends[0] + float(fraction) * h, stage))
@@ -167,7 +167,7 @@ def bare_dopri5(mixture, process, z, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="work and precision of solves")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--figure", action="store_true")
     arguments = parser.parse_args()

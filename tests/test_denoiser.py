@@ -88,7 +88,7 @@ def test_the_marginal_density_is_normalised_along_rays(make, x64):
 def test_gaussian_density_against_scipy(x64):
     g, x, sigma, alpha = gaussian(), jnp.array([0.3, -0.5, 1.0]), 0.2, 0.9
     cov = alpha**2 * covariance(3) + sigma**2 * np.eye(3)
-    law = stats.multivariate_normal(alpha * np.asarray(g.mean), cov)
+    law = stats.multivariate_normal(alpha * np.asarray(g.mean), cov)  # type: ignore
     assert_close(g.log_density(x, sigma, alpha), law.logpdf(x), 1e-11)
 
 
@@ -136,7 +136,7 @@ def test_mixture_density_and_denoiser_against_scipy(x64):
         mean = np.asarray(mixture.means[k])
         noisy = alpha**2 * cov + sigma**2 * np.eye(2)
         weight = [0.5, 0.3, 0.2][k]
-        law = stats.multivariate_normal(alpha * mean, noisy)
+        law = stats.multivariate_normal(alpha * mean, noisy)  # type: ignore
         densities.append(weight * law.pdf(x))
         gain = alpha * cov @ np.linalg.inv(noisy)
         means.append(mean + gain @ (x - alpha * mean))

@@ -368,9 +368,11 @@ def test_one_compilation_serves_every_state(key):
         return x * alpha / (alpha**2 + sigma**2)
 
     flow = px.ProbabilityFlow(px.from_function(denoise, shape=(2,)), px.EDM())
-    for i in range(3):
-        px.solve(flow, flow.process.prior(jax.random.key(i), (2,)))
-        first = first if i else len(traces)
+    px.solve(flow, flow.process.prior(jax.random.key(0), (2,)))
+    first = len(traces)
+    for i in range(1, 4):
+        z = flow.process.prior(jax.random.key(i), (2,))
+        px.solve(flow, z, rtol=10.0**-i)  # another tolerance is no compilation either
     assert len(traces) == first
 
 
@@ -396,9 +398,11 @@ def test_the_ledger_counts_every_call(solver):
     calls = []
     flow = counted_flow(calls)
     z = jnp.array([10.0, -70.0])
-    for options in ({"rtol": 1e-3}, {"steps": 4}):
+    cases: list[px.flow.SolveOptions] = [{"rtol": 1e-3}, {"steps": 4}]
+    for options in cases:
         calls.clear()
-        path = px.solve(flow, z, solver=solver(), denoise=True, **options)
+        options["solver"] = solver()
+        path = px.solve(flow, z, denoise=True, **options)
         jax.effects_barrier()
         assert len(calls) == path.stats["evaluations"]
     calls.clear()
@@ -440,7 +444,8 @@ def test_a_failed_solve_raises_and_says_how_to_cure_it():
         ):
             solve(flow, z, max_steps=2)
     broken = px.from_function(lambda x, s, a: x * jnp.nan, shape=(2,))
-    for options in ({"steps": 3}, {"max_steps": 50}):
+    cases: list[px.flow.SolveOptions] = [{"steps": 3}, {"max_steps": 50}]
+    for options in cases:
         with pytest.raises(eqx.EquinoxRuntimeError, match=r"NaN"):
             px.solve(px.ProbabilityFlow(broken, px.EDM()), z, **options)
 
@@ -478,7 +483,19 @@ Z = jnp.ones(3)
     [
         (lambda: px.solve(edm(), jnp.ones(4)), r"z must have the shape \(3,\).*\(4,\)"),
         (lambda: px.solve(edm(), jnp.ones((5, 3))), "use solve_batch, or jax.vmap"),
-        (lambda: px.solve_batch(edm(), Z), r"samples of \(3,\).*got \(3,\)"),
+        (lambda: px.solve_batch(edm(), Z), r"samples of \(3,\).*got \(3,\).*z\[None\]"),
+        (lambda: px.solve(edm(), Z, steps=True), "steps must be at least 1"),
+        (lambda: px.solve(edm(), Z, rtol=0.0), "rtol=0.0, atol=0.0 is below"),
+        (
+            lambda: px.solve(
+                edm(), Z, rtol=1e-3, stepsize_controller=diffrax.PIDController(1, 1)
+            ),
+            "tolerances of its own, so rtol and atol would be ignored",
+        ),
+        (
+            lambda: px.solve(edm(), Z, dense=True).evaluate(90.0),
+            "between the ends 0.002 and 80.0 of the path, got 90.0",
+        ),
         (lambda: px.encode(edm(), jnp.ones(2)), r"x0 must have the shape \(3,\)"),
         (
             lambda: px.solve(edm(), jnp.array([1.0, jnp.nan, jnp.inf])),
@@ -514,13 +531,13 @@ Z = jnp.ones(3)
         (lambda: px.solve(edm(), Z, steps=0), "steps must be at least 1"),
         (
             lambda: px.solve(edm(), Z, steps=px.karras(5, px.EDM(sigma_max=40.0))),
-            "the times in steps must run strictly from the first to the last",
+            "the times in steps must run strictly from the start.*from 80.0 to 0.002",
         ),
         (
             lambda: px.solve(edm(), Z, steps=px.karras(5, px.EDM(), final_zero=True)),
-            "without its zero as steps",
+            "without its final zero",
         ),
-        (lambda: px.solve(edm(), Z, solver=diffrax.Euler()), "Euler has no error est"),
+        (lambda: px.solve(edm(), Z, solver=diffrax.Euler()), "error est.*got Euler"),
         (lambda: edm(shape=(4,)), r"shape=\(4,\) contradicts.*\(3,\)"),
         (lambda: px.solve(edm(), Z).evaluate(1.0), "Solve with dense=True"),
         (
@@ -557,7 +574,24 @@ def test_bad_input_is_named(make, message):
 
 def test_an_unknown_option_is_named():
     with pytest.raises(TypeError, match="tolerance"):
-        px.solve(edm(), Z, tolerance=1e-3)
+        px.solve(edm(), Z, tolerance=1e-3)  # pyright: ignore[reportCallIssue]
+
+
+def test_one_precision_throughout(x64):
+    flow = px.ProbabilityFlow(
+        px.from_function(lambda x, s, a: x.astype(jnp.float64), shape=(3,)), px.EDM()
+    )
+    with pytest.raises(ValueError, match="dtype of its input, float32, got float64"):
+        px.solve(flow, jnp.ones(3, jnp.float32))
+
+
+def test_tolerances_may_be_traced(key, x64):
+    flow, z = edm(), 80 * jnp.ones(3)
+    ends = jax.jit(lambda rtol: px.solve(flow, z, rtol=rtol).end)
+    exact = gaussian().transport(z, (80.0, 1.0), (0.002, 1.0))
+    assert (
+        jnp.linalg.norm(ends(1e-7) - exact) < 1e-5 < jnp.linalg.norm(ends(0.1) - exact)
+    )
 
 
 def test_bad_values_are_named_inside_jit_too():

@@ -16,7 +16,7 @@ import pytest
 from jaxtyping import Array
 
 import pidax as px
-from pidax._store import header, load, save
+from pidax.store import header, load, save
 
 PREFIX = struct.Struct("<8sIQ32s")  # the format, stated a second time on purpose
 
@@ -289,7 +289,7 @@ def test_code_is_refused_when_saving(name, tmp_path):
         (np.array(["a"]), "a dtype that JAX has, got <U1"),
         (np.ma.masked_array([1.0], [True]), "data, not code"),
     ],
-    ids=str,
+    ids=["keys", "object", "type", "objects", "text", "masked"],
 )
 def test_values_without_a_place_in_the_format_are_refused(value, message, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -352,7 +352,7 @@ DAMAGE = {
     "header cut": (lambda data: data[:100], "a header of .* bytes, got 48 bytes"),
     "arrays cut": (lambda data: data[:-1], "60 bytes of arrays, got 59 bytes"),
     "longer": (lambda data: data + b"\0", "60 bytes of arrays, got 61 bytes"),
-    "pickle": (lambda data: b"\x80\x04" + data[2:], "first bytes .*pidax.convert"),
+    "pickle": (lambda data: b"\x80\x04" + data[2:], "first bytes .*pidax.save"),
     "newer": (edit(8, 2), "format version 1, got 2. Update pidax"),
     "older": (edit(8, 0), "format version 1, got 0.*again"),
     "long header": (edit(19, 0x7F), "a header of 9151314442816848.* bytes"),
@@ -387,9 +387,9 @@ HOSTILE = [
     "subprocess:Popen",
     "builtins:eval",
     "builtins:object",
-    "pidax._store:os",
-    "pidax._store:version",
-    "pidax._store:load",
+    "pidax.store._file:os",
+    "pidax.store._file:version",
+    "pidax.store:load",
     "pidax:nothing",
     "pidax.nowhere:EDM",
     "pidaxx:EDM",

@@ -7,6 +7,8 @@ from . import flow as flow
 from . import metrics as metrics
 from . import plot as plot
 from . import process as process
+from . import store as store
+from . import types as types
 from .denoiser import AbstractDenoiser as AbstractDenoiser
 from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser
 from .denoiser import Circle as Circle
@@ -42,5 +44,7 @@ from .process import karras as karras
 from .process import uniform_angle as uniform_angle
 from .process import uniform_log_snr as uniform_log_snr
 from .process import uniform_time as uniform_time
+from .store import load as load
+from .store import save as save
 
 __version__ = _version("pidax")

@@ -12,7 +12,8 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._types import (
+from ..process import AbstractProcess
+from ..types import (
     Condition,
     Key,
     Sample,
@@ -22,7 +23,6 @@ from .._types import (
     Shape,
     typed,
 )
-from ..process import AbstractProcess
 
 
 def as_arrays(

@@ -17,7 +17,7 @@ from jax.scipy.special import i0e, i1e
 from jaxtyping import Array
 
 from .._checks import require_positive
-from .._types import (
+from ..types import (
     Condition,
     Elementwise,
     Key,

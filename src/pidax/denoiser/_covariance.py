@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import require, show
-from .._types import Elementwise, Sample, Scalar, ScalarLike, Shape, typed
+from ..types import Elementwise, Sample, Scalar, ScalarLike, Shape, typed
 
 SpectralFunction = Callable[[Elementwise], Elementwise]
 

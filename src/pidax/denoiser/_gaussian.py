@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._types import (
+from ..types import (
     Condition,
     Key,
     Sample,

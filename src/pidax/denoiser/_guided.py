@@ -1,6 +1,6 @@
 """Classifier-free guidance as a denoiser made of a denoiser (Ho & Salimans 2022)."""
 
-from .._types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
+from ..types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
 from ._base import AbstractDenoiser
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import require, show
-from .._types import (
+from ..types import (
     Condition,
     Key,
     Sample,

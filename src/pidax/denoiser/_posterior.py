@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import require, show
-from .._types import ScalarLike, typed
+from ..types import ScalarLike, typed
 from ._covariance import Covariance
 from ._gaussian import Gaussian
 

@@ -19,9 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
-from ..process import AbstractProcess, level_scale
-from ..process._grids import RATIO_CAP
+from ..process import RATIO_CAP, AbstractProcess, level_scale
+from ..types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
 from ._base import AbstractDenoiser, as_arrays
 
 Prediction = Literal["data", "noise", "score", "velocity"]

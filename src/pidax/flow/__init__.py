@@ -9,6 +9,7 @@ from ._ledger import solver_cost as solver_cost
 from ._log_density import LogDensity as LogDensity
 from ._log_density import log_density as log_density
 from ._options import SolveOptions as SolveOptions
+from ._options import rms_of_worst_sample as rms_of_worst_sample
 from ._path import DensePath as DensePath
 from ._path import Path as Path
 from ._solve import encode as encode

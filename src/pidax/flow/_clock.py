@@ -11,8 +11,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Elementwise, ElementwiseLike
 from ..process import AbstractProcess
+from ..types import Elementwise, ElementwiseLike
 
 
 class AbstractClock(eqx.Module):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._types import Condition, Flag, Scalar
+from ..types import Condition, Flag, Scalar
 from ._flow import ProbabilityFlow
 from ._ledger import evaluations
 from ._options import Plan

@@ -20,7 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import (
+from ..denoiser import AbstractDenoiser
+from ..process import AbstractProcess, level_scale
+from ..types import (
     Condition,
     Sample,
     SampleLike,
@@ -29,8 +31,6 @@ from .._types import (
     Shape,
     typed,
 )
-from ..denoiser import AbstractDenoiser
-from ..process import AbstractProcess, level_scale
 from ._clock import AbstractClock, AngleClock
 
 _INTERVAL_SLACK = 1e-4  # relative; two float32 routes to one noise level differ less
@@ -98,7 +98,7 @@ class ProbabilityFlow(eqx.Module):
     def __call__(self, tau: ScalarLike, u: Sample, args: Condition = None) -> Sample:
         """The vector field of the ODE in the clock's coordinates."""
         sigma, alpha, sigma_rate, alpha_rate = self.level(jnp.asarray(tau))
-        x0 = self.denoiser(u, sigma, alpha, args)
+        x0 = _same_dtype(self.denoiser(u, sigma, alpha, args), u)
         # du/dtau = alpha' D + sigma' (u - alpha D) / sigma
         return alpha_rate * x0 + sigma_rate * (u - alpha * x0) / sigma
 
@@ -158,3 +158,13 @@ class ProbabilityFlow(eqx.Module):
     ) -> Sample:
         """`dx/dt` in the process's own `(x, t)`, whatever the clock."""
         return self.denoiser.velocity(x, t, self.process, condition)
+
+
+def _same_dtype(x0: Sample, u: Sample) -> Sample:
+    if x0.dtype != u.dtype:
+        raise ValueError(
+            f"the denoiser must return the dtype of its input, {u.dtype}, got "
+            f"{x0.dtype}. Cast the state to the model's precision, or the model with "
+            "jax.tree.map(lambda a: a.astype(...), denoiser)."
+        )
+    return x0

@@ -8,7 +8,7 @@ fraction of the way), so it costs nothing.
 import diffrax
 from jaxtyping import Array
 
-from .._types import Count
+from ..types import Count
 
 
 def solver_cost(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:

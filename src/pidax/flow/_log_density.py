@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, typed
+from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, typed
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
 from ._options import Plan, SolveOptions, make_plan, rms_of_worst_leaf
@@ -69,9 +69,9 @@ def log_density(
     - `trace`: `ExactTrace()` (default up to 128 components) or
       `Hutchinson(probes=16)` (default beyond; needs `key`).
     - `terminal`: the log-density at `t_max`, called as `terminal(z, sigma, alpha)`.
-      Default: the prior $N(0, \sigma(T)^2 I)$. The prior is not quite the noised data:
-      for data of mean 0.7 and EDM's $T = 80$ it errs by about .045 nats for a sample
-      of five prior standard deviations. For an exact denoiser pass its `log_density`.
+      Default: the prior $N(0, \sigma(T)^2 I)$, which is not quite the noised data:
+      for data of mean $m$ it errs by about $\alpha\, m \cdot z / \sigma(T)^2$ nats.
+      For an exact denoiser pass its `log_density`.
     - `options`: see `SolveOptions`.
     """
     x0 = check_state(flow, jnp.asarray(x0), "x0")

@@ -1,8 +1,8 @@
 """How to solve: the keyword arguments that every solve takes, and their defaults.
 
 The defaults are measured (`benchmarks/reference_solve.py`, docs/solvers.md): adaptive
-Dopri5 in the angle clock with a PI controller, Dopri8 when the tolerance is tight, a
-fixed number of Dopri5 steps without a controller for speed.
+Tsit5 in the angle clock with a PI controller, Dopri8 when the tolerance is tight, and
+Dopri5 for a fixed number of steps, where long ones hurt it less.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import require, show
-from .._types import Scalar, Times
+from .._checks import is_traced, require, show
+from ..types import Scalar, Times
 from ._flow import ProbabilityFlow
 
 TOLERANCE = 1e-4
-TIGHT = 1e-6  # below this Dopri8 needs fewer evaluations than Dopri5
+TIGHT = 1e-6  # below this Dopri8 needs fewer evaluations than Tsit5
 FIRST_STEP = 0.1  # of the whole interval: the noisy end is smooth in every clock
 P_COEFFICIENT, I_COEFFICIENT = 0.3, 0.4  # rejects less than Diffrax's 0 and 1
 MAX_STEPS = 4096
@@ -33,18 +33,19 @@ class SolveOptions(TypedDict, total=False):
       one in the angle clock). The default is 1e-4; `atol` follows `rtol`.
     - `steps`: no error control: this many steps, even on the clock, or steps ending
       at these process times (an array, such as `px.karras(18, process)`).
-    - `solver`: any Diffrax solver. Default `Dopri5()`, or `Dopri8()` for
-      `rtol < 1e-6`.
+    - `solver`: any Diffrax solver. Default `Tsit5()`, `Dopri8()` for `rtol < 1e-6`,
+      and `Dopri5()` for fixed steps.
     - `stepsize_controller`, `adjoint`, `max_steps`, `progress_meter`: as in
-      `diffrax.diffeqsolve`.
+      `diffrax.diffeqsolve`. A controller brings its own tolerances and, for a batch,
+      should have `norm=pidax.flow.rms_of_worst_sample`.
     - `dt0`: the size of the first step in the clock's units, by default a tenth of
       the way.
     - `throw`: raise if the solve fails (default). With False every state of a failed
       solve is NaN and `path.result` says why.
     """
 
-    rtol: float | None
-    atol: float | None
+    rtol: float | Scalar | None
+    atol: float | Scalar | None
     steps: int | Float[Array, " time"] | None
     solver: diffrax.AbstractSolver | None
     stepsize_controller: diffrax.AbstractStepSizeController | None
@@ -89,7 +90,8 @@ def make_plan(
     if steps is not None:
         _refuse_beside_steps(options)
         nodes = step_nodes(steps, flow, ends)
-        solver = options.get("solver") or diffrax.Dopri5()
+        solver = options.get("solver")
+        solver = diffrax.Dopri5() if solver is None else solver
         controller, dt0 = diffrax.StepTo(nodes), None
         max_steps = nodes.shape[0] - 1
     else:
@@ -116,34 +118,45 @@ def make_plan(
 def _adaptive(
     options: SolveOptions, dtype: jnp.dtype, norm: Callable[[PyTree], Scalar]
 ) -> tuple[diffrax.AbstractSolver, diffrax.AbstractStepSizeController]:
-    rtol = options.get("rtol") or TOLERANCE
-    atol = options.get("atol") or rtol
-    least = float(jnp.finfo(dtype).eps)
-    require(
-        None,
-        min(rtol, atol) >= least,
-        f"rtol={rtol}, atol={atol} is below the rounding {least:.1e} of {dtype}. "
-        "Loosen them, or enable float64 with "
-        'jax.config.update("jax_enable_x64", True) and pass float64 arrays.',
-    )
-    solver = options.get("solver")
-    if solver is None:
-        solver = diffrax.Dopri8() if rtol < TIGHT else diffrax.Dopri5()
-    controller = options.get("stepsize_controller")
-    if controller is None:
-        if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+    rtol, atol = options.get("rtol"), options.get("atol")
+    solver, controller = options.get("solver"), options.get("stepsize_controller")
+    if controller is not None:
+        if rtol is not None or atol is not None:
             raise ValueError(
-                f"{type(solver).__name__} has no error estimate, so it cannot choose "
-                "its steps. Pass steps=, a number of steps or the times they end at."
+                "a stepsize_controller has tolerances of its own, so rtol and atol "
+                f"would be ignored, got rtol={rtol}, atol={atol} beside it. Put them "
+                "into the controller, or leave the controller out."
             )
-        controller = diffrax.PIDController(
-            jnp.asarray(rtol, dtype),
-            jnp.asarray(atol, dtype),
-            pcoeff=P_COEFFICIENT,
-            icoeff=I_COEFFICIENT,
-            norm=norm,
+        return diffrax.Tsit5() if solver is None else solver, controller
+    rtol = TOLERANCE if rtol is None else rtol
+    atol = rtol if atol is None else atol
+    rtol, atol = _above_rounding(rtol, atol, dtype)
+    if solver is None:
+        tight = not is_traced(rtol) and float(rtol) < TIGHT
+        solver = diffrax.Dopri8() if tight else diffrax.Tsit5()
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            "expected a solver with an error estimate to choose its steps by, such as "
+            f"diffrax.Tsit5(), got {type(solver).__name__}(). Pass that, or fix the "
+            "steps: steps=, a number of steps or the times they end at."
         )
+    controller = diffrax.PIDController(
+        rtol, atol, pcoeff=P_COEFFICIENT, icoeff=I_COEFFICIENT, norm=norm
+    )
     return solver, controller
+
+
+def _above_rounding(
+    rtol: float | Array, atol: float | Array, dtype: jnp.dtype
+) -> tuple[Scalar, Scalar]:
+    least = float(jnp.finfo(dtype).eps)
+    message = (
+        f"rtol={show(rtol)}, atol={show(atol)} is below the rounding {least:.1e} of "
+        f"{dtype}. Loosen them, or enable float64 with "
+        'jax.config.update("jax_enable_x64", True) and pass float64 arrays.'
+    )
+    rtol, atol = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
+    return require((rtol, atol), jnp.minimum(rtol, atol) >= least, message)
 
 
 def _refuse_beside_steps(options: SolveOptions) -> None:
@@ -163,27 +176,37 @@ def step_nodes(
     """Clock readings of the ends of fixed steps, from the start to the end given."""
     start, end = ends
     if isinstance(steps, int):
-        require(None, steps >= 1, f"steps must be at least 1, got steps={steps}.")
+        require(
+            None,
+            steps >= 1 and not isinstance(steps, bool),
+            f"steps must be at least 1, got steps={steps}.",
+        )
         nodes = jnp.linspace(start, end, steps + 1)
     else:
-        nodes = flow.clock.reading(flow.process, jnp.asarray(steps, start.dtype))
-        if nodes.ndim != 1 or nodes.size < 2:
-            raise ValueError(
-                "steps must be a number of steps or the times they end at, from the "
-                f"first time to the last, got an array of shape {nodes.shape}."
-            )
-        matches = jnp.isclose(nodes[0], start) & jnp.isclose(nodes[-1], end)
-        nodes = require(
-            nodes,
-            matches & (jnp.diff(nodes) * jnp.sign(end - start) > 0).all(),
-            "the times in steps must run strictly from the first to the last of times "
-            "(by default t_max and t_min), got clock readings from "
-            f"{show(nodes[0])} to {show(nodes[-1])} for a solve from {show(start)} to "
-            f"{show(end)}. A grid with a final zero is passed as times=, and without "
-            "its zero as steps=.",
-        )
+        nodes = _asked_nodes(jnp.asarray(steps, start.dtype), flow, start, end)
     # The ends to the last bit, so that no sliver of a step is left over.
     return nodes.at[0].set(start).at[-1].set(end)
+
+
+def _asked_nodes(
+    times: Array, flow: ProbabilityFlow, start: Scalar, end: Scalar
+) -> Times:
+    if times.ndim != 1 or times.size < 2:
+        raise ValueError(
+            "steps must be a number of steps or the times they end at, from the first "
+            f"time to the last, got an array of shape {times.shape}."
+        )
+    nodes = flow.clock.reading(flow.process, times)
+    matches = jnp.isclose(nodes[0], start) & jnp.isclose(nodes[-1], end)
+    onwards = (jnp.diff(nodes) * jnp.sign(end - start) > 0).all()
+    first, last = (flow.clock.time(flow.process, tau) for tau in (start, end))
+    return require(
+        nodes,
+        matches & onwards,
+        "the times in steps must run strictly from the start to the end of the solve, "
+        f"here from {show(first)} to {show(last)}, got {show(times)}. Pass the same "
+        "grid without its final zero, or set the ends of the solve with times=.",
+    )
 
 
 def rms_of_worst_leaf(y: PyTree) -> Scalar:

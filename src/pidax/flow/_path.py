@@ -7,8 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import is_traced
-from .._types import Elementwise, Flag, Sample, ScalarLike, typed
+from .._checks import is_traced, require, show
+from ..types import Elementwise, Flag, Sample, ScalarLike, typed
 from ._flow import ProbabilityFlow
 
 
@@ -16,7 +16,7 @@ class DensePath(eqx.Module):
     """A trajectory known at every time between its ends."""
 
     flow: ProbabilityFlow
-    interpolation: diffrax.AbstractPath
+    interpolation: diffrax.DenseInterpolation
     successful: Flag
 
 
@@ -47,9 +47,21 @@ class Path(eqx.Module):
                 "evaluate it anywhere, or pass the times you want as times=."
             )
         flow = self.dense.flow
-        t = jnp.asarray(t, self.xs.dtype)
-        u = self.dense.interpolation.evaluate(flow.clock.reading(flow.process, t))
-        return jnp.where(self.dense.successful, u / flow.magnification(t), jnp.nan)
+        solution = self.dense.interpolation
+        tau = flow.clock.reading(flow.process, jnp.asarray(t, self.end.dtype))
+        ends = jnp.sort(jnp.stack([solution.t0, solution.t1]))
+        slack = 1e-6 * jnp.abs(ends)
+        first, last = (flow.clock.time(flow.process, end) for end in ends)
+        tau = require(
+            tau,
+            (tau >= ends[0] - slack[0]) & (tau <= ends[1] + slack[1]),
+            f"t must lie between the ends {show(first)} and {show(last)} of the path, "
+            f"got {show(t)}. Solve over a longer interval.",
+        )
+        x = solution.evaluate(tau) / flow.magnification(
+            flow.clock.time(flow.process, tau)
+        )
+        return jnp.where(self.dense.successful, x, jnp.nan)
 
     def evaluations(self) -> tuple[float, int]:
         """Mean and maximum of the denoiser evaluations over the samples solved.

@@ -10,7 +10,7 @@ from typing import Unpack
 import diffrax
 import jax.numpy as jnp
 
-from .._types import (
+from ..types import (
     Batch,
     BatchLike,
     Condition,
@@ -46,8 +46,9 @@ def solve(
     - `times`: decreasing process times at which to save, from where `z` is to where
       the solve ends. Default: `(t_max, t_min)`. A last 0 right after `t_min` asks for
       `denoise=True`.
-    - `saveat`: a `diffrax.SaveAt` instead: `SaveAt(steps=True)` shows the solver's own
-      steps. Its `ts` and what its `fn(t, x, args)` sees are process times and states.
+    - `saveat`: a `diffrax.SaveAt` that says what to save, while `times` keeps its
+      ends: `SaveAt(steps=True)` shows the solver's own steps. Its `ts` and what its
+      `fn(t, x, args)` sees are process times and states.
     - `condition`: handed to the denoiser at every evaluation.
     - `dense`: keep the whole trajectory for `path.evaluate(t)`.
     - `denoise`: end with the step to zero noise, which is the denoiser itself:
@@ -56,8 +57,8 @@ def solve(
 
     **Returns:** a `Path`: `path.ts`, `path.xs`, `path.end`, `path.stats`.
 
-    Costs about 50 evaluations at the default tolerance; `jax.vmap` gives every sample
-    its own steps, `solve_batch` shares them.
+    `path.stats["evaluations"]` is what it cost; docs/solvers.md says what to expect.
+    `jax.vmap` gives every sample its own steps, `solve_batch` shares them.
     """
     z = check_state(flow, jnp.asarray(z), "z")
     return trajectory(
@@ -97,7 +98,7 @@ def solve_batch(
     denoise: bool = False,
     **options: Unpack[SolveOptions],
 ) -> Path:
-    """`solve` for a batch on shared steps, with the worst sample within tolerance.
+    """`solve` for a batch on shared steps, each short enough for its worst sample.
 
     Faster than `jax.vmap(solve)`: one state, one step size, no masked work. Arrays in
     `condition` carry the batch as their first axis; scalars are shared by all.

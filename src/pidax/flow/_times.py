@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import is_traced, require, show
-from .._types import Times, TimesLike
 from ..process import AbstractProcess
+from ..types import Times, TimesLike
 
 _SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import require
-from .._types import Key, Sample, Shape
+from ..types import Key, Sample, Shape
 
 Fn = Callable[[Array], Array]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._checks import require_finite
-from .._types import Batch, Condition, Sample, Scalar, TimesLike
+from ..types import Batch, Condition, Sample, Scalar, TimesLike
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
 from ._options import Plan, SolveOptions, make_plan, rms, rms_of_worst_sample
@@ -161,11 +161,12 @@ def check_state(
     """The state has the flow's event shape and is finite."""
     event = x.shape[1:] if batch else x.shape
     if flow.shape is not None and event != flow.shape:
-        advice = (
-            "For many samples at once use solve_batch, or jax.vmap."
-            if event[1:] == flow.shape and not batch
-            else "Reshape it, or check which denoiser the flow was made of."
-        )
+        if event[1:] == flow.shape and not batch:
+            advice = "For many samples at once use solve_batch, or jax.vmap."
+        elif batch and x.shape == flow.shape:
+            advice = f"For one sample use solve, or pass {name}[None]."
+        else:
+            advice = "Reshape it, or check which denoiser the flow was made of."
         expected = f"(batch, ...) with samples of {flow.shape}" if batch else flow.shape
         raise ValueError(
             f"{name} must have the shape {expected}, as the flow's samples have, got "

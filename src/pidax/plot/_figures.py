@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import require
-from .._types import typed
+from ..types import typed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def trajectories(
         marks = (np.asarray(exact) / np.asarray(scale)[:, None])[:, 1:-1]
         ax.plot(*marks.reshape(-1, 2).T, "x", ms=4, color=COLOURS[1], label="exact")
     ax.set(aspect="equal", xlabel="$y_1$", ylabel="$y_2$")
-    ax.legend(frameon=False, loc="upper left", fontsize=8)
+    ax.legend(frameon=False, fontsize=8)
     return ax
 
 

@@ -2,6 +2,7 @@
 
 from ._base import AbstractProcess as AbstractProcess
 from ._base import level_scale as level_scale
+from ._grids import RATIO_CAP as RATIO_CAP
 from ._grids import karras as karras
 from ._grids import uniform_angle as uniform_angle
 from ._grids import uniform_log_snr as uniform_log_snr

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array
 
-from .._types import (
+from ..types import (
     Elementwise,
     ElementwiseLike,
     Key,
@@ -77,9 +77,11 @@ class AbstractProcess(eqx.Module):
     def ratio_interval(self) -> tuple[float, float]:
         r"""The noise-to-signal ratios $\sigma/\alpha$ at `t_min` and at `t_max`."""
         with jax.ensure_compile_time_eval():
-            low, high = (
-                float(self.sigma(t) / self.alpha(t)) for t in (self.t_min, self.t_max)
-            )
+            levels = [
+                (float(self.sigma(t)), float(self.alpha(t)))
+                for t in (self.t_min, self.t_max)
+            ]
+        low, high = (s / a if a > 0 else float("inf") for s, a in levels)
         return low, high
 
     def rates(self, t: ElementwiseLike) -> tuple[Elementwise, Elementwise]:

@@ -13,7 +13,7 @@ $\sigma_{data} = 0.5$ and leaves 0.4% of the quarter circle of angles above it.
 import jax.numpy as jnp
 
 from .._checks import require
-from .._types import Scalar, Times, typed
+from ..types import Scalar, Times, typed
 from ._base import AbstractProcess
 
 RATIO_CAP = 160.0  # in units of sigma_data
@@ -64,10 +64,12 @@ def uniform_time(
 
 
 def _ratios(process: AbstractProcess) -> tuple[Scalar, Scalar]:
-    high, low = (
-        process.sigma(t) / process.alpha(t) for t in (process.t_max, process.t_min)
-    )
-    return jnp.where(jnp.isfinite(high), high, RATIO_CAP * process.sigma_data), low
+    cap, low = RATIO_CAP * process.sigma_data, process.sigma(process.t_min)
+    sigma, alpha = process.sigma(process.t_max), process.alpha(process.t_max)
+    # An alpha that should vanish may round below zero: a cosine at pi/2, say.
+    some = alpha > jnp.finfo(alpha.dtype).eps
+    high = jnp.where(some, sigma / jnp.where(some, alpha, 1.0), cap)
+    return high, low / process.alpha(process.t_min)
 
 
 def _finish(process: AbstractProcess, times: Times, final_zero: bool) -> Times:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 
 from .._checks import require, require_positive
-from .._types import Elementwise, ElementwiseLike
+from ..types import Elementwise, ElementwiseLike
 from ._base import AbstractProcess, as_inexact
 
 

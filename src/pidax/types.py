@@ -1,6 +1,6 @@
 """The array types of the package, each named once, and the check that enforces them.
 
-Every public function is decorated with [`typed`][pidax._types.typed]: jaxtyping and
+Every public function is decorated with [`typed`][pidax.types.typed]: jaxtyping and
 beartype check its array arguments when it is called, so that a wrong shape is
 reported by argument, axis and size. Set the environment variable
 `JAXTYPING_DISABLE=1` (or `jaxtyping.config.update("jaxtyping_disable", True)`) to
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import (
     Array,
-    ArrayLike,
     Bool,
     Float,
     Int,
@@ -38,7 +37,8 @@ else:
 
 # What a user may pass, and what a function returns. NumPy arrays are welcome as input.
 Scalar: TypeAlias = Float[Array, ""]
-ScalarLike: TypeAlias = Real[ArrayLike, ""]
+Number: TypeAlias = Array | np.ndarray | np.number | float | int
+ScalarLike: TypeAlias = Real[Number, ""]
 Sample: TypeAlias = Float[Array, "*event"]
 SampleLike: TypeAlias = Float[Array | np.ndarray, "*event"]
 Batch: TypeAlias = Float[Array, "batch *event"]
@@ -46,7 +46,7 @@ BatchLike: TypeAlias = Float[Array | np.ndarray, "batch *event"]
 Times: TypeAlias = Float[Array, " time"]
 TimesLike: TypeAlias = Float[Array | np.ndarray, " time"]
 Elementwise: TypeAlias = Float[Array, "..."]
-ElementwiseLike: TypeAlias = Real[ArrayLike, "..."]
+ElementwiseLike: TypeAlias = Real[Number, "..."]
 Flag: TypeAlias = Bool[Array, ""]
 Count: TypeAlias = Int[Array, "..."]
 Key: TypeAlias = PRNGKeyArray

@@ -1,0 +1,157 @@
+"""The rules of the house, kept by the machine."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import jaxtyping
+import pytest
+
+import pidax as px
+
+SOURCE = Path(inspect.getfile(px)).parent
+# From the ground up: a room imports only rooms before it.
+LOWER = ["types", "_checks", "store", "nn", "metrics", "pde", "process", "denoiser"]
+UPPER = ["flow", "solver", "student", "constraint", "distill", "constrain", "train"]
+ROOMS = [*LOWER, *UPPER, "convert", "compare", "plot"]
+KNOW_NOTHING_OF_DIFFUSION = ("store", "nn", "metrics", "pde")
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    parts = file.relative_to(SOURCE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> list[tuple[str, str]]:
+    """(room, module within it) of every import of pidax in the file."""
+    found = []
+    package = ("pidax", *file.relative_to(SOURCE).parts[:-1])
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            path = (*base, *(node.module.split(".") if node.module else ()))
+            names = [path] if len(path) > 1 else [(*path, a.name) for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [tuple(a.name.split(".")) for a in node.names]
+        else:
+            continue
+        found += [(n[1], ".".join(n[2:])) for n in names if n[0] == "pidax"]
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_imports_point_downwards_and_through_the_front_door(file):
+    room = room_of(file)
+    if room == "__init__":
+        return
+    assert room in ROOMS, f"{room} has no place among the rooms"
+    for other, module in imports(file):
+        if other == room:
+            continue
+        assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {other}"
+        assert not module.startswith("_"), f"{room} reaches into {other}.{module}"
+        if room in KNOW_NOTHING_OF_DIFFUSION:
+            allowed = ("types", "_checks", *KNOW_NOTHING_OF_DIFFUSION)
+            assert other in allowed, f"{room} must not know of {other}"
+
+
+def classes():
+    for module in pkgutil.walk_packages(px.__path__, "pidax."):
+        for _, cls in inspect.getmembers(importlib.import_module(module.name)):
+            mine = inspect.isclass(cls) and cls.__module__ == module.name
+            if mine and issubclass(cls, eqx.Module):
+                yield cls
+
+
+CLASSES = list(classes())
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_abstract_or_final(cls):
+    """Bases are abstract by name and in fact; fields and __init__ in one class."""
+    for base in cls.__mro__[1:]:
+        if base in (eqx.Module, object) or not base.__module__.startswith("pidax"):
+            continue
+        assert base.__name__.startswith("Abstract"), f"{cls} subclasses final {base}"
+        assert inspect.isabstract(base), f"{base} is called abstract but is not"
+        fields = [f.name for f in dataclasses.fields(base)]
+        assert not fields, f"{base} has fields {fields}: put them in final classes"
+    if cls.__name__.startswith("Abstract"):
+        assert inspect.isabstract(cls)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_files_and_functions_stay_short(file):
+    text = file.read_text()
+    assert text.count("\n") <= 300
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "every module says what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            doc = ast.get_docstring(node, clean=False) or ""
+            length = node.end_lineno - node.lineno - doc.count("\n")  # type: ignore[operator]
+            assert length <= 60, f"{node.name} has {length} lines"
+
+
+def test_public_functions_and_classes_are_documented():
+    for name in dir(px):
+        value = getattr(px, name)
+        if name.startswith("_") or inspect.ismodule(value):
+            continue
+        assert value.__doc__, f"px.{name} has no docstring"
+
+
+IMPORT = """
+import sys, time
+import jax, equinox, diffrax
+start = time.process_time()
+import pidax
+print(time.process_time() - start)
+print(*sorted(m for m in ("torch", "matplotlib", "optax") if m in sys.modules))
+"""
+
+
+def test_importing_is_light():
+    """No torch, no matplotlib, and under 0.3 CPU seconds beyond what it stands on."""
+    spent = []
+    for _ in range(3):
+        run = subprocess.run(
+            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
+        )
+        seconds, pulled = run.stdout.split("\n")[:2]
+        assert pulled == ""
+        spent.append(float(seconds))
+    assert min(spent) < 0.3
+
+
+# --- the check of array arguments ----------------------------------------------------
+
+
+def test_a_wrong_shape_is_named_by_argument_axis_and_size():
+    with pytest.raises(jaxtyping.TypeCheckError) as caught:
+        px.metrics.rms_error(jnp.ones((4, 3)), jnp.ones((5, 3)))
+    message = str(caught.value)
+    for word in ("parameter 'reference'", "f32[5,3]", "sample *event", "sample=4"):
+        assert word in message
+    flow = px.ProbabilityFlow(px.Circle(), px.EDM())
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'z'"):
+        px.solve(flow, jnp.ones(2, dtype=int))
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'times'"):
+        px.solve(flow, jnp.ones(2), times=jnp.ones((2, 2)))
+
+
+def test_the_check_can_be_switched_off():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(TypeError, match="broadcast"):  # JAX's own words
+            px.metrics.rms_error(jnp.ones((4, 3)), jnp.ones((5, 3)))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

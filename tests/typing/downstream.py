@@ -1,0 +1,66 @@
+"""A downstream user's code, as pyright sees it: checked in CI, never run."""
+
+from typing import assert_type
+
+import diffrax
+import jax
+from jaxtyping import Array, Float
+
+import pidax as px
+
+
+class Cosine(px.AbstractProcess):
+    """A process of one's own."""
+
+    t_min: float
+    t_max: float
+    sigma_data: float
+
+    def alpha(self, t: px.types.ElementwiseLike) -> Array:
+        return jax.numpy.cos(jax.numpy.asarray(t))
+
+    def sigma(self, t: px.types.ElementwiseLike) -> Array:
+        return jax.numpy.sin(jax.numpy.asarray(t))
+
+    def time(
+        self, sigma: px.types.ElementwiseLike, alpha: px.types.ElementwiseLike = 1.0
+    ) -> Array:
+        return jax.numpy.arctan2(jax.numpy.asarray(sigma), jax.numpy.asarray(alpha))
+
+
+def physics(mean: Float[Array, " x"], cov: Float[Array, "x x"]) -> Float[Array, " x"]:
+    prior = px.Gaussian(mean, cov)
+    flow = px.ProbabilityFlow(prior, px.EDM(sigma_data=0.7))
+    own = px.ProbabilityFlow(
+        px.from_score(lambda x, t: -x / (1 + t**2), px.VP(), shape=(3,)),
+        Cosine(1e-3, 1.57, 0.5),
+        clock=px.AngleClock(),
+        extrapolate=True,
+    )
+    z = flow.process.prior(jax.random.key(0), (3,))
+    path = px.solve(
+        flow,
+        z,
+        times=px.karras(18, px.EDM(), final_zero=True),
+        solver=diffrax.Tsit5(),
+        rtol=1e-5,
+    )
+    assert_type(path, px.Path)
+    density = px.log_density(
+        own, path.end, trace=px.Hutchinson(8), key=jax.random.key(1)
+    )
+    assert_type(density.value, Array)
+    posterior = px.posterior(prior, jax.numpy.eye(3)[:1], jax.numpy.ones(1), 0.1)
+    assert_type(posterior, px.Gaussian)
+    guided = px.Guided(px.GaussianMixture.ring(), 2.0)
+    draws = px.sample(px.ProbabilityFlow(guided, px.Flow()), 4, key=jax.random.key(2))
+    px.solve_batch(flow, draws, steps=8, throw=False)
+    return px.encode(flow, path.end).end
+
+
+def mistakes() -> None:
+    px.solve(px.EDM(), jax.numpy.ones(2))  # pyright: ignore[reportArgumentType]
+    flow = px.ProbabilityFlow(px.Circle(), px.EDM())
+    px.solve(flow, jax.numpy.ones(2), tolerance=1.0)  # pyright: ignore[reportCallIssue]
+    px.solve(flow, jax.numpy.ones(2), rtol="1")  # pyright: ignore[reportArgumentType]
+    px.karras("18", px.EDM())  # pyright: ignore[reportArgumentType]
