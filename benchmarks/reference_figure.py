@@ -22,7 +22,10 @@ SHORT = [
 LONG = [
     *SHORT,
     *[
-        (f"adaptive {solver}, {rtol:g}, {clock} clock", (clock, solver, "adaptive", rtol))
+        (
+            f"adaptive {solver}, {rtol:g}, {clock} clock",
+            (clock, solver, "adaptive", rtol),
+        )
         for solver, rtol in (("Tsit5", 1e-4), ("Tsit5", 1e-6), ("Dopri8", 1e-8))
         for clock in ("angle", "log-time", "time")
     ],
@@ -102,6 +105,7 @@ def pages(results):
 
 def draw():
     import matplotlib.pyplot as plt
+
     import pidax as px
 
     results = load()
@@ -129,7 +133,9 @@ def draw():
     solvers = [
         {**r, "label": f"{r['solver']}, adaptive"}
         for r in rows
-        if r["mode"] == "adaptive" and r["clock"] == "angle" and r["solver"] != "default"
+        if r["mode"] == "adaptive"
+        and r["clock"] == "angle"
+        and r["solver"] != "default"
     ]
     px.plot.work_precision([*solvers, *heun], ax=axes[2])
     axes[2].set_title("adaptive, angle clock, by solver")

@@ -81,8 +81,7 @@ def log_density(
     start = process.t_min if t is None else t
     times = jnp.stack([jnp.asarray(s, x0.dtype) for s in (start, process.t_max)])
     times, _ = check_times(times, process, 1, x0.dtype)
-    start, end = flow.clock.reading(process, times)
-    plan = make_plan(options, flow, (start, end), rms_of_worst_leaf)
+    plan = make_plan(options, flow, times, rms_of_worst_leaf)
     return _compiled(flow, x0, times, condition, trace, terminal, key, plan)
 
 

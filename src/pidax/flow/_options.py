@@ -74,12 +74,12 @@ class Plan(eqx.Module):
 def make_plan(
     options: SolveOptions,
     flow: ProbabilityFlow,
-    ends: tuple[Scalar, Scalar],
+    times: Times,
     norm: Callable[[PyTree], Scalar],
     *,
     dense: bool = False,
 ) -> Plan:
-    """What the options mean for a solve between two clock readings."""
+    """What the options mean for a solve from the first of these times to the last."""
     unknown = set(options) - set(SolveOptions.__annotations__)
     if unknown:
         raise TypeError(
@@ -89,15 +89,16 @@ def make_plan(
     steps = options.get("steps")
     if steps is not None:
         _refuse_beside_steps(options)
-        nodes = step_nodes(steps, flow, ends)
+        nodes = step_nodes(steps, flow, times)
         solver = options.get("solver")
         solver = diffrax.Dopri5() if solver is None else solver
         controller, dt0 = diffrax.StepTo(nodes), None
         max_steps = nodes.shape[0] - 1
     else:
-        solver, controller = _adaptive(options, ends[0].dtype, norm)
+        solver, controller = _adaptive(options, times.dtype, norm)
         dt0, max_steps = options.get("dt0"), options.get("max_steps")
-        towards = ends[1] - ends[0]
+        start, end = flow.clock.reading(flow.process, times[jnp.array([0, -1])])
+        towards = end - start
         if dt0 is not None:
             dt0 = jnp.abs(jnp.asarray(dt0, towards.dtype)) * jnp.sign(towards)
         elif not isinstance(controller, diffrax.StepTo):
@@ -170,11 +171,9 @@ def _refuse_beside_steps(options: SolveOptions) -> None:
         )
 
 
-def step_nodes(
-    steps: int | Array, flow: ProbabilityFlow, ends: tuple[Scalar, Scalar]
-) -> Times:
+def step_nodes(steps: int | Array, flow: ProbabilityFlow, times: Times) -> Times:
     """Clock readings of the ends of fixed steps, from the start to the end given."""
-    start, end = ends
+    start, end = flow.clock.reading(flow.process, times[jnp.array([0, -1])])
     if isinstance(steps, int):
         require(
             None,
@@ -183,30 +182,28 @@ def step_nodes(
         )
         nodes = jnp.linspace(start, end, steps + 1)
     else:
-        nodes = _asked_nodes(jnp.asarray(steps, start.dtype), flow, start, end)
+        nodes = _asked_nodes(jnp.asarray(steps, times.dtype), flow, times)
     # The ends to the last bit, so that no sliver of a step is left over.
     return nodes.at[0].set(start).at[-1].set(end)
 
 
-def _asked_nodes(
-    times: Array, flow: ProbabilityFlow, start: Scalar, end: Scalar
-) -> Times:
-    if times.ndim != 1 or times.size < 2:
+def _asked_nodes(steps: Array, flow: ProbabilityFlow, times: Times) -> Times:
+    if steps.ndim != 1 or steps.size < 2:
         raise ValueError(
             "steps must be a number of steps or the times they end at, from the first "
-            f"time to the last, got an array of shape {times.shape}."
+            f"time to the last, got an array of shape {steps.shape}."
         )
-    nodes = flow.clock.reading(flow.process, times)
-    matches = jnp.isclose(nodes[0], start) & jnp.isclose(nodes[-1], end)
-    onwards = (jnp.diff(nodes) * jnp.sign(end - start) > 0).all()
-    first, last = (flow.clock.time(flow.process, tau) for tau in (start, end))
-    return require(
-        nodes,
+    start, end = times[0], times[-1]
+    matches = jnp.isclose(steps[0], start) & jnp.isclose(steps[-1], end)
+    onwards = (jnp.diff(steps) * jnp.sign(end - start) > 0).all()
+    steps = require(
+        steps,
         matches & onwards,
         "the times in steps must run strictly from the start to the end of the solve, "
-        f"here from {show(first)} to {show(last)}, got {show(times)}. Pass the same "
+        f"here from {show(start)} to {show(end)}, got {show(steps)}. Pass the same "
         "grid without its final zero, or set the ends of the solve with times=.",
     )
+    return flow.clock.reading(flow.process, steps)
 
 
 def rms_of_worst_leaf(y: PyTree) -> Scalar:

@@ -17,6 +17,7 @@ class DensePath(eqx.Module):
 
     flow: ProbabilityFlow
     interpolation: diffrax.DenseInterpolation
+    ends: Float[Array, "2"]
     successful: Flag
 
 
@@ -47,21 +48,15 @@ class Path(eqx.Module):
                 "evaluate it anywhere, or pass the times you want as times=."
             )
         flow = self.dense.flow
-        solution = self.dense.interpolation
-        tau = flow.clock.reading(flow.process, jnp.asarray(t, self.end.dtype))
-        ends = jnp.sort(jnp.stack([solution.t0, solution.t1]))
-        slack = 1e-6 * jnp.abs(ends)
-        first, last = (flow.clock.time(flow.process, end) for end in ends)
-        tau = require(
-            tau,
-            (tau >= ends[0] - slack[0]) & (tau <= ends[1] + slack[1]),
-            f"t must lie between the ends {show(first)} and {show(last)} of the path, "
-            f"got {show(t)}. Solve over a longer interval.",
+        at, ends = jnp.asarray(t, self.end.dtype), jnp.sort(self.dense.ends)
+        at = require(
+            at,
+            (at >= ends[0]) & (at <= ends[1]),
+            f"t must lie between the ends {show(ends[0])} and {show(ends[1])} of the "
+            f"path, got {show(at)}. Solve over a longer interval.",
         )
-        x = solution.evaluate(tau) / flow.magnification(
-            flow.clock.time(flow.process, tau)
-        )
-        return jnp.where(self.dense.successful, x, jnp.nan)
+        u = self.dense.interpolation.evaluate(flow.clock.reading(flow.process, at))
+        return jnp.where(self.dense.successful, u / flow.magnification(at), jnp.nan)
 
     def evaluations(self) -> tuple[float, int]:
         """Mean and maximum of the denoiser evaluations over the samples solved.

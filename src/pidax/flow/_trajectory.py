@@ -50,9 +50,8 @@ def trajectory(
         dense = dense or saveat.dense
     if condition is not None and batched:
         _check_batch_condition(condition, x.shape[0])
-    start, end = flow.clock.reading(flow.process, ts[jnp.array([0, -1])])
     norm = rms_of_worst_sample if batched else rms
-    plan = make_plan(options, flow, (start, end), norm, dense=dense)
+    plan = make_plan(options, flow, ts, norm, dense=dense)
     denoise = denoise or final_zero
     return _compiled(flow, x, ts, saveat, condition, plan, dense, denoise, batched)
 
@@ -87,14 +86,14 @@ def _compiled(
     assert solution.ts is not None
     saved, end = solution.ys[0], solution.ys[1][0] / flow.magnification(ts[-1])
     stats = dict(solution.stats)
-    last = ts[-1]
+    ends = ts[jnp.array([0, -1])]
     if saveat is None:
         shrink = flow.magnification(ts).reshape((-1,) + (1,) * x.ndim)
         saved = (saved / shrink).at[0].set(x)  # the start to the last bit
     else:
         ts = _process_times(solution.ts[0], flow)
     if denoise:
-        end = denoised(flow, end, last, condition, batched)
+        end = denoised(flow, end, ends[1], condition, batched)
         if saveat is None:
             saved = jnp.concatenate([saved, end[None]])
             ts = jnp.append(ts, jnp.zeros((), ts.dtype))
@@ -106,7 +105,7 @@ def _compiled(
         saved = jnp.moveaxis(saved, 0, 1)
     path = None
     if solution.interpolation is not None:
-        path = DensePath(flow, solution.interpolation, good)
+        path = DensePath(flow, solution.interpolation, ends, good)
     return Path(ts, saved, end, stats, solution.result, path)
 
 
