@@ -23,7 +23,7 @@ LONG = [
     *SHORT,
     *[
         (
-            f"adaptive {solver}, {rtol:g}, {clock} clock",
+            f"{solver}, {rtol:g}, {clock} clock",
             (clock, solver, "adaptive", rtol),
         )
         for solver, rtol in (("Tsit5", 1e-4), ("Tsit5", 1e-6), ("Dopri8", 1e-8))
@@ -80,10 +80,11 @@ def speed(results):
     """One sentence on throughput."""
     t = results["throughput"]
     return (
-        f"Throughput: {t['samples_per_second']:,.0f} samples per second in d = {t['d']} "
-        f"({t['dtype']}, batch {t['batch']}, {t['evaluations']} evaluations each, "
-        f"{results['machine']['cores']} CPU cores), {t['ratio_to_bare_loop']:.2f} times "
-        "the speed of a hand-written jitted loop of the same evaluations."
+        f"Throughput: {t['samples_per_second']:,.0f} samples per second in "
+        f"d = {t['d']} ({t['dtype']}, batch {t['batch']}, {t['evaluations']} "
+        f"evaluations each, {results['machine']['cores']} CPU cores), "
+        f"{t['ratio_to_bare_loop']:.2f} times the speed of a hand-written jitted loop "
+        "of the same evaluations."
     )
 
 
