@@ -83,6 +83,11 @@ def work_precision(
             *sorted((row["evaluations"], row["rms"]) for row in mine), strict=True
         )
         ax.loglog(calls, errors, color=colour, marker=marker, ms=4, label=name)
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set(xlabel="denoiser evaluations", ylabel="RMS error per component")
     ax.grid(True, which="major", color="0.9", lw=0.6)
     ax.legend(frameon=False, fontsize=8)

@@ -1,0 +1,241 @@
+"""Batches, conditions, options and the evaluation ledger."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    assert_close,
+    full_mixture,
+    gaussian,
+    level,
+)
+
+import pidax as px
+
+
+def test_batch_equals_samples_one_by_one(key, x64):
+    flow = px.ProbabilityFlow(full_mixture(), px.VP())
+    z = flow.process.prior(key, (5, 2))
+    times = px.uniform_angle(4, flow.process)
+    together = px.solve_batch(flow, z, times=times, rtol=1e-9)
+    apart = jax.vmap(lambda s: px.solve(flow, s, times=times, rtol=1e-9))(z)
+    assert together.xs.shape == apart.xs.shape == (5, 4, 2)
+    assert_close(together.xs, apart.xs, 1e-6)
+    assert_close(together.end, together.xs[:, -1], 0)
+    fixed = px.solve_batch(flow, z, steps=7)
+    assert_close(
+        fixed.end, jax.vmap(lambda s: px.solve(flow, s, steps=7).end)(z), 1e-13
+    )
+
+
+def test_a_batch_is_as_good_as_its_worst_sample(x64):
+    """Mean norm over the batch lets one sample go; the max norm does not."""
+    flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
+    easy = jnp.broadcast_to(jnp.array([80.0, 0.0]), (255, 2))
+    z = jnp.concatenate([easy, 80 * jnp.array([[0.05, 0.02]])])
+    exact = px.solve(flow, z[-1], rtol=1e-11).end
+    worst = px.solve_batch(flow, z, rtol=1e-4).end[-1]
+    mean = diffrax.PIDController(1e-4, 1e-4, pcoeff=0.3, icoeff=0.4)
+    diluted = px.solve_batch(flow, z, stepsize_controller=mean).end[-1]
+    assert jnp.linalg.norm(worst - exact) < 2e-3
+    assert jnp.linalg.norm(diluted - exact) > 2 * jnp.linalg.norm(worst - exact)
+
+
+def test_conditions_ride_along(key, x64):
+    mixture = full_mixture()
+    flow = px.ProbabilityFlow(mixture, px.EDM())
+    z = flow.process.prior(key, (2, 2))
+    one = px.solve(flow, z[0], condition=1)
+    only = px.Gaussian(
+        mixture.means[2], jax.tree.map(lambda a: a[2], mixture.covariances)
+    )
+    exact = only.transport(z[0], (80.0, 1.0), (0.002, 1.0))
+    assert_close(one.end, exact, 1e-3)
+    many = px.solve_batch(flow, z, condition=jnp.array([1, 0]), rtol=1e-8)
+    assert_close(many.end[0], exact, 1e-6)
+    shared = px.solve_batch(flow, z, condition=jnp.asarray(1), rtol=1e-8)
+    assert_close(shared.end[0], exact, 1e-6)
+    assert jnp.linalg.norm(shared.end[1] - many.end[1]) > 0.1
+    latent = px.encode(flow, exact, condition=1, rtol=1e-8).end
+    assert_close(latent / 80, z[0] / 80, 1e-6)
+    draws = px.sample(flow, 3, key=key, condition=jnp.array([1, 1, 0]))
+    assert draws.shape == (3, 2)
+
+
+def test_samples_have_the_law_of_the_data(key):
+    """Mean and covariance of 4000 one-dimensional draws, within five errors."""
+    teacher = px.Gaussian(jnp.array([0.7]), 0.09)
+    flow = px.ProbabilityFlow(teacher, px.EDM())
+    draws = px.sample(flow, 4000, key=key)
+    assert abs(draws.mean() - 0.7) < 5 * 0.3 / 4000**0.5
+    assert abs(draws.std() - 0.3) < 5 * 0.3 / 8000**0.5
+
+
+def test_dense_output(key, x64):
+    teacher, process = gaussian(), px.VP()
+    flow = px.ProbabilityFlow(teacher, process)
+    z = process.prior(key, (3,))
+    path = px.solve(flow, z, dense=True, rtol=1e-8)
+    for t in (0.9, 0.31, 0.02):
+        exact = teacher.transport(z, level(process, 1.0), level(process, t))
+        assert_close(path.evaluate(t), exact, 3e-6)
+
+
+def test_saveat_passes_through_in_process_times_and_states(key, x64):
+    teacher, process = gaussian(), px.EDM()
+    flow = px.ProbabilityFlow(teacher, process)
+    z = process.prior(key, (3,))
+    path = px.solve(flow, z, saveat=diffrax.SaveAt(t0=True, steps=True), rtol=1e-6)
+    count = int(path.stats["num_accepted_steps"])
+    assert_close(path.ts[0], 80.0, 1e-9)
+    assert_close(path.ts[count], 0.002, 1e-9)
+    assert jnp.isinf(path.ts[count + 1 :]).all()
+    exact = jax.vmap(lambda t: teacher.transport(z, (80.0, 1.0), (t, 1.0)))
+    assert_close(path.xs[: count + 1], exact(path.ts[: count + 1]), 1e-4)
+    norms = px.solve(
+        flow,
+        z,
+        rtol=1e-8,
+        saveat=diffrax.SaveAt(ts=jnp.array([5.0, 0.5]), fn=lambda t, x, c: x / t),
+    )
+    middle = teacher.transport(z, (80.0, 1.0), (5.0, 1.0)) / 5
+    assert_close(norms.xs[0], middle, 1e-6)
+    assert_close(norms.ts, jnp.array([5.0, 0.5]), 1e-9)
+
+
+def test_any_diffrax_solver_and_adjoint(key, x64):
+    teacher, process = gaussian(), px.EDM()
+    flow = px.ProbabilityFlow(teacher, process)
+    z = process.prior(key, (3,))
+    exact = teacher.transport(z, (80.0, 1.0), (0.002, 1.0))
+    for solver in (diffrax.Bosh3(), diffrax.Kvaerno3()):
+        path = px.solve(flow, z, solver=solver, rtol=1e-6)
+        assert_close(path.end, exact, 1e-3)
+    assert path.stats["evaluations"] is None  # implicit: not countable, and said so
+    direct = diffrax.diffeqsolve(
+        flow.term(),
+        diffrax.Tsit5(),
+        *(flow.enter(z, t)[0] for t in (80.0, 0.002)),
+        dt0=-0.1,
+        y0=flow.enter(z, 80.0)[1],
+        stepsize_controller=diffrax.PIDController(1e-8, 1e-8),
+    )
+    assert direct.ys is not None
+    assert_close(flow.leave(flow.enter(z, 0.002)[0], direct.ys[0])[0], exact, 1e-6)
+    tangent = jax.jvp(
+        lambda s: px.solve(flow, s, adjoint=diffrax.ForwardMode(), rtol=1e-8).end,
+        (z,),
+        (jnp.ones(3),),
+    )[1]
+    step = teacher.transport(z + 1, (80.0, 1.0), (0.002, 1.0)) - exact
+    assert_close(tangent, step, 1e-6)
+
+
+def test_gradients_against_finite_differences(key, x64):
+    """With respect to the start, a parameter of the data and one of the process."""
+    z = px.EDM().prior(key, (2,))
+
+    def end(shift, scale, z):
+        means = jnp.array([[0.5, 0.2], [-0.6, 0.1]]) + shift
+        teacher = px.GaussianMixture(means, scale * jnp.ones(2))
+        flow = px.ProbabilityFlow(teacher, px.EDM())
+        return px.solve(flow, z, rtol=1e-10).end.sum()
+
+    args = (jnp.asarray(0.1), jnp.asarray(0.2), z)
+    grads = jax.grad(end, argnums=(0, 1, 2))(*args)
+    h = 1e-5
+    for i in range(2):
+        up, down = list(args), list(args)
+        up[i], down[i] = args[i] + h, args[i] - h
+        assert_close(grads[i], (end(*up) - end(*down)) / (2 * h), 1e-5)
+    e = jnp.array([1.0, 0.0]) * 1e-2
+    assert_close(
+        grads[2][0], (end(*args[:2], z + e) - end(*args[:2], z - e)) / 2e-2, 1e-5
+    )
+
+
+def test_solving_inside_jit_and_vmap_over_scales(key, x64):
+    """Flows are pytrees: vmap over the data's own parameters."""
+    z = px.EDM().prior(key, (2,))
+
+    @jax.jit
+    @jax.vmap
+    def ends(std):
+        teacher = px.Gaussian(jnp.zeros(2), std**2 * jnp.ones(2))
+        return px.solve(px.ProbabilityFlow(teacher, px.EDM()), z, rtol=1e-8).end
+
+    stds = jnp.array([0.1, 0.5, 2.0])
+    expected = z * jnp.sqrt(stds[:, None] ** 2 + 0.002**2)
+    expected /= jnp.sqrt(stds[:, None] ** 2 + 6400)
+    assert_close(ends(stds), expected, 1e-6)
+
+
+def test_one_compilation_serves_every_state(key):
+    traces = []
+
+    def denoise(x, sigma, alpha):
+        traces.append(None)
+        return x * alpha / (alpha**2 + sigma**2)
+
+    flow = px.ProbabilityFlow(px.from_function(denoise, shape=(2,)), px.EDM())
+    px.solve(flow, flow.process.prior(jax.random.key(0), (2,)))
+    first = len(traces)
+    for i in range(1, 4):
+        z = flow.process.prior(jax.random.key(i), (2,))
+        px.solve(flow, z, rtol=10.0**-i)  # another tolerance is no compilation either
+    assert len(traces) == first
+
+
+def counted_flow(calls):
+    """A denoiser that counts its own calls at run time."""
+
+    def denoise(x, sigma, alpha):
+        jax.debug.callback(lambda: calls.append(None))
+        gain = 0.25 * alpha / (0.25 * alpha**2 + sigma**2)
+        return x * gain + 0.1 * alpha * jnp.tanh(3 * x)
+
+    return px.ProbabilityFlow(px.from_function(denoise, shape=(2,)), px.EDM())
+
+
+SOLVERS = [diffrax.Tsit5, diffrax.Dopri5, diffrax.Dopri8, diffrax.Bosh3, diffrax.Heun]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_ledger_counts_every_call(solver):
+    calls = []
+    flow = counted_flow(calls)
+    z = jnp.array([10.0, -70.0])
+    cases: list[px.flow.SolveOptions] = [{"rtol": 1e-3}, {"steps": 4}]
+    for options in cases:
+        calls.clear()
+        options["solver"] = solver()
+        path = px.solve(flow, z, denoise=True, **options)
+        jax.effects_barrier()
+        assert len(calls) == path.stats["evaluations"]
+    calls.clear()
+    path = px.solve(flow, z, steps=6, solver=diffrax.Euler())
+    jax.effects_barrier()
+    assert len(calls) == path.stats["evaluations"] == 6
+
+
+def test_the_ledger_counts_rejected_steps_and_guidance():
+    mixture = px.GaussianMixture.two_moons()
+    plain = px.ProbabilityFlow(mixture, px.EDM())
+    guided = px.ProbabilityFlow(px.Guided(mixture, 1.0), px.EDM())
+    z = jnp.array([30.0, 12.0])
+    one = px.solve(plain, z, condition=1, dt0=1.5)
+    two = px.solve(guided, z, condition=1, dt0=1.5)
+    assert one.stats["num_rejected_steps"] > 0
+    assert one.stats["evaluations"] == 1 + 6 * one.stats["num_steps"]
+    assert two.stats["evaluations"] == 2 * one.stats["evaluations"]
+
+
+def test_evaluations_under_vmap_have_a_mean_and_a_maximum(key, x64):
+    flow = px.ProbabilityFlow(full_mixture(), px.EDM())
+    z = flow.process.prior(key, (6, 2))
+    paths = jax.vmap(lambda s: px.solve(flow, s))(z)
+    each = [int(px.solve(flow, s).stats["evaluations"]) for s in z]
+    assert paths.evaluations() == (pytest.approx(np.mean(each)), max(each))
+    assert "solved, evaluations: mean" in str(paths)
