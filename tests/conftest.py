@@ -16,6 +16,13 @@ def x64():
         yield
 
 
+@pytest.fixture
+def x32():
+    """Float32 inside this test, whatever the session's default."""
+    with jax.enable_x64(False):
+        yield
+
+
 @pytest.fixture(params=[False, True], ids=["float32", "float64"])
 def dtype(request):
     """Run the test in float32 and in float64; the value is the NumPy dtype."""

@@ -135,7 +135,7 @@ def test_importing_is_light():
 # --- the check of array arguments ----------------------------------------------------
 
 
-def test_a_wrong_shape_is_named_by_argument_axis_and_size():
+def test_a_wrong_shape_is_named_by_argument_axis_and_size(x32):
     with pytest.raises(jaxtyping.TypeCheckError) as caught:
         px.metrics.rms_error(jnp.ones((4, 3)), jnp.ones((5, 3)))
     message = str(caught.value)

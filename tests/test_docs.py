@@ -11,6 +11,7 @@ import jaxtyping
 import pytest
 
 ROOT = Path(__file__).parent.parent
+X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 PAGES = [
     "README.md",
     "docs/index.md",
@@ -20,10 +21,9 @@ PAGES = [
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_block_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
+def test_every_block_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch, x32):
     """A text block after a Python block is its output, or the error it raises."""
     monkeypatch.chdir(tmp_path)
-    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     text = (ROOT / page).read_text()
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.S | re.M)
     space = {"__name__": "docs"}
@@ -35,7 +35,7 @@ def test_every_block_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch):
                     run(body, shown, space)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
-        jax.config.update("jax_enable_x64", x64)
+        jax.config.update("jax_enable_x64", X64)
 
 
 def run(body, shown, space):

@@ -124,7 +124,7 @@ def test_encode_is_the_inverse_of_solve(exact, key, x64):
     assert (path.xs[0] == x0).all()
 
 
-def test_float32_reaches_its_floor():
+def test_float32_reaches_its_floor(x32):
     teacher, process = gaussian(), px.EDM()
     flow = px.ProbabilityFlow(teacher, process)
     z = process.prior(jax.random.key(0), (3,))
