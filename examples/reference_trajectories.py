@@ -114,6 +114,7 @@ def main():
     ).set_title("Gaussian data: solver and closed form")
     px.plot.error_along_path(times[1:], errors, ax=axes[1])
     axes[1].set_title("error along the path, Gaussian data")
+    axes[1].set_ylim(bottom=1e-14)  # room for the legend
     px.plot.trajectories(times, path.xs, scale=scale, ax=axes[2])
     axes[2].set_title("a ring of eight Gaussians")
     target = Path("outputs/reference_trajectories.png")
