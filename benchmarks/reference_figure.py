@@ -16,6 +16,9 @@ SHORT = [
     ("pidax, default", ("angle", "default", "adaptive", 1e-4)),
     ("pidax, `steps=6`", ("angle", "Dopri5", "fixed", 6)),
     ("pidax, `steps=12`", ("angle", "Dopri5", "fixed", 12)),
+    ("the default, `sigma_data=0.5`", ("angle", "Tsit5", "adaptive", 1e-4, 0.5)),
+    ("`steps=6`, `sigma_data=0.5`", ("angle", "Dopri5", "fixed", 6, 0.5)),
+    ("`steps=12`, `sigma_data=0.5`", ("angle", "Dopri5", "fixed", 12, 0.5)),
     ("EDM's Heun, 18 nodes", ("time", "EDM's Heun", "fixed", 17)),
     ("EDM's Heun, 36 nodes", ("time", "EDM's Heun", "fixed", 35)),
 ]
@@ -40,11 +43,6 @@ LONG = [
         )
         for count in counts
     ],
-    (
-        "adaptive Tsit5, 1e-4, sigma_data = 0.5",
-        ("angle", "Tsit5", "adaptive", 1e-4, 0.5),
-    ),
-    ("8 steps of Dopri5, sigma_data = 0.5", ("angle", "Dopri5", "fixed", 8, 0.5)),
 ]
 
 

@@ -1,5 +1,7 @@
 """Denoisers against Tweedie's formula, quadrature, and closed forms."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -165,7 +167,8 @@ def test_conditions_choose_components(x64):
         covariances=jnp.asarray(np.stack([0.2 * covariance(2, s) for s in range(2)])),
     )
     assert_close(mixture(x, 0.3, 1.0, 0), first(x, 0.3), 1e-12)
-    assert_close(mixture(x, 0.3, 1.0, jnp.array([1.0, 0.0])), first(x, 0.3), 1e-12)
+    for one_hot in (jnp.array([1.0, 0.0]), jnp.array([1, 0])):
+        assert_close(mixture(x, 0.3, 1.0, one_hot), first(x, 0.3), 1e-12)
     assert_close(mixture.log_density(x, 0.3, 1.0, 0), first.log_density(x, 0.3), 1e-12)
     # The class probabilities of the mixture itself are no condition at all.
     prior = jnp.array([0.8, 0.2])
@@ -186,7 +189,11 @@ def test_guidance_adds_scores(x64):
     assert_close(guided(x, sigma, alpha), mixture(x, sigma, alpha), 0)
     one = px.Guided(mixture, 1.0)
     assert_close(one(x, sigma, alpha, 1), mixture(x, sigma, alpha, 1), 1e-14)
-    assert (guided.evaluations, mixture.evaluations) == (2, 1)
+    assert (guided.evaluations(1), guided.evaluations(), mixture.evaluations(1)) == (
+        2,
+        1,
+        1,
+    )
 
 
 def test_constructors_are_where_their_names_say():
@@ -249,6 +256,15 @@ def test_circle_against_quadrature(x64):
     assert_close(value, np.log(density), 1e-9)
 
 
+def test_the_circles_centre(x64):
+    """A(kappa) ~ kappa/2 there: D is linear with slope alpha R^2 / 2 sigma^2."""
+    circle, sigma, alpha = px.Circle(0.7), 0.3, 0.8
+    slope = alpha * 0.7**2 / (2 * sigma**2)
+    for x in (jnp.zeros(2), jnp.full(2, 1e-6)):
+        jacobian = jax.jacfwd(circle)(x, sigma, alpha)
+        assert_close(jacobian, slope * jnp.eye(2), 1e-9)
+
+
 def test_circle_is_stable_at_small_noise_in_float32():
     circle, x = px.Circle(), jnp.array([0.6, 0.8]) * 1.01
     assert_close(circle(x, 0.002), jnp.array([0.6, 0.8]), 3e-6)
@@ -288,6 +304,15 @@ def test_posterior_with_more_observations_than_unknowns_and_repeated_ones(x64):
     assert_close(variance, 2 * 0.05 / 2.05, 1e-11)
 
 
+def test_posterior_with_exact_redundant_observations(x64):
+    """The same reading twice, without noise, is one reading."""
+    row = np.array([[1.0, 0.5, -1.0]])
+    once = px.posterior(gaussian(), row, np.array([0.4]), 0.0)
+    many = px.posterior(gaussian(), np.repeat(row, 4, 0), np.full(4, 0.4), 0.0)
+    assert_close(many.mean, once.mean, 1e-10)
+    assert_close(dense_of(many), dense_of(once), 1e-10)
+
+
 WRAPPED = {
     "score": (px.from_score, lambda d, p: lambda x, t: d.score(x, *lv(p, t))),
     "noise": (px.from_noise, lambda d, p: lambda x, t: d.noise(x, *lv(p, t))),
@@ -316,6 +341,28 @@ def test_wrapping_any_view_gives_the_denoiser_back_in_every_chart(kind, make, x6
     assert wrapped.interval == (low, high)
 
 
+@pytest.mark.parametrize("kind", ["noise", "score"])
+def test_a_wrapped_model_is_exact_up_to_its_last_time(kind, x64):
+    """The cap is for processes without signal at the end, and only for them."""
+    wrap, view = WRAPPED[kind]
+    exact = full_mixture()
+    for process in (px.EDM(sigma_max=1e3), px.VP(sigma_data=0.1)):
+        wrapped = wrap(view(exact, process), process, shape=(2,))
+        sigma, alpha = lv(process, process.t_max)
+        z = process.prior(jax.random.key(0), (2,))
+        assert_close(wrapped(z, sigma, alpha), exact(z, sigma, alpha), 1e-8)
+
+
+def test_a_wrapped_model_is_not_asked_beyond_its_times(x64):
+    asked = []
+    process = px.VP()
+    model = px.from_function(lambda x, t: asked.append(t) or x, process)
+    low, high = process.ratio_interval
+    for ratio in (0.1 * low, 10 * high):
+        model(jnp.ones(2), ratio)
+    assert_close(jnp.stack(asked), jnp.array([process.t_min, process.t_max]), 0)
+
+
 def test_a_wrapped_model_gets_its_condition():
     exact = full_mixture()
     wrapped = px.from_function(
@@ -323,6 +370,11 @@ def test_a_wrapped_model_gets_its_condition():
     )
     x = jnp.array([0.2, 0.1])
     assert_close(wrapped(x, 0.3, 0.9, 1), exact(x, 0.3, 0.9, 1), 1e-7)
+
+
+def pair(x: Any, t: Any) -> Any:
+    """A model that returns more than its prediction."""
+    return x, t
 
 
 @pytest.mark.parametrize(
@@ -356,7 +408,37 @@ def test_a_wrapped_model_gets_its_condition():
         ),
         (
             lambda: px.GaussianMixture.ring()(jnp.zeros(2), 1.0, 1.0, 99),
-            "class label 99 names no component",
+            "condition 99 names no component",
+        ),
+        (
+            lambda: px.GaussianMixture.ring()(jnp.zeros(2), 1.0, 1.0, jnp.zeros(8)),
+            "names no component",
+        ),
+        (
+            lambda: px.GaussianMixture.ring()(jnp.zeros(2), 1.0, 1.0, jnp.eye(4)[3]),
+            r"probabilities of shape \(8,\)",
+        ),
+        (
+            lambda: px.GaussianMixture.ring()(jnp.zeros(2), 1.0, 1.0, 3.0),
+            r"an integer class label.*shape \(\)",
+        ),
+        (
+            lambda: px.GaussianMixture.ring()(jnp.zeros((5, 2)), 1.0),
+            r"one sample of the shape \(2,\), got \(5, 2\). Use jax.vmap",
+        ),
+        (
+            lambda: px.Circle().log_density(jnp.zeros(5), 1.0),
+            r"one sample of the shape \(2,\), got \(5,\)",
+        ),
+        (lambda: gaussian().score(jnp.zeros((2, 3)), 1.0), "Use jax.vmap"),
+        (
+            lambda: px.Gaussian(jnp.zeros(3), px.Covariance.low_rank(jnp.ones((4, 2)))),
+            r"events of shape \(4,\), but the mean has the shape \(3,\)",
+        ),
+        (lambda: px.Gaussian(jnp.array([jnp.nan, 0.0]), 1.0), "mean must be finite"),
+        (
+            lambda: px.from_score(pair, px.EDM())(jnp.zeros(2), 1.0),
+            "return one array of the shape .*got tuple",
         ),
         (
             lambda: px.posterior(gaussian(), jnp.ones((2, 4)), jnp.ones(2), 0.1),

@@ -4,6 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from helpers import gaussian
@@ -34,6 +35,7 @@ def test_a_failed_solve_is_never_a_sample():
     assert jnp.isnan(path.xs).all()
     assert jnp.isnan(path.end).all()
     assert jnp.isnan(path.evaluate(1.0)).all()
+    assert jnp.isnan(path.evaluate(79.0)).all()  # reached, but of a failed solve
     assert "FAILED" in str(path)
     steps = [int(px.solve(flow, s).stats["num_steps"]) for s in z]
     assert steps[0] != steps[1]
@@ -141,11 +143,43 @@ Z = np.ones(3, np.float32)
             lambda: px.solve(edm(), Z, saveat=diffrax.SaveAt(subs=[])),
             "one SubSaveAt",
         ),
+        (
+            lambda: px.solve(
+                edm(), Z, saveat=diffrax.SaveAt(t1=True, solver_state=True)
+            ),
+            "got solver_state.*flow.term",
+        ),
+        (
+            lambda: px.ProbabilityFlow(
+                px.from_noise(lambda x, t: x, px.VP(), shape=(3,)), px.EDM(0.002, 160.0)
+            ),
+            "extrapolate=True",
+        ),
+        (
+            lambda: px.ProbabilityFlow(
+                px.from_noise(lambda x, t: x, px.VP(), shape=(3,)), px.EDM(0.009, 80.0)
+            ),
+            "extrapolate=True",
+        ),
+        (
+            lambda: px.sample(edm(), 0, key=jax.random.key(0)),
+            "count must be at least",
+        ),
+        (lambda: px.log_density(edm(), Z, t=80.0), "must lie before t_max=80.0"),
     ],
 )
 def test_bad_input_is_named(make, message, x32):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_things_in_each_others_places_are_named():
+    process, teacher = px.EDM(), gaussian()
+    for arguments in ((process, teacher), (lambda x, t: x, process), (teacher, px.EDM)):
+        with pytest.raises(jaxtyping.TypeCheckError, match=r"'(denoiser|process)'"):
+            px.ProbabilityFlow(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(jaxtyping.TypeCheckError, match="'clock'"):
+        px.ProbabilityFlow(teacher, process, clock=px.TimeClock)  # type: ignore
 
 
 def test_an_unknown_option_is_named():

@@ -191,3 +191,29 @@ def test_edm_heun_and_ddim_are_fixed_steps_of_the_time_clock(key, x64):
         assert_close(path.end, by_hand(heun), 1e-11)
         assert path.ts[-1] == 0
         assert path.stats["evaluations"] == calls
+
+
+@pytest.mark.parametrize(
+    ("name", "clock"),
+    [
+        *[(name, "angle") for name in PROCESSES],
+        *[(n, c) for n in ("EDM", "VE") for c in ("time", "log-time")],
+        ("VP", "time"),
+    ],
+)
+def test_encode_keeps_its_tolerance_on_every_clock(name, clock, x64):
+    """A first step taken by the clock alone leaps over the data's end unseen."""
+    process, teacher = PROCESSES[name](), gaussian()
+    flow = px.ProbabilityFlow(teacher, process, clock=CLOCKS[clock]())
+    x0 = jnp.array([0.6, 0.3, -0.4])
+    ends = level(process, process.t_min), level(process, process.t_max)
+    exact = teacher.transport(x0, *ends)
+    scale = process.scale(process.t_max)
+    assert_close(px.encode(flow, x0).end / scale, exact / scale, 0, 1e-3)
+
+
+def test_the_angle_clock_stays_on_the_side_of_the_data(x32):
+    """pi/2 rounded to float32 lies beyond pi/2, where alpha would be negative."""
+    reading = px.AngleClock().reading(px.Flow(), jnp.asarray(1.0))
+    _, alpha = px.AngleClock().level(px.Flow(), reading)
+    assert 0 < alpha < 1e-6

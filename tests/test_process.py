@@ -156,6 +156,8 @@ def test_grids_cap_the_ratio_only_where_the_signal_vanishes(x64):
     ratio = flow.sigma(ts) / flow.alpha(ts)
     assert jnp.isinf(ratio[0])
     assert ratio[1] < 160 * flow.sigma_data
+    late = px.karras(4, px.Flow(t_min=0.99))
+    assert (jnp.diff(late) < 0).all()
     hot = px.EDM(sigma_max=1e4)
     assert px.karras(5, hot)[0] == 1e4
 

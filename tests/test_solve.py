@@ -1,5 +1,7 @@
 """Batches, conditions, options and the evaluation ledger."""
 
+from typing import Any
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from helpers import (
 )
 
 import pidax as px
+from pidax.flow._options import make_plan, rms
 
 
 def test_batch_equals_samples_one_by_one(key, x64):
@@ -145,6 +148,14 @@ def test_gradients_against_finite_differences(key, x64):
 
     args = (jnp.asarray(0.1), jnp.asarray(0.2), z)
     grads = jax.grad(end, argnums=(0, 1, 2))(*args)
+
+    def of_process(sigma_max):
+        flow = px.ProbabilityFlow(full_mixture(), px.EDM(sigma_max=sigma_max))
+        return px.solve(flow, z, rtol=1e-10).end.sum()
+
+    slope = jax.grad(of_process)(80.0)
+    numeric = (of_process(80.01) - of_process(79.99)) / 0.02
+    assert_close(slope, numeric, 1e-6)
     h = 1e-5
     for i in range(2):
         up, down = list(args), list(args)
@@ -207,7 +218,12 @@ def test_the_ledger_counts_every_call(solver):
     calls = []
     flow = counted_flow(calls)
     z = jnp.array([10.0, -70.0])
-    cases: list[px.flow.SolveOptions] = [{"rtol": 1e-3}, {"steps": 4}]
+    # A first step that is too long is rejected, and begun anew each time.
+    cases: list[px.flow.SolveOptions] = [
+        {"rtol": 1e-3},
+        {"rtol": 1e-5, "dt0": 1.5},
+        {"steps": 4},
+    ]
     for options in cases:
         calls.clear()
         options["solver"] = solver()
@@ -228,8 +244,16 @@ def test_the_ledger_counts_rejected_steps_and_guidance():
     one = px.solve(plain, z, condition=1, dt0=1.5)
     two = px.solve(guided, z, condition=1, dt0=1.5)
     assert one.stats["num_rejected_steps"] > 0
-    assert one.stats["evaluations"] == 1 + 6 * one.stats["num_steps"]
     assert two.stats["evaluations"] == 2 * one.stats["evaluations"]
+
+
+def test_the_ledger_of_a_density_counts_every_call():
+    calls = []
+    flow = counted_flow(calls)
+    result = px.log_density(flow, jnp.array([0.1, -0.7]), rtol=1e-3, dt0=1.5)
+    jax.effects_barrier()
+    assert result.stats["num_rejected_steps"] > 0
+    assert len(calls) == result.stats["evaluations"]
 
 
 def test_evaluations_under_vmap_have_a_mean_and_a_maximum(key, x64):
@@ -239,3 +263,72 @@ def test_evaluations_under_vmap_have_a_mean_and_a_maximum(key, x64):
     each = [int(px.solve(flow, s).stats["evaluations"]) for s in z]
     assert paths.evaluations() == (pytest.approx(np.mean(each)), max(each))
     assert "solved, evaluations: mean" in str(paths)
+
+
+# --- what the options mean ------------------------------------------------------------
+
+
+def test_the_defaults_are_those_documented(x64):
+    flow = px.ProbabilityFlow(gaussian(), px.EDM())
+    times = jnp.array([80.0, 0.002])
+
+    def plan(dense=False, **options: Any):
+        return make_plan(px.flow.SolveOptions(**options), flow, times, rms, dense=dense)
+
+    assert isinstance(plan().solver, diffrax.Tsit5)
+    assert isinstance(plan(rtol=1e-8).solver, diffrax.Dopri8)
+    assert isinstance(plan(steps=5).solver, diffrax.Dopri5)
+    controller = plan().controller
+    assert isinstance(controller, diffrax.PIDController)
+    assert (controller.pcoeff, controller.icoeff) == (0.3, 0.4)
+    assert controller.rtol == controller.atol == 1e-4
+    assert plan(dense=True).max_steps < plan().max_steps
+    angles = flow.process.angle(times)
+    assert_close(plan().dt0, 0.1 * (angles[1] - angles[0]), 1e-12)
+    assert_close(plan(dt0=0.3).dt0, -0.3, 0)
+
+
+def test_the_last_step_is_the_denoiser_at_the_last_time(key, x64):
+    mixture, process = full_mixture(), px.VP()
+    flow = px.ProbabilityFlow(mixture, process)
+    z, times = process.prior(key, (2,)), jnp.array([1.0, 0.4])
+    plain = px.solve(flow, z, times=times, condition=1)
+    path = px.solve(flow, z, times=times, condition=1, denoise=True)
+    expected = mixture(plain.end, process.sigma(0.4), process.alpha(0.4), 1)
+    assert_close(path.end, expected, 1e-12)
+    assert_close(path.xs[-1], expected, 1e-12)
+    assert path.stats["evaluations"] == plain.stats["evaluations"] + 1
+
+
+def test_grids_with_a_final_zero_work_inside_jit(key):
+    flow = px.ProbabilityFlow(full_mixture(), px.EDM())
+    z = flow.process.prior(key, (2,))
+
+    def end(z):
+        times = px.karras(5, px.EDM(), final_zero=True)
+        return px.solve(flow, z, times=times).end
+
+    assert_close(jax.jit(end)(z), end(z), 1e-5)
+
+
+def test_saveat_of_a_batch_and_dense_alone(key, x64):
+    flow = px.ProbabilityFlow(full_mixture(), px.EDM())
+    z = flow.process.prior(key, (3, 2))
+    ts = jnp.array([5.0, 0.5])
+    batch = px.solve_batch(flow, z, saveat=diffrax.SaveAt(ts=ts), rtol=1e-8)
+    assert batch.xs.shape == (3, 2, 2)
+    dense = px.solve(flow, z[0], saveat=diffrax.SaveAt(dense=True), rtol=1e-8)
+    assert_close(batch.xs[0, 1], dense.evaluate(0.5), 1e-5)
+    many = jax.vmap(lambda s: px.solve(flow, s, dense=True, rtol=1e-8))(z)
+    assert_close(jax.vmap(lambda p: p.evaluate(0.5))(many), batch.xs[:, 1], 1e-5)
+
+
+def test_the_backsolve_adjoint(key, x64):
+    flow = px.ProbabilityFlow(gaussian(), px.EDM())
+    z = flow.process.prior(key, (3,))
+
+    def end(z, adjoint):
+        return px.solve(flow, z, adjoint=adjoint, rtol=1e-9).end.sum()
+
+    back = jax.grad(end)(z, diffrax.BacksolveAdjoint())
+    assert_close(back, jax.grad(end)(z, diffrax.RecursiveCheckpointAdjoint()), 1e-6)

@@ -26,18 +26,24 @@ from ..types import (
 
 
 def as_arrays(
-    x: SampleLike, sigma: ScalarLike, alpha: ScalarLike
+    x: SampleLike, sigma: ScalarLike, alpha: ScalarLike, shape: Shape | None = None
 ) -> tuple[Sample, Scalar, Scalar]:
-    """A sample and its noise level as arrays of one dtype: the sample's."""
+    """A sample of this shape and its noise level, as arrays of the sample's dtype."""
     x = jnp.asarray(x)
+    if shape is not None and x.shape != shape:
+        batch = x.shape[1:] == shape
+        raise ValueError(
+            f"x must be one sample of the shape {shape}, got {x.shape}. "
+            + ("Use jax.vmap for a batch." if batch else "Reshape it.")
+        )
     return x, jnp.asarray(sigma, x.dtype), jnp.asarray(alpha, x.dtype)
 
 
 class AbstractDenoiser(eqx.Module):
     """E[x0 | x] at any noise level, one sample at a time.
 
-    A subclass states three facts beside its `__call__`, as properties: `shape`,
-    `interval` (`ProbabilityFlow` refuses to go beyond it) and `evaluations`.
+    A subclass states three facts beside its `__call__`: the properties `shape` and
+    `interval` (`ProbabilityFlow` refuses to go beyond it), and `evaluations`.
     """
 
     @property
@@ -50,10 +56,9 @@ class AbstractDenoiser(eqx.Module):
     def interval(self) -> tuple[float, float]:
         """The noise-to-signal ratios `sigma / alpha` where the denoiser is trusted."""
 
-    @property
     @abc.abstractmethod
-    def evaluations(self) -> int:
-        """The network evaluations that one call costs."""
+    def evaluations(self, condition: Condition = None) -> int:
+        """The network evaluations that one call with this condition costs."""
 
     @abc.abstractmethod
     def __call__(
@@ -81,7 +86,7 @@ class AbstractDenoiser(eqx.Module):
         condition: Condition = None,
     ) -> Sample:
         r"""$\nabla_x \log p(x) = (\alpha D - x) / \sigma^2$ (Tweedie's formula)."""
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         return (alpha * self(x, sigma, alpha, condition) - x) / sigma**2
 
     @typed
@@ -93,7 +98,7 @@ class AbstractDenoiser(eqx.Module):
         condition: Condition = None,
     ) -> Sample:
         r"""The predicted noise $\hat\epsilon = (x - \alpha D) / \sigma$."""
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         return (x - alpha * self(x, sigma, alpha, condition)) / sigma
 
     @typed
@@ -109,7 +114,7 @@ class AbstractDenoiser(eqx.Module):
         For `Flow` this is the flow-matching velocity $\hat\epsilon - D$.
         """
         t = jnp.asarray(t, jnp.asarray(x).dtype)
-        x, sigma, alpha = as_arrays(x, process.sigma(t), process.alpha(t))
+        x, sigma, alpha = as_arrays(x, process.sigma(t), process.alpha(t), self.shape)
         alpha_rate, sigma_rate = process.rates(t)
         x0 = self(x, sigma, alpha, condition)
         return alpha_rate * x0 + sigma_rate * (x - alpha * x0) / sigma
@@ -122,8 +127,7 @@ class AbstractExactDenoiser(AbstractDenoiser):
     def interval(self) -> tuple[float, float]:
         return (0.0, float("inf"))
 
-    @property
-    def evaluations(self) -> int:
+    def evaluations(self, condition: Condition = None) -> int:
         return 1
 
     @abc.abstractmethod

@@ -58,7 +58,7 @@ class Circle(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         norm = _norm(x)
         kappa = alpha * self.radius * norm / sigma**2
         # At the centre A(kappa)/|x| -> kappa/2|x|, and x makes it zero: no 0/0.
@@ -75,7 +75,7 @@ class Circle(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         norm, variance = _norm(x), sigma**2
         kappa = alpha * self.radius * norm / variance
         gauss = -0.5 * (norm - alpha * self.radius) ** 2 / variance
@@ -105,7 +105,7 @@ _COEFFICIENTS = _series()
 
 
 def bessel_deficit(kappa: Elementwise) -> Elementwise:
-    r"""$1 - I_1(\kappa)/I_0(\kappa)$ for $\kappa \ge 0$, to relative rounding."""
+    r"""$1 - I_1(\kappa)/I_0(\kappa)$ for $\kappa \ge 0$, without cancellation."""
     large = jnp.maximum(kappa, _LARGE)
     series = jnp.zeros_like(large)
     for coefficient in reversed(_COEFFICIENTS):

@@ -73,6 +73,15 @@ class Covariance(eqx.Module):
         basis = vectors.reshape((*factor.shape[:-1], vectors.shape[-1]))
         return cls(basis, singular**2 + floor, floor)
 
+    def require_shape(self, shape: Shape) -> None:
+        """This is a covariance of events of the given shape."""
+        own = self.variances.shape if self.basis is None else self.basis.shape[:-1]
+        if own != shape and not (self.basis is None and own == ()):
+            raise ValueError(
+                f"the covariance is one of events of shape {own}, but the mean has the "
+                f"shape {shape}. Make both for the same event."
+            )
+
     def apply(self, fn: SpectralFunction, x: Sample) -> Sample:
         """`fn(C) @ x`: the function acts on the eigenvalues."""
         if self.basis is None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import require_finite
 from ..types import (
     Condition,
     Key,
@@ -33,6 +34,10 @@ class Gaussian(AbstractExactDenoiser):
     `cov` is a scalar or an array of the event's shape (variances of independent
     components), a matrix over the flattened event, or a `Covariance` (low rank:
     `Gaussian(mean, Covariance.low_rank(factor))`). The condition is ignored.
+
+    The covariance is kept by its eigenvectors: gradients with respect to a matrix or
+    a factor exist where its eigenvalues differ, and are NaN where two coincide. Pass
+    variances where that matters.
     """
 
     mean: Float[Array, "*event"]
@@ -42,11 +47,13 @@ class Gaussian(AbstractExactDenoiser):
     def __init__(
         self,
         mean: SampleLike,
-        cov: float | Float[Array | np.ndarray, "..."] | Covariance,
+        cov: float | int | Float[Array | np.ndarray, "..."] | Covariance,
     ):
         self.mean = jnp.asarray(mean)
         shape, size = self.mean.shape, self.mean.size
+        self.mean = require_finite("mean", self.mean, "Check how it was made.")
         if isinstance(cov, Covariance):
+            cov.require_shape(shape)
             self.covariance = cov
             return
         cov = jnp.asarray(cov, self.mean.dtype)
@@ -77,7 +84,7 @@ class Gaussian(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         gain = lambda c: alpha * c / _safe(alpha**2 * c + sigma**2)
         return self.mean + self.covariance.apply(gain, x - alpha * self.mean)
 
@@ -89,7 +96,7 @@ class Gaussian(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         return self.covariance.gaussian_log_density(
             lambda c: alpha**2 * c + sigma**2, x - alpha * self.mean
         )
@@ -110,12 +117,14 @@ class Gaussian(AbstractExactDenoiser):
 
         `start` and `end` are noise levels `(sigma, alpha)`, of one process or of two.
         """
-        x, sigma0, alpha0 = as_arrays(x, *start)
+        x, sigma0, alpha0 = as_arrays(x, *start, self.shape)
         _, sigma1, alpha1 = as_arrays(x, *end)
 
         def ratio(c):
             spread = jnp.hypot(alpha0 * jnp.sqrt(c), sigma0)
-            return jnp.hypot(alpha1 * jnp.sqrt(c), sigma1) / spread
+            moving = spread > 0  # a direction without spread stays at the mean
+            end_spread = jnp.hypot(alpha1 * jnp.sqrt(c), sigma1)
+            return jnp.where(moving, end_spread / jnp.where(moving, spread, 1.0), 0.0)
 
         residual = x - alpha0 * self.mean
         return alpha1 * self.mean + self.covariance.apply(ratio, residual)

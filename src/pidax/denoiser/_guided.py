@@ -8,7 +8,7 @@ class Guided(AbstractDenoiser):
     r"""$D_{guided} = D(\varnothing) + w\,(D(c) - D(\varnothing))$.
 
     `scale` is $w$: 0 ignores the condition, 1 is the conditional model, more than 1
-    exaggerates it. Each call costs two of the denoiser's (one without a condition).
+    exaggerates it. A call with a condition costs two of the denoiser's.
     """
 
     denoiser: AbstractDenoiser
@@ -22,9 +22,11 @@ class Guided(AbstractDenoiser):
     def interval(self) -> tuple[float, float]:
         return self.denoiser.interval
 
-    @property
-    def evaluations(self) -> int:
-        return 2 * self.denoiser.evaluations
+    def evaluations(self, condition: Condition = None) -> int:
+        free = self.denoiser.evaluations(None)
+        if condition is None:
+            return free
+        return free + self.denoiser.evaluations(condition)
 
     @typed
     def __call__(

@@ -9,6 +9,7 @@ $$ D = \sum_k r_k D_k, \qquad
 import math
 from typing import TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,12 +49,13 @@ class GaussianMixture(AbstractExactDenoiser):
     covariances: Covariance
     log_weights: Float[Array, " component"]
     labels: Int[Array, " component"] | None
+    classes: int | None = eqx.field(static=True)
 
     @typed
     def __init__(
         self,
         means: Float[Array | np.ndarray, "component *event"],
-        scales: float | FloatsLike | None = None,
+        scales: float | int | FloatsLike | None = None,
         weights: Float[Array | np.ndarray, " component"] | None = None,
         *,
         covariances: Float[Array | np.ndarray, "component size size"] | None = None,
@@ -65,20 +67,25 @@ class GaussianMixture(AbstractExactDenoiser):
             weights = jnp.full(count, 1 / count, self.means.dtype)
         self.log_weights = _log_weights(jnp.asarray(weights, self.means.dtype))
         self.labels = None if labels is None else jnp.asarray(labels)
+        self.classes = None if labels is None else int(np.max(labels)) + 1
         if (scales is None) == (covariances is None):
             raise ValueError(
                 "pass exactly one of scales (standard deviations) and covariances "
                 f"(matrices), got {'neither' if scales is None else 'both'}."
             )
         if covariances is None:
-            self.covariances = _diagonal(jnp.asarray(scales, means.dtype), self.means)
+            self.covariances = _diagonal(
+                jnp.asarray(scales, self.means.dtype), self.means
+            )
         else:
-            self.covariances = _full(jnp.asarray(covariances, means.dtype), self.means)
+            self.covariances = _full(
+                jnp.asarray(covariances, self.means.dtype), self.means
+            )
 
     @classmethod
     @typed
     def ring(
-        cls, count: int = 8, *, radius: float = 0.7, scale: float = 0.08
+        cls, count: int = 8, *, radius: float | int = 0.7, scale: float | int = 0.08
     ) -> "GaussianMixture":
         """`count` equal components on a circle in the plane, labelled in order."""
         angles = 2 * jnp.pi * jnp.arange(count, dtype=float) / count
@@ -88,7 +95,7 @@ class GaussianMixture(AbstractExactDenoiser):
     @classmethod
     @typed
     def grid(
-        cls, side: int = 3, *, spacing: float = 0.5, scale: float = 0.05
+        cls, side: int = 3, *, spacing: float | int = 0.5, scale: float | int = 0.05
     ) -> "GaussianMixture":
         """`side * side` equal components on a square lattice about the origin."""
         ticks = spacing * (jnp.arange(side, dtype=float) - (side - 1) / 2)
@@ -98,7 +105,7 @@ class GaussianMixture(AbstractExactDenoiser):
     @classmethod
     @typed
     def two_moons(
-        cls, count: int = 16, *, radius: float = 0.5, scale: float = 0.05
+        cls, count: int = 16, *, radius: float | int = 0.5, scale: float | int = 0.05
     ) -> "GaussianMixture":
         """Two interleaved half circles, each of `count` components and one class."""
         angles = jnp.pi * (jnp.arange(count, dtype=float) + 0.5) / count
@@ -112,7 +119,7 @@ class GaussianMixture(AbstractExactDenoiser):
     def from_samples(
         cls,
         samples: Float[Array | np.ndarray, "sample *event"],
-        bandwidth: float,
+        bandwidth: float | int,
         *,
         labels: Int[Array | np.ndarray, " sample"] | None = None,
     ) -> "GaussianMixture":
@@ -138,7 +145,7 @@ class GaussianMixture(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         logits = self._joint(x, sigma, alpha, condition)
         denoised = jax.vmap(lambda mean, cov: Gaussian(mean, cov)(x, sigma, alpha))(
             self.means, self.covariances
@@ -153,7 +160,7 @@ class GaussianMixture(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         joint = self._joint(x, sigma, alpha, condition)
         return jax.nn.logsumexp(joint)
 
@@ -182,17 +189,31 @@ class GaussianMixture(AbstractExactDenoiser):
                 "labels=, the class of each component, when making it."
             )
         condition = jnp.asarray(condition)
-        if jnp.issubdtype(condition.dtype, jnp.integer):
+        if condition.ndim == 0 and jnp.issubdtype(condition.dtype, jnp.integer):
             admitted = self.labels == condition
             chosen = jnp.where(admitted, self.log_weights, -jnp.inf)
-            message = f"class label {show(condition)} names no component of the mixture"
-            chosen = require(chosen, admitted.any(), f"{message}; see its labels.")
-        else:
+        elif condition.shape == (self.classes,):
             # p(x | c) has the weights of its class; probabilities mix the classes.
             same = self.labels[:, None] == self.labels[None, :]
             within = jnp.where(same, self.log_weights[None, :], -jnp.inf)
             class_weights = jax.nn.logsumexp(within, axis=1)
-            chosen = self.log_weights - class_weights + jnp.log(condition[self.labels])
+            mass = condition.astype(self.log_weights.dtype)[self.labels]
+            admitted = mass > 0
+            log_mass = jnp.log(jnp.where(admitted, mass, 1.0))
+            mixed = self.log_weights - class_weights + log_mass
+            chosen = jnp.where(admitted, mixed, -jnp.inf)
+        else:
+            raise ValueError(
+                "the condition of a mixture is an integer class label, or a one-hot or "
+                f"probabilities of shape {(self.classes,)}, one per class, got shape "
+                f"{condition.shape} and dtype {condition.dtype}."
+            )
+        chosen = require(
+            chosen,
+            admitted.any(),
+            f"the condition {show(condition)} names no component of the mixture. Its "
+            "classes are the labels it was made with.",
+        )
         return jax.nn.log_softmax(chosen)
 
 

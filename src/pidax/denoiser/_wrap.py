@@ -48,8 +48,7 @@ class Wrapped(AbstractDenoiser):
     def interval(self) -> tuple[float, float]:
         return self.process.ratio_interval
 
-    @property
-    def evaluations(self) -> int:
+    def evaluations(self, condition: Condition = None) -> int:
         return 1
 
     @typed
@@ -63,16 +62,19 @@ class Wrapped(AbstractDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         process = self.process
         last = jnp.asarray(process.t_max, x.dtype)
         if self.prediction in ("noise", "score"):
-            last = jnp.minimum(last, process.time(RATIO_CAP * process.sigma_data))
+            silent = process.alpha(last) <= jnp.finfo(x.dtype).eps
+            capped = process.time(RATIO_CAP * process.sigma_data).astype(x.dtype)
+            last = jnp.where(silent, jnp.minimum(last, capped), last)
+        alpha = jnp.maximum(alpha, 0.0)  # a cosine at pi/2 may round below zero
         t = process.time(sigma, alpha)
         t = jnp.clip(t, process.t_min, last)
         x = x * (process.scale(t) / level_scale(sigma, alpha, process.sigma_data))
         extra = () if condition is None else (condition,)
-        return self._data(self.function(x, t, *extra), x, t)
+        return self._data(_one_sample(self.function(x, t, *extra), x), x, t)
 
     def _data(self, out: Array, x: Array, t: Array) -> Array:
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
@@ -102,8 +104,7 @@ class _ChartFree(AbstractDenoiser):
     def interval(self) -> tuple[float, float]:
         return self.ratios
 
-    @property
-    def evaluations(self) -> int:
+    def evaluations(self, condition: Condition = None) -> int:
         return 1
 
     @typed
@@ -117,9 +118,20 @@ class _ChartFree(AbstractDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, sigma, alpha = as_arrays(x, sigma, alpha)
+        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         extra = () if condition is None else (condition,)
-        return self.function(x, sigma, alpha, *extra)
+        return _one_sample(self.function(x, sigma, alpha, *extra), x)
+
+
+def _one_sample(out: Array, x: Array) -> Array:
+    shape = getattr(out, "shape", None)
+    if shape != x.shape:
+        raise ValueError(
+            f"the wrapped model must return one array of the shape {x.shape} of its "
+            f"sample, got {type(out).__name__ if shape is None else shape}. Wrap a "
+            "function that returns just that."
+        )
+    return out
 
 
 def from_score(

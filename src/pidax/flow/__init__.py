@@ -5,7 +5,6 @@ from ._clock import AngleClock as AngleClock
 from ._clock import LogTimeClock as LogTimeClock
 from ._clock import TimeClock as TimeClock
 from ._flow import ProbabilityFlow as ProbabilityFlow
-from ._ledger import solver_cost as solver_cost
 from ._log_density import LogDensity as LogDensity
 from ._log_density import log_density as log_density
 from ._options import SolveOptions as SolveOptions

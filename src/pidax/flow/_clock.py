@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..process import AbstractProcess
+from ..process import AbstractProcess, level_scale
 from ..types import Elementwise, ElementwiseLike
 
 
@@ -31,6 +31,14 @@ class AbstractClock(eqx.Module):
         self, process: AbstractProcess, tau: ElementwiseLike
     ) -> tuple[Elementwise, Elementwise]:
         """`(sigma, alpha)` of the state that the solver steps, at `tau`."""
+
+
+def magnification(
+    clock: AbstractClock, process: AbstractProcess, t: Elementwise
+) -> Elementwise:
+    """`u / x`, the size of the clock's state beside the process's, at time `t`."""
+    sigma, alpha = clock.level(process, clock.reading(process, t))
+    return level_scale(sigma, alpha, process.sigma_data) / process.scale(t)
 
 
 class AngleClock(AbstractClock):

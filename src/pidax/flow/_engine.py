@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from ..types import Condition, Flag, Scalar
 from ._flow import ProbabilityFlow
-from ._ledger import evaluations
+from ._ledger import evaluations, watch
 from ._options import Plan
 
 
@@ -35,16 +35,15 @@ def integrate(
         plan.dt0,
         u0,
         args=condition,
-        saveat=saveat,
-        stepsize_controller=plan.controller,
+        saveat=eqx.tree_at(lambda s: s.controller_state, saveat, True),
+        stepsize_controller=watch(plan.solver, plan.controller),
         adjoint=plan.adjoint,
         progress_meter=plan.progress_meter,
         max_steps=plan.max_steps,
         throw=False,
     )
-    steps = solution.stats["num_steps"]
-    calls = evaluations(plan.solver, steps, flow.denoiser.evaluations)
-    solution.stats["evaluations"] = calls
+    each = flow.denoiser.evaluations(condition)
+    solution.stats["evaluations"] = evaluations(plan.solver, solution, each)
     return solution
 
 
@@ -52,7 +51,8 @@ _CAUSES = (
     "The denoiser returned NaN or infinity somewhere on the way: evaluate it at the "
     "noise levels of the path, beginning with the ends.",
     "Likely causes: a tolerance below what the dtype and the denoiser can hold "
-    "(float32 floors near 1e-6, a rough network earlier): loosen rtol and atol, or "
+    "(errors floor above its rounding, a rough network's earlier): loosen rtol and "
+    "atol, or "
     "enable float64; a denoiser that returns NaN; a process started far outside the "
     "data's scale. If none of these, raise max_steps.",
     "The step size fell below the controller's minimum: loosen rtol and atol, or lower "

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import is_traced
 from ..denoiser import AbstractDenoiser
-from ..process import AbstractProcess, level_scale
+from ..process import AbstractProcess
 from ..types import (
     Condition,
     Sample,
@@ -31,7 +32,7 @@ from ..types import (
     Shape,
     typed,
 )
-from ._clock import AbstractClock, AngleClock
+from ._clock import AbstractClock, AngleClock, magnification
 
 _INTERVAL_SLACK = 1e-4  # relative; two float32 routes to one noise level differ less
 
@@ -59,6 +60,7 @@ class ProbabilityFlow(eqx.Module):
     shape: Shape | None = eqx.field(static=True)
     extrapolate: bool = eqx.field(static=True)
 
+    @typed
     def __init__(
         self,
         denoiser: AbstractDenoiser,
@@ -86,7 +88,7 @@ class ProbabilityFlow(eqx.Module):
         inside = low * (1 - _INTERVAL_SLACK) <= least and most <= high * (
             1 + _INTERVAL_SLACK
         )
-        if not (inside or self.extrapolate):
+        if not (inside or self.extrapolate or is_traced(self.process)):
             raise ValueError(
                 "the process runs over noise-to-signal ratios sigma/alpha in "
                 f"[{least:.4g}, {most:.4g}], but the denoiser states that it is "
@@ -115,6 +117,7 @@ class ProbabilityFlow(eqx.Module):
         """
         sigma, alpha, sigma_rate, alpha_rate = self.level(tau)
         x0, trace_d = trace(lambda v: self.denoiser(v, sigma, alpha, args), u)
+        x0 = _same_dtype(x0, u)
         field = alpha_rate * x0 + sigma_rate * (u - alpha * x0) / sigma
         div = alpha_rate * trace_d + sigma_rate * (u.size - alpha * trace_d) / sigma
         return field, div
@@ -146,11 +149,7 @@ class ProbabilityFlow(eqx.Module):
 
     def magnification(self, t: Array) -> Array:
         """`u / x`, the size of the clock's state beside the process's, at time `t`."""
-        sigma, alpha = self.clock.level(
-            self.process, self.clock.reading(self.process, t)
-        )
-        clock_scale = level_scale(sigma, alpha, self.process.sigma_data)
-        return clock_scale / self.process.scale(t)
+        return magnification(self.clock, self.process, t)
 
     @typed
     def velocity(

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import is_traced, require
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, typed
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
@@ -80,6 +81,12 @@ def log_density(
     process = flow.process
     start = process.t_min if t is None else t
     times = jnp.stack([jnp.asarray(s, x0.dtype) for s in (start, process.t_max)])
+    require(
+        None,
+        is_traced(start) or float(start) < process.t_max,
+        "t is the time of x0 and must lie before "
+        f"t_max={process.t_max}, got t={start}.",
+    )
     times, _ = check_times(times, process, 1, x0.dtype)
     plan = make_plan(options, flow, times, rms_of_worst_leaf)
     return _compiled(flow, x0, times, condition, trace, terminal, key, plan)

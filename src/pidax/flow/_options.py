@@ -12,6 +12,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import is_traced, require, show
@@ -20,7 +21,7 @@ from ._flow import ProbabilityFlow
 
 TOLERANCE = 1e-4
 TIGHT = 1e-6  # below this Dopri8 needs fewer evaluations than Tsit5
-FIRST_STEP = 0.1  # of the whole interval: the noisy end is smooth in every clock
+FIRST_STEP = 0.1  # of the way, by the clock and by the angle, whichever is less
 P_COEFFICIENT, I_COEFFICIENT = 0.3, 0.4  # rejects less than Diffrax's 0 and 1
 MAX_STEPS = 4096
 MAX_STEPS_DENSE = 256  # dense output allocates its whole history in advance
@@ -39,7 +40,7 @@ class SolveOptions(TypedDict, total=False):
       `diffrax.diffeqsolve`. A controller brings its own tolerances and, for a batch,
       should have `norm=pidax.flow.rms_of_worst_sample`.
     - `dt0`: the size of the first step in the clock's units, by default a tenth of
-      the way.
+      the way, by the clock or by the angle, whichever is less.
     - `throw`: raise if the solve fails (default). With False every state of a failed
       solve is NaN and `path.result` says why.
     """
@@ -88,6 +89,7 @@ def make_plan(
         )
     steps = options.get("steps")
     if steps is not None:
+        steps = int(steps) if isinstance(steps, np.integer) else steps
         _refuse_beside_steps(options)
         nodes = step_nodes(steps, flow, times)
         solver = options.get("solver")
@@ -97,12 +99,12 @@ def make_plan(
     else:
         solver, controller = _adaptive(options, times.dtype, norm)
         dt0, max_steps = options.get("dt0"), options.get("max_steps")
-        start, end = flow.clock.reading(flow.process, times[jnp.array([0, -1])])
-        towards = end - start
         if dt0 is not None:
-            dt0 = jnp.abs(jnp.asarray(dt0, towards.dtype)) * jnp.sign(towards)
+            dt0 = jnp.abs(jnp.asarray(dt0, times.dtype))
         elif not isinstance(controller, diffrax.StepTo):
-            dt0 = FIRST_STEP * towards
+            dt0 = _first_step(flow, times)
+        if dt0 is not None:
+            dt0 = dt0 * jnp.sign(times[-1] - times[0])
         if max_steps is None:
             max_steps = MAX_STEPS_DENSE if dense else MAX_STEPS
     return Plan(
@@ -114,6 +116,19 @@ def make_plan(
         max_steps,
         options.get("throw", True),
     )
+
+
+def _first_step(flow: ProbabilityFlow, times: Times) -> Scalar:
+    """A tenth of the way. By the clock alone it would leap over the data's end of a
+    clock that hurries there, and no error estimate sees what lies between two stages.
+    """
+    clock, process, start, end = flow.clock, flow.process, times[0], times[-1]
+    angle = process.angle(start)
+    turned = angle + FIRST_STEP * (process.angle(end) - angle)
+    here = clock.reading(process, start)
+    by_angle = jnp.abs(clock.reading(process, process.time_of_angle(turned)) - here)
+    by_clock = FIRST_STEP * jnp.abs(clock.reading(process, end) - here)
+    return jnp.minimum(by_angle, by_clock)
 
 
 def _adaptive(
@@ -212,13 +227,17 @@ def rms_of_worst_leaf(y: PyTree) -> Scalar:
     return jnp.max(jnp.stack(leaves))
 
 
-def rms_of_worst_sample(y: Array) -> Scalar:
-    """The largest root mean square of any sample: every one meets the tolerance."""
-    return jnp.max(jax.vmap(rms)(y))
+def rms_of_worst_sample(y: PyTree) -> Scalar:
+    """The largest root mean square of any sample: every one meets the tolerance.
+
+    `BacksolveAdjoint` adds adjoint states, which belong to no sample: then of all.
+    """
+    return jnp.max(jax.vmap(rms)(y)) if isinstance(y, jax.Array) else rms(y)
 
 
-def rms(y: Array) -> Scalar:
-    """Root mean square, with the derivative zero at zero."""
-    square = jnp.mean(y**2)
+def rms(y: PyTree) -> Scalar:
+    """Root mean square over all leaves, with the derivative zero at zero."""
+    leaves = [leaf for leaf in jax.tree.leaves(y) if eqx.is_inexact_array(leaf)]
+    square = sum(jnp.sum(leaf**2) for leaf in leaves) / sum(a.size for a in leaves)
     positive = jnp.where(square > 0, square, 1.0)
     return jnp.where(square > 0, jnp.sqrt(positive), 0.0)

@@ -4,18 +4,21 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, show
+from ..process import AbstractProcess
 from ..types import Elementwise, Flag, Sample, ScalarLike, typed
-from ._flow import ProbabilityFlow
+from ._clock import AbstractClock, magnification
 
 
 class DensePath(eqx.Module):
     """A trajectory known at every time between its ends."""
 
-    flow: ProbabilityFlow
+    clock: AbstractClock
+    process: AbstractProcess
     interpolation: diffrax.DenseInterpolation
     ends: Float[Array, "2"]
     successful: Flag
@@ -26,7 +29,8 @@ class Path(eqx.Module):
 
     - `ts`: the process times, as asked;
     - `xs`: the states there, `xs[i]` at `ts[i]` (`xs[:, i]` of a batch);
-    - `end`: the last of them, by itself: the sample, or the latent of `encode`;
+    - `end`: where the solve ended, by itself: the sample (after the step to zero noise
+      if `denoise` asked for it), or the latent of `encode`;
     - `stats`: Diffrax's statistics and `"evaluations"`, the calls of the denoiser
       (None for a solver whose calls cannot be counted);
     - `result`: Diffrax's result; of a failed solve all states are NaN.
@@ -47,7 +51,7 @@ class Path(eqx.Module):
                 "this path was saved at its times only. Solve with dense=True to "
                 "evaluate it anywhere, or pass the times you want as times=."
             )
-        flow = self.dense.flow
+        clock, process = self.dense.clock, self.dense.process
         at, ends = jnp.asarray(t, self.end.dtype), jnp.sort(self.dense.ends)
         at = require(
             at,
@@ -55,8 +59,9 @@ class Path(eqx.Module):
             f"t must lie between the ends {show(ends[0])} and {show(ends[1])} of the "
             f"path, got {show(at)}. Solve over a longer interval.",
         )
-        u = self.dense.interpolation.evaluate(flow.clock.reading(flow.process, at))
-        return jnp.where(self.dense.successful, u / flow.magnification(at), jnp.nan)
+        u = self.dense.interpolation.evaluate(clock.reading(process, at))
+        x = u / magnification(clock, process, at)
+        return jnp.where(self.dense.successful, x, jnp.nan)
 
     def evaluations(self) -> tuple[float, int]:
         """Mean and maximum of the denoiser evaluations over the samples solved.
@@ -76,7 +81,8 @@ class Path(eqx.Module):
         if is_traced(self):
             return repr(self)
         ok = jnp.all(diffrax.is_successful(self.result))
-        text = f"Path of shape {self.xs.shape}, {'solved' if ok else 'FAILED'}"
+        shapes = jax.tree.map(jnp.shape, self.xs)
+        text = f"Path of shape {shapes}, {'solved' if ok else 'FAILED'}"
         if self.stats["evaluations"] is not None:
             mean, most = self.evaluations()
             text += f", evaluations: mean {mean:.1f}, max {most}"

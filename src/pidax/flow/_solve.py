@@ -10,6 +10,7 @@ from typing import Unpack
 import diffrax
 import jax.numpy as jnp
 
+from .._checks import require
 from ..types import (
     Batch,
     BatchLike,
@@ -126,5 +127,6 @@ def sample(
             "the shape of one sample is not known. Pass shape= to ProbabilityFlow or "
             "to the wrapper of your model."
         )
+    require(None, count >= 1, f"count must be at least 1, got count={count}.")
     z = flow.process.prior(key, (count, *flow.shape))
     return solve_batch(flow, z, condition=condition, denoise=denoise, **options).end

@@ -20,7 +20,7 @@ def check_times(
     """
     if times is None:
         ends = (process.t_min, process.t_max)[::direction]
-        return jnp.asarray(ends, dtype), False
+        return jnp.stack([jnp.asarray(end, dtype) for end in ends]), False
     ts = jnp.asarray(times, dtype)
     verb, start = ("decrease", "z") if direction < 0 else ("increase", "x0")
     if ts.size < 2:
@@ -34,7 +34,8 @@ def check_times(
     ts = require(
         ts,
         inside.all(),
-        f"times must lie in the interval [t_min, t_max] = [{low}, {high}] of "
+        "times must lie in the interval [t_min, t_max] = "
+        f"[{show(low)}, {show(high)}] of "
         f"{type(process).__name__}, got times from {show(ts.min())} to "
         f"{show(ts.max())}. Make the process with other ends, or move the times.",
     )
@@ -52,13 +53,16 @@ def _split_final_zero(
     ts: Array, process: AbstractProcess, direction: int
 ) -> tuple[Times, bool]:
     """Take off a last time 0: the ODE is singular there, the denoiser is not."""
-    if is_traced(ts) or direction > 0 or float(ts[-1]) != 0.0:
+    if is_traced(ts, process) or direction > 0:
         return ts, False
-    if ts.size > 2 and abs(float(ts[-2]) / process.t_min - 1) <= _SLACK:
+    before, last = np.asarray(ts)[-2:]  # numbers, inside jit too
+    if last != 0.0:
+        return ts, False
+    if ts.size > 2 and abs(before / process.t_min - 1) <= _SLACK:
         return ts[:-1], True
     raise ValueError(
         "time 0 is zero noise, where the ODE is singular; the last step to it is the "
         f"denoiser itself, from t_min={process.t_min}. Expected t_min right before "
-        f"the 0, got {float(ts[-2])}. Use a grid with final_zero=True, or end at "
+        f"the 0, got {before}. Use a grid with final_zero=True, or end at "
         "t_min and pass denoise=True."
     )

@@ -46,8 +46,8 @@ def trajectory(
     """Check everything that can be known now, then run the compiled solve."""
     ts, final_zero = check_times(times, flow.process, direction, x.dtype)
     if saveat is not None:
-        check_saveat(saveat)
         dense = dense or saveat.dense
+        saveat = check_saveat(saveat)
     if condition is not None and batched:
         _check_batch_condition(condition, x.shape[0])
     norm = rms_of_worst_sample if batched else rms
@@ -70,27 +70,29 @@ def _compiled(
 ) -> Path:
     taus = flow.clock.reading(flow.process, ts)
     if saveat is None:
-        asked = diffrax.SubSaveAt(ts=taus)
+        save = diffrax.SaveAt(ts=taus, dense=dense)
     else:
         asked = _in_the_clock(saveat.subs, flow)
+        save = diffrax.SaveAt(subs=[asked, diffrax.SubSaveAt(t1=True)], dense=dense)
     solution = integrate(
         BatchField(flow) if batched else flow,
         flow,
         x * flow.magnification(ts[0]),
         (taus[0], taus[-1]),
-        diffrax.SaveAt(subs=[asked, diffrax.SubSaveAt(t1=True)], dense=dense),
+        save,
         condition,
         plan,
     )
     assert solution.ys is not None
     assert solution.ts is not None
-    saved, end = solution.ys[0], solution.ys[1][0] / flow.magnification(ts[-1])
     stats = dict(solution.stats)
     ends = ts[jnp.array([0, -1])]
     if saveat is None:
         shrink = flow.magnification(ts).reshape((-1,) + (1,) * x.ndim)
-        saved = (saved / shrink).at[0].set(x)  # the start to the last bit
+        saved = (solution.ys / shrink).at[0].set(x)  # the start to the last bit
+        end = saved[-1]
     else:
+        saved, end = solution.ys[0], solution.ys[1][0] / flow.magnification(ts[-1])
         ts = _process_times(solution.ts[0], flow)
     if denoise:
         end = denoised(flow, end, ends[1], condition, batched)
@@ -98,14 +100,14 @@ def _compiled(
             saved = jnp.concatenate([saved, end[None]])
             ts = jnp.append(ts, jnp.zeros((), ts.dtype))
         if stats["evaluations"] is not None:
-            stats["evaluations"] += flow.denoiser.evaluations
+            stats["evaluations"] += flow.denoiser.evaluations(condition)
     finite = jnp.isfinite(end).all()
     (saved, end), good = succeed((saved, end), solution, finite, plan)
     if batched and (saveat is None or _saves_the_state(saveat.subs)):
         saved = jnp.moveaxis(saved, 0, 1)
     path = None
     if solution.interpolation is not None:
-        path = DensePath(flow, solution.interpolation, ends, good)
+        path = DensePath(flow.clock, flow.process, solution.interpolation, ends, good)
     return Path(ts, saved, end, stats, solution.result, path)
 
 
@@ -145,13 +147,18 @@ def _saves_the_state(sub: diffrax.SubSaveAt) -> bool:
     return sub.fn is diffrax.SubSaveAt(t1=True).fn
 
 
-def check_saveat(saveat: diffrax.SaveAt) -> None:
-    """One SubSaveAt; more are for `diffrax.diffeqsolve` itself."""
-    if not isinstance(saveat.subs, diffrax.SubSaveAt):
+def check_saveat(saveat: diffrax.SaveAt) -> diffrax.SaveAt | None:
+    """One SubSaveAt, or only `dense`; more are for `diffrax.diffeqsolve` itself."""
+    internal = ("solver_state", "controller_state", "made_jump")
+    asked = [name for name in internal if getattr(saveat, name)]
+    several = not isinstance(saveat.subs, diffrax.SubSaveAt | None)
+    if asked or several or (saveat.subs is None and not saveat.dense):
         raise ValueError(
-            "saveat must hold one SubSaveAt, such as diffrax.SaveAt(steps=True), got "
-            f"{saveat.subs}. For several, pass flow.term() to diffrax.diffeqsolve."
+            "saveat must say where to save states, such as diffrax.SaveAt(steps=True), "
+            f"in one SubSaveAt, got {', '.join(asked) or saveat.subs}. For more, pass "
+            "flow.term() to diffrax.diffeqsolve."
         )
+    return None if saveat.subs is None else saveat
 
 
 def check_state(

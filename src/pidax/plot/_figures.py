@@ -54,6 +54,7 @@ def error_along_path(
 ) -> "Axes":
     """Error of solutions against time, both logarithmic; data are on the right."""
     ax = _axes(ax)
+    _require_few(len(errors))
     for colour, (name, error) in zip(COLOURS, errors.items(), strict=False):
         ax.loglog(ts, np.maximum(np.asarray(error), 1e-17), color=colour, label=name)
     ax.invert_xaxis()
@@ -71,14 +72,11 @@ def work_precision(
     """
     ax = _axes(ax)
     names = list(dict.fromkeys(row[by] for row in rows))
-    require(
-        None,
-        len(names) <= len(COLOURS),
-        f"at most {len(COLOURS)} lines can be told apart, got {len(names)}. Draw "
-        "several axes.",
-    )
+    _require_few(len(names))
     for colour, marker, name in zip(COLOURS, "osD^vPX", names, strict=False):
         mine = [row for row in rows if row[by] == name and row["rms"] is not None]
+        if not mine:
+            continue  # it failed everywhere: there is nothing to draw
         calls, errors = zip(
             *sorted((row["evaluations"], row["rms"]) for row in mine), strict=True
         )
@@ -92,6 +90,15 @@ def work_precision(
     ax.grid(True, which="major", color="0.9", lw=0.6)
     ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _require_few(lines: int) -> None:
+    require(
+        None,
+        lines <= len(COLOURS),
+        f"at most {len(COLOURS)} lines can be told apart, got {lines}. Draw several "
+        "axes.",
+    )
 
 
 def _axes(ax: "Axes | None") -> "Axes":

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array
 
+from .._checks import is_traced
 from ..types import (
     Elementwise,
     ElementwiseLike,
@@ -76,6 +77,8 @@ class AbstractProcess(eqx.Module):
     @property
     def ratio_interval(self) -> tuple[float, float]:
         r"""The noise-to-signal ratios $\sigma/\alpha$ at `t_min` and at `t_max`."""
+        if is_traced(self):
+            return 0.0, float("inf")  # not known while tracing
         with jax.ensure_compile_time_eval():
             levels = [
                 (float(self.sigma(t)), float(self.alpha(t)))

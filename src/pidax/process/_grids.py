@@ -10,18 +10,38 @@ $r = 160\,\sigma_{data}$, which is EDM's $\sigma_{max} = 80$ at its
 $\sigma_{data} = 0.5$ and leaves 0.4% of the quarter circle of angles above it.
 """
 
+import functools
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import jax
 import jax.numpy as jnp
 
-from .._checks import require
+from .._checks import is_traced, require
 from ..types import Scalar, Times, typed
 from ._base import AbstractProcess
 
 RATIO_CAP = 160.0  # in units of sigma_data
+_Grid = TypeVar("_Grid", bound=Callable[..., Times])
+
+
+def _concrete(grid: _Grid) -> _Grid:
+    """Inside jit too, a grid of a known process is made of known numbers."""
+
+    @functools.wraps(grid)
+    def made(n, process, **options):
+        if is_traced(process):
+            return grid(n, process, **options)
+        with jax.ensure_compile_time_eval():
+            return grid(n, process, **options)
+
+    return cast(_Grid, made)
 
 
 @typed
+@_concrete
 def karras(
-    n: int, process: AbstractProcess, *, rho: float = 7.0, final_zero: bool = False
+    n: int, process: AbstractProcess, *, rho: float | int = 7, final_zero: bool = False
 ) -> Times:
     r"""Uniform in $r^{1/\rho}$, the grid of EDM (Karras et al. 2022, eq. 5).
 
@@ -35,6 +55,7 @@ def karras(
 
 
 @typed
+@_concrete
 def uniform_log_snr(
     n: int, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
@@ -45,6 +66,7 @@ def uniform_log_snr(
 
 
 @typed
+@_concrete
 def uniform_angle(
     n: int, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
@@ -55,6 +77,7 @@ def uniform_angle(
 
 
 @typed
+@_concrete
 def uniform_time(
     n: int, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
@@ -68,8 +91,9 @@ def _ratios(process: AbstractProcess) -> tuple[Scalar, Scalar]:
     sigma, alpha = process.sigma(process.t_max), process.alpha(process.t_max)
     # An alpha that should vanish may round below zero: a cosine at pi/2, say.
     some = alpha > jnp.finfo(alpha.dtype).eps
-    high = jnp.where(some, sigma / jnp.where(some, alpha, 1.0), cap)
-    return high, low / process.alpha(process.t_min)
+    low = low / process.alpha(process.t_min)
+    cap = jnp.maximum(cap, 2 * low)  # a process may begin above the cap
+    return jnp.where(some, sigma / jnp.where(some, alpha, 1.0), cap), low
 
 
 def _finish(process: AbstractProcess, times: Times, final_zero: bool) -> Times:
