@@ -1,8 +1,8 @@
 """The array types of the package, each named once, and the check that enforces them.
 
-Every public function is decorated with [`typed`][pidax.types.typed]: jaxtyping and
-beartype check its array arguments when it is called, so that a wrong shape is
-reported by argument, axis and size. Set the environment variable
+Public functions that take samples are decorated with [`typed`][pidax.types.typed]:
+jaxtyping and beartype check their array arguments when they are called, so that a
+wrong shape is reported by argument, axis and size. Set the environment variable
 `JAXTYPING_DISABLE=1` (or `jaxtyping.config.update("jaxtyping_disable", True)`) to
 switch the check off. Under `jax.jit` it costs nothing after the first trace.
 """

@@ -109,6 +109,7 @@ class AbstractProcess(eqx.Module):
         t = jnp.asarray(t, x0.dtype)
         return self.alpha(t) * x0 + self.sigma(t) * eps, eps
 
+    @typed
     def prior(self, key: Key, shape: Shape = ()) -> Array:
         r"""A draw $z \sim N(0, \sigma(T)^2 I)$ of the given shape (batches too)."""
         z = jax.random.normal(key, shape)
