@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -56,6 +57,15 @@ def test_finite_without_signal_and_equal_to_the_mean(make, x64):
     limit = denoiser(x, 1.0, 1e-9)
     assert_close(at_zero, limit, 1e-7)
     assert jnp.isfinite(jax.jacobian(denoiser)(x, 1.0, 0.0)).all()
+
+
+@every_exact
+def test_a_call_is_arithmetic_alone(make):
+    """Checks belong to the making: one inside a solve would call back to the host."""
+    denoiser = make()
+    x = jnp.zeros(denoiser.shape)
+    jaxpr = eqx.filter_make_jaxpr(lambda d, x: d(x, 0.3))(denoiser, x)[0]
+    assert "callback" not in str(jaxpr)
 
 
 @every_exact

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require_finite
+from .._checks import is_traced, require_finite
 from ..types import (
     Condition,
     Key,
@@ -51,7 +51,8 @@ class Gaussian(AbstractExactDenoiser):
     ):
         self.mean = jnp.asarray(mean)
         shape, size = self.mean.shape, self.mean.size
-        self.mean = require_finite("mean", self.mean, "Check how it was made.")
+        if not is_traced(self.mean):  # a mixture makes its Gaussians at every call
+            require_finite("mean", self.mean, "Check how it was made.")
         if isinstance(cov, Covariance):
             cov.require_shape(shape)
             self.covariance = cov
