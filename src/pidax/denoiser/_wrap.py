@@ -74,7 +74,7 @@ class Wrapped(AbstractDenoiser):
         t = jnp.clip(t, process.t_min, last)
         x = x * (process.scale(t) / level_scale(sigma, alpha, process.sigma_data))
         extra = () if condition is None else (condition,)
-        return self._data(_one_sample(self.function(x, t, *extra), x), x, t)
+        return self._data(_checked(self.function(x, t, *extra), x), x, t)
 
     def _data(self, out: Array, x: Array, t: Array) -> Array:
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
@@ -120,16 +120,22 @@ class _ChartFree(AbstractDenoiser):
     ) -> Sample:
         x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         extra = () if condition is None else (condition,)
-        return _one_sample(self.function(x, sigma, alpha, *extra), x)
+        return _checked(self.function(x, sigma, alpha, *extra), x)
 
 
-def _one_sample(out: Array, x: Array) -> Array:
+def _checked(out: Array, x: Array) -> Array:
+    return one_sample(
+        out, x, "the wrapped model", "Wrap a function that returns just that."
+    )
+
+
+def one_sample(out: Array, x: Array, who: str, cure: str) -> Array:
+    """`out`, if it is one array of the shape of the sample `x`."""
     shape = getattr(out, "shape", None)
     if shape != x.shape:
         raise ValueError(
-            f"the wrapped model must return one array of the shape {x.shape} of its "
-            f"sample, got {type(out).__name__ if shape is None else shape}. Wrap a "
-            "function that returns just that."
+            f"{who} must return one array of the shape {x.shape} of its sample, got "
+            f"{type(out).__name__ if shape is None else shape}. {cure}"
         )
     return out
 

@@ -1,0 +1,114 @@
+"""The student's boundary condition, its formula, and what it can represent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import PROCESSES, assert_close, gaussian, level, tolerance
+from networks import Network, Trajectory
+
+import pidax as px
+from pidax.student import Student
+
+every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
+
+
+@every_process
+def test_at_the_start_it_is_the_latent_to_the_last_bit(make, dtype):
+    process = make()
+    student = Student(Network(), process)
+    z = process.prior(jax.random.key(0), (32, 3))
+    # The last time known while compiling, and not: two routes to sigma(T).
+    both = lambda z, t: (student(z, process.t_max), student(z, t))
+    run = jax.jit(jax.vmap(both, in_axes=(0, None)))
+    for t in (jnp.asarray(process.t_max), px.karras(5, process)[0]):
+        for start in run(z, t):
+            np.testing.assert_array_equal(start, z)
+    later = run(z, jnp.asarray(0.5 * (process.t_min + process.t_max)))[1]
+    assert later.dtype == dtype
+    assert jnp.abs(later - z).max() > 1e-3
+
+
+@every_process
+def test_its_derivative_in_time_is_not_lost_at_the_start(make, x64):
+    """d/dt at T is the limit of the quotient from below."""
+    process = make()
+    student = Student(Network(), process)
+    z, last = process.prior(jax.random.key(0), (3,)), jnp.asarray(process.t_max)
+    of = jax.jit(lambda t: student(z, t))
+    slope = jax.jit(jax.jacfwd(of))(last)
+    h = 1e-5 * process.t_max
+    quotient = (3 * of(last) - 4 * of(last - h) + of(last - 2 * h)) / (2 * h)
+    assert jnp.abs(slope).max() > 0
+    assert_close(slope, quotient, 1e-5)
+
+
+def test_for_edm_it_is_equation_7_of_the_paper(dtype):
+    network = Network()
+    student = Student(network, px.EDM())
+    z = px.EDM().prior(jax.random.key(0), (3,))
+    T = 80.0
+
+    def equation_7(t):
+        f = network(z / (0.5**2 + T**2) ** 0.5, jnp.log(t) / 4)
+        return t / T * z + (T - t) / T * f
+
+    t = jnp.array([0.002, 0.5, 31.0, 79.0])
+    found, expected = jax.jit(jax.vmap(lambda t: (student(z, t), equation_7(t))))(t)
+    assert_close(found, expected, tolerance(dtype, 10))
+
+
+@every_process
+def test_it_can_be_the_exact_trajectory(make, x64):
+    exact, process = gaussian(), make()
+    student = Student(Trajectory(exact, process), process, shape=(3,))
+    z = process.prior(jax.random.key(2), (3,))
+    start = level(process, process.t_max)
+    t = jnp.append(px.uniform_angle(6, process), px.uniform_time(4, process))
+    expected = lambda t: exact.transport(z, start, level(process, t))
+    both = jax.vmap(lambda t: (student(z, t), expected(t)))
+    found, expected = jax.jit(both)(t)
+    assert_close(found, expected, 1e-8)
+
+
+def test_a_sample_is_one_evaluation_at_the_end():
+    calls = []
+
+    def network(x, c_noise, condition=None, *, augment=None, key=None):
+        calls.append((c_noise, condition, key))
+        return x
+
+    student = Student(network, px.EDM(), shape=(2,))
+    z, key = jnp.array([30.0, -70.0]), jax.random.key(0)
+    sample = student.sample(z, 3)
+    assert len(calls) == 1
+    assert_close(calls[0][0], np.log(0.002) / 4, 1e-6)
+    assert calls[0][1:] == (3, None)
+    np.testing.assert_array_equal(sample, student(z, 0.002, 3, key=key))
+    assert calls[1][2] is key
+
+
+def test_it_states_what_it_is():
+    student = Student(Network(classes=4), px.EDM())
+    assert student.shape == (3,)
+    assert student.classes == 4
+    z = jnp.array([30.0, -70.0, 10.0])
+    assert jnp.abs(student.sample(z) - student.sample(z, 1)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Student(Network(), px.EDM())(jnp.ones((5, 3)), 1.0),
+            r"z must be one sample of the shape \(3,\), got \(5, 3\).*jax.vmap",
+        ),
+        (
+            lambda: Student(lambda *a, **k: a[0][:1], px.EDM()).sample(jnp.ones(2)),
+            r"the network must return one array of the shape \(2,\).*got \(1,\)",
+        ),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
