@@ -1,0 +1,108 @@
+r"""What is minimised: the contract between an objective and the training engine.
+
+An objective is a loss for *one* sample. The engine (`pidax.train`) batches it,
+differentiates it, averages it over micro-batches and devices, and owns the optimiser,
+the weight averages and the random numbers; the objective knows none of these.
+
+    state  = objective.init(model, key=key)
+    each step, over the samples of the global batch:
+        loss_i, (update_i, terms_i) = objective.loss(model, state, sample_i, progress,
+                                                     key=key_i)
+        model, trainable(state)  <-  optimiser( gradient of mean_i loss_i )
+        state  = objective.advance(model, state, mean_i update_i)
+    each `refresh_every` steps:
+        state  = objective.refresh(model, state, key=key)
+
+An objective's fields (a teacher, a process, times) are arguments of the compiled step
+and are not checkpointed; its state (running losses, solved pairs, a slow copy of the
+model, an auxiliary network) is replicated on every device and checkpointed.
+"""
+
+import abc
+from typing import Any, TypeAlias
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from ..types import Key, Scalar
+
+State: TypeAlias = PyTree[Any]
+Update: TypeAlias = PyTree[Any]
+Terms: TypeAlias = dict[str, Scalar]
+
+
+class AbstractObjective(eqx.Module):
+    """A loss for one sample, with a state of its own."""
+
+    @abc.abstractmethod
+    def check(self, model: PyTree, data: PyTree) -> None:
+        """Raise `ValueError` if model and data do not fit, before anything compiles.
+
+        `data` holds arrays of samples, the sample being the first axis: all that there
+        are or, if they come from an iterator, the first batch. None without data.
+        """
+
+    @abc.abstractmethod
+    def init(self, model: PyTree, *, key: Key) -> State:
+        """The state at the start: any pytree. Nothing is kept outside it."""
+
+    @abc.abstractmethod
+    def loss(
+        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
+    ) -> tuple[Scalar, tuple[Update, Terms]]:
+        """The loss of one sample, and `(update, terms)`.
+
+        **Arguments:**
+
+        - `model`: what is trained.
+        - `state`: this objective's state; differentiated in `trainable(state)`.
+        - `sample`: one element of the data; None for an objective without data.
+        - `progress`: the fraction of the run that is done, from 0 to 1.
+        - `key`: this sample's own, the same for any number of devices.
+
+        **Returns:** a float32 (or float64) scalar; an `update` for `advance`, any
+        pytree of arrays, averaged over the global batch; and named `terms` to report,
+        averaged likewise.
+        """
+
+    @abc.abstractmethod
+    def trainable(self, state: State) -> PyTree:
+        """The part of `state` that the optimiser trains beside the model.
+
+        Its gradient is that of the same scalar, so an auxiliary network with a loss of
+        its own adds that loss, with `jax.lax.stop_gradient` where the two must not
+        meet. `()` if there is none.
+        """
+
+    @abc.abstractmethod
+    def advance(self, model: PyTree, state: State, update: Update) -> State:
+        """The state after a step: the new model, and the mean update of the batch."""
+
+    @property
+    @abc.abstractmethod
+    def refresh_every(self) -> int | None:
+        """Steps between calls of `refresh`; None for never."""
+
+    @abc.abstractmethod
+    def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
+        """The state renewed between steps, by work that has no place inside one."""
+
+
+class AbstractStatelessObjective(AbstractObjective):
+    """An objective that is only its loss: a subclass writes `check` and `loss`."""
+
+    def init(self, model: PyTree, *, key: Key) -> State:
+        return ()
+
+    def trainable(self, state: State) -> PyTree:
+        return ()
+
+    def advance(self, model: PyTree, state: State, update: Update) -> State:
+        return state
+
+    @property
+    def refresh_every(self) -> int | None:
+        return None
+
+    def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
+        return state

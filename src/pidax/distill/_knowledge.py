@@ -1,0 +1,286 @@
+r"""Knowledge distillation: regression on trajectories solved beforehand.
+
+$$ L = E_{z, j}\ d\bigl(x_\theta(z, t_j),\ x(z, t_j)\bigr), $$
+
+with $x(z, t_j)$ the states of the probability-flow ODE at saved times, solved by
+`solve_batch` to its tolerance. What other distillations must learn from a residual is
+given here, at the price of solving it: the reference they are measured against.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._checks import require, show
+from ..flow import ProbabilityFlow, SolveOptions, solve_batch
+from ..process import karras
+from ..student import Student
+from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
+from ._base import AbstractObjective, State, Terms, Update
+from ._data import at_least_float32, classes_of, is_known, mean_square
+
+_TIMES = 18  # nodes of the default grid, EDM's own number for small images
+_SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
+
+
+class Pairs(eqx.Module):
+    """Solved trajectories: the state of `KnowledgeDistillation`.
+
+    - `z`: the prior draws; `x`: their trajectories at the times after `t_max`;
+    - `condition`: their labels, or None;
+    - `evaluations`: calls of the denoiser spent on pairs up to now (a float, which may
+      exceed the largest integer; NaN if the solver's calls cannot be counted).
+    """
+
+    z: Float[Array, "pair *event"]
+    x: Float[Array, "pair time *event"]
+    condition: Array | None
+    evaluations: Scalar
+
+
+class KnowledgeDistillation(AbstractObjective):
+    """Teach a student solved trajectories: Luhman & Luhman 2021.
+
+    "Knowledge distillation in iterative generative models for improved sampling
+    speed" regresses on endpoints; here also on states along the way, so that the
+    student becomes the trajectory. No data are needed: the pairs are solved when
+    training starts, and again whenever they are refreshed. A step then costs one
+    evaluation of the student a sample and none of the teacher; the pairs cost
+    `path.stats["evaluations"]` of the teacher each (kept in the state).
+
+    **Arguments:**
+
+    - `flow`: the teacher's ODE.
+    - `pairs`: how many trajectories are kept. They take `pairs * len(times)` samples
+      of memory on every device.
+    - `times`: process times from `t_max` to `t_min`, where the trajectories are
+      learned; by default `karras(18, process)`. `(t_max, t_min)` learns the sample
+      alone, as Luhman & Luhman do.
+    - `endpoint`: how often the time is `t_min`; otherwise it is another of the times.
+    - `distance`: a function of the student's state and the solved one; by default the
+      mean square of the difference.
+    - `classes`: draw a label from `0..classes-1` for every pair, and give it to teacher
+      and student.
+    - `refresh_every`: steps after which pairs are solved anew; by default never.
+    - `refresh_fraction`: how many of them, the oldest first.
+    - `block`: how many are solved at once, on shared steps.
+    - `options`: tolerances, solver, ... of the solves: see `pidax.flow.SolveOptions`.
+
+    The reported term `endpoint_error` is the mean squared error per component at
+    `t_min` (estimated from the samples that were drawn there).
+    """
+
+    flow: ProbabilityFlow
+    times: Times
+    distance: Callable[[Sample, Sample], Scalar]
+    options: dict[str, Any]
+    endpoint: float
+    pairs: int = eqx.field(static=True)
+    classes: int | None = eqx.field(static=True)
+    period: int | None = eqx.field(static=True)
+    refresh_fraction: float = eqx.field(static=True)
+    block: int = eqx.field(static=True)
+
+    @typed
+    def __init__(
+        self,
+        flow: ProbabilityFlow,
+        *,
+        pairs: int = 16_384,
+        times: TimesLike | None = None,
+        endpoint: float | int = 0.5,
+        distance: Callable[..., Any] = mean_square,
+        classes: int | None = None,
+        refresh_every: int | None = None,
+        refresh_fraction: float | int = 1.0,
+        block: int = 1024,
+        **options: Unpack[SolveOptions],
+    ):
+        self.flow = flow
+        times = karras(_TIMES, flow.process) if times is None else times
+        self.times = jnp.asarray(times)
+        self.distance = distance
+        self.options = dict(options)
+        self.endpoint = float(endpoint)
+        self.pairs = pairs
+        self.classes = classes
+        self.period = refresh_every
+        self.refresh_fraction = float(refresh_fraction)
+        self.block = block
+
+    def __check_init__(self):
+        _require_counts(
+            pairs=self.pairs,
+            classes=self.classes,
+            refresh_every=self.period,
+            block=self.block,
+        )
+        require(
+            None,
+            0 < self.endpoint <= 1 and 0 < self.refresh_fraction <= 1,
+            "endpoint and refresh_fraction must be in (0, 1], got endpoint="
+            f"{self.endpoint}, refresh_fraction={self.refresh_fraction}.",
+        )
+        ends = jnp.array([self.flow.process.t_max, self.flow.process.t_min])
+        ends = ends.astype(self.times.dtype)
+        given = self.times[jnp.array([0, -1])] if self.times.size > 1 else jnp.nan
+        require(
+            None,
+            (jnp.abs(given - ends) <= _SLACK * ends).all()
+            & (jnp.diff(self.times) < 0).all(),
+            f"times must decrease from t_max to t_min, here from {show(ends[0])} to "
+            f"{show(ends[1])}, got {show(self.times)}. Use a time grid of the process "
+            "without a final zero, such as karras(18, process).",
+        )
+
+    def check(self, model: PyTree, data: PyTree) -> None:
+        if not isinstance(model, Student):
+            raise ValueError(
+                "knowledge distillation trains a student, got a model of type "
+                f"{type(model).__name__}. Make one of your network with "
+                "Student(network, process)."
+            )
+        if data is not None:
+            raise ValueError(
+                "knowledge distillation learns from the trajectories it solves: "
+                f"expected no data, got {type(data).__name__}. Leave data= out."
+            )
+        if not eqx.tree_equal(model.process, self.flow.process):
+            raise ValueError(
+                "student and teacher's flow must have the same process, got "
+                f"{model.process} and {self.flow.process}. Make both with one object."
+            )
+        _check_shapes(model.shape, self.flow.shape)
+        _check_classes(self.classes, "teacher", classes_of(self.flow.denoiser))
+        _check_classes(self.classes, "student", classes_of(model))
+
+    def init(self, model: PyTree, *, key: Key) -> Pairs:
+        return self._solve(model, self.pairs, key)
+
+    def loss(
+        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
+    ) -> tuple[Scalar, tuple[Update, Terms]]:
+        pair_key, time_key, model_key = jax.random.split(key, 3)
+        i = jax.random.randint(pair_key, (), 0, state.z.shape[0])
+        j = self._draw_time(time_key)
+        condition = None if state.condition is None else state.condition[i]
+        t = self.times[1:].astype(state.z.dtype)[j]
+        x = model(state.z[i], t, condition, key=model_key)
+        reference = state.x[i, j]
+        loss = self.distance(x, reference)
+        last = j == self.times.size - 2
+        # Only samples drawn at t_min tell; dividing by how often makes it unbiased.
+        share = self.endpoint if self.times.size > 2 else 1.0
+        error = jnp.where(last, mean_square(x, reference), 0.0) / share
+        loss = loss.astype(at_least_float32(loss.dtype))
+        return loss, ((), {"endpoint_error": error})
+
+    def trainable(self, state: State) -> PyTree:
+        return ()
+
+    def advance(self, model: PyTree, state: State, update: Update) -> State:
+        return state
+
+    @property
+    def refresh_every(self) -> int | None:
+        return self.period
+
+    def refresh(self, model: PyTree, state: State, *, key: Key) -> Pairs:
+        count = max(1, round(self.refresh_fraction * self.pairs))
+        new = self._solve(model, count, key)
+        # A queue: the new ones at its head, the oldest fall off its end.
+        push = lambda new, old: jnp.concatenate([new, old[: self.pairs - count]])
+        return Pairs(
+            push(new.z, state.z),
+            push(new.x, state.x),
+            jax.tree.map(push, new.condition, state.condition),
+            state.evaluations + new.evaluations,
+        )
+
+    def _draw_time(self, key: Key) -> Array:
+        """Index into the times after `t_max`: the last of them, or another one."""
+        others = self.times.size - 2
+        if others == 0:
+            return jnp.zeros((), int)
+        end_key, other_key = jax.random.split(key)
+        end = jax.random.bernoulli(end_key, self.endpoint)
+        return jnp.where(end, others, jax.random.randint(other_key, (), 0, others))
+
+    def _solve(self, model: Any, count: int, key: Key) -> Pairs:
+        """Draw and solve this many pairs, in equal blocks so that one compiles."""
+        shape = self.flow.shape if self.flow.shape is not None else model.shape
+        if shape is None:
+            raise ValueError(
+                "the shape of one sample is not known. Pass shape= to ProbabilityFlow "
+                "or to Student."
+            )
+        blocks = math.ceil(count / self.block)
+        size = math.ceil(count / blocks)
+        keys = jax.random.split(key, blocks)
+        solved = [self._solve_block(size, shape, k) for k in keys]
+        z, x, condition = jax.tree.map(
+            lambda *parts: jnp.concatenate(parts)[:count],
+            *[part[:3] for part in solved],
+        )
+        dtype = _dtype_of(model)
+        spent = jnp.asarray([size * part[3] for part in solved], float).sum()
+        return Pairs(z.astype(dtype), x.astype(dtype), condition, spent)
+
+    def _solve_block(
+        self, size: int, shape: Shape, key: Key
+    ) -> tuple[Array, Array, Condition, float]:
+        z_key, label_key = jax.random.split(key)
+        z = self.flow.process.prior(z_key, (size, *shape))
+        condition = None
+        if self.classes is not None:
+            condition = jax.random.randint(label_key, (size,), 0, self.classes)
+        path = solve_batch(
+            self.flow, z, times=self.times, condition=condition, **self.options
+        )
+        calls = path.stats["evaluations"]
+        return z, path.xs[:, 1:], condition, math.nan if calls is None else calls
+
+
+def _dtype_of(model: PyTree) -> Any:
+    """The widest of the model's weights, at least float32: what it computes in."""
+    leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
+    double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
+
+
+def _require_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        require(
+            None,
+            count is None or count >= 1,
+            f"{name} must be at least 1, got {name}={count}.",
+        )
+
+
+def _check_shapes(student: Shape | None, teacher: Shape | None) -> None:
+    if student is None and teacher is None:
+        raise ValueError(
+            "the shape of one sample is not known, got None from student and flow. "
+            "Pass shape= to ProbabilityFlow or to Student."
+        )
+    if None not in (student, teacher) and student != teacher:
+        raise ValueError(
+            f"the teacher's samples have the shape {teacher}, the student's {student}. "
+            "Make the student's network for the teacher's shape."
+        )
+
+
+def _check_classes(classes: int | None, who: str, known: Any) -> None:
+    if classes is None or not is_known(known):
+        return
+    if known is None or known < classes:
+        raise ValueError(
+            f"labels of {classes} classes are drawn, but the {who} knows "
+            f"{'none' if known is None else known}. Make it with classes={classes}, or "
+            "leave out classes= for unconditional distillation."
+        )
