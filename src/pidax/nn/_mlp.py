@@ -1,0 +1,185 @@
+r"""Networks for vectors: a plain perceptron, and one of residual blocks.
+
+$$ h_0 = W x + e(c_{noise}, c), \qquad h_{i+1} = W_i\,\phi(h_i) + b_i $$
+
+is the `MLP`, a perceptron on the concatenation of $x$, the features of $c_{noise}$ and
+the class; the `ResidualMLP` adds to the same $h_0$ one block after another.
+"""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array
+
+from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
+from ._base import (
+    AbstractNetwork,
+    as_sample,
+    refuse_augment,
+    require_counts,
+    require_rate,
+)
+from ._block import Block
+from ._embedding import AbstractFeatures, Embedding
+from ._layers import SMALL, GroupNorm, Linear
+from ._random import stream
+
+
+class MLP(AbstractNetwork):
+    r"""A perceptron of `depth` hidden layers of `width` units, for vectors.
+
+    Its first layer acts on $x$, the features of $c_{noise}$ and the class together.
+    For data of a few dimensions and quick experiments; `ResidualMLP` trains better
+    when deep.
+
+    `x` is `(in_size,)`, the result `(out_size,)`. `classes` is the number of class
+    labels; `activation` a function of `jax.nn`; `features` the number of Fourier
+    features of `c_noise`, or the features themselves.
+    """
+
+    embedding: Embedding
+    input: Linear
+    hidden: tuple[Linear, ...]
+    out: Linear
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        classes: int | None = None,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        features: int | AbstractFeatures = 32,
+        key: Key,
+    ):
+        require_counts(in_size=in_size, out_size=out_size, width=width, depth=depth)
+        first, second, third, *rest = jax.random.split(key, depth + 2)
+        # Each of x, the features and the class enters with the variance 1: with the
+        # fan-in of the concatenation, two coordinates among 32 features would be lost.
+        self.embedding = Embedding(width, features=features, classes=classes, key=first)
+        self.input = Linear(in_size, width, bias=False, key=second)
+        gain = math.sqrt(2)  # an activation keeps about half the mean square
+        self.hidden = tuple(Linear(width, width, scale=gain, key=k) for k in rest)
+        self.out = Linear(width, out_size, scale=SMALL, key=third)
+        self.activation = activation
+
+    @property
+    def classes(self) -> int | None:
+        return self.embedding.classes
+
+    @property
+    def shape(self) -> Shape:
+        return self.input.weight.shape[:1]
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        c_noise: ScalarLike,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Elementwise:
+        x = as_sample(x, self.shape)
+        refuse_augment(augment)
+        h = self.input(x) + self.embedding(c_noise, condition).astype(x.dtype)
+        for layer in self.hidden:
+            h = layer(self.activation(h))
+        return self.out(self.activation(h))
+
+
+class ResidualMLP(AbstractNetwork):
+    r"""A linear layer, `depth` residual blocks of `width` units, a linear layer.
+
+    $$ h \leftarrow h + W_2\, \phi\bigl((1 + s) \odot \widehat{W_1 \phi(\hat h)} + b
+    \bigr), \qquad (s, b) = W e(c_{noise}, c), $$
+
+    with hats for normalised values: time and class modulate each block. For vectors of
+    any length, and for data that an `MLP` blurs; width 512 and depth 6 are good values,
+    of 6.6 million parameters.
+
+    `x` is `(in_size,)`, the result `(out_size,)`; other arguments as in `MLP`.
+    `dropout` is the fraction dropped in each block, when there is a `key`.
+    """
+
+    embedding: Embedding
+    input: Linear
+    blocks: tuple[Block, ...]
+    norm: GroupNorm
+    out: Linear
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        width: int = 512,
+        depth: int = 6,
+        classes: int | None = None,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        dropout: float = 0.0,
+        features: int | AbstractFeatures = 32,
+        key: Key,
+    ):
+        require_counts(in_size=in_size, out_size=out_size, width=width, depth=depth)
+        require_rate(dropout)
+        keys = stream(key)
+
+        def make(inputs, outputs, scale=1.0):
+            return Linear(inputs, outputs, scale=scale, key=next(keys))
+
+        def block():
+            return Block(
+                make,
+                width,
+                width,
+                embedding=width,
+                rate=dropout,
+                groups=1,
+                activation=activation,
+                key=next(keys),
+            )
+
+        self.embedding = Embedding(
+            width, features=features, classes=classes, depth=2, key=next(keys)
+        )
+        self.input = make(in_size, width)
+        self.blocks = tuple(block() for _ in range(depth))
+        self.norm = GroupNorm(width, 1)
+        self.out = make(width, out_size, scale=SMALL)
+        self.activation = activation
+
+    @property
+    def classes(self) -> int | None:
+        return self.embedding.classes
+
+    @property
+    def shape(self) -> Shape:
+        return self.input.weight.shape[:1]
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        c_noise: ScalarLike,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Elementwise:
+        x = as_sample(x, self.shape)
+        refuse_augment(augment)
+        e = self.embedding(c_noise, condition).astype(x.dtype)
+        # The sum: W x alone would lose the length of x in the first normalisation.
+        h = self.input(x) + e
+        e = jax.nn.silu(e)
+        for block, k in zip(self.blocks, stream(key), strict=False):
+            h = block(h, e, k)
+        return self.out(self.activation(self.norm(h)))

@@ -1,0 +1,183 @@
+"""A U-Net for images and fields in one, two or three dimensions.
+
+Down through coarser and coarser grids and back up, at each level joined by what was
+there on the way down (Ronneberger et al. 2015, in the form of Ho et al. 2020), in
+residual blocks that time and class modulate.
+"""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, typed
+from ._base import (
+    AbstractNetwork,
+    refuse_augment,
+    require_counts,
+    require_rate,
+)
+from ._block import Block
+from ._embedding import AbstractFeatures, Embedding
+from ._layers import (
+    SMALL,
+    Conv,
+    GroupNorm,
+    Linear,
+    Padding,
+    require_channels,
+    require_grid,
+    upsample,
+)
+from ._random import stream
+
+
+class UNet(AbstractNetwork):
+    r"""Residual convolutions on a hierarchy of grids, modulated by time and class.
+
+    Level $l$ has `width * multipliers[l]` channels on a grid $2^l$ times coarser, and
+    `blocks` residual blocks on the way down and as many on the way up; those of the
+    levels in `attention` (0 is the finest) also attend to the whole grid. Any grid
+    will do whose sides are multiples of $2^{levels - 1}$.
+
+    With `padding="periodic"` it is for fields on a torus: shifted by a multiple of
+    $2^{levels-1}$ points, the field comes out shifted, and nothing else. With
+    `"zeros"` it can learn where the boundary is.
+
+    `x` is `*grid in_channels` with `dims` axes of grid, the result
+    `*grid out_channels`. `classes` is the number of class labels; `dropout` the
+    fraction dropped in each block, when there is a `key`; `features` the number of
+    Fourier features of `c_noise`, or the features themselves.
+    """
+
+    embedding: Embedding
+    start: Linear
+    stem: Conv
+    downs: tuple[Conv, ...]
+    encoder: tuple[tuple[Block, ...], ...]
+    middle: Block
+    decoder: tuple[tuple[Block, ...], ...]
+    ups: tuple[Conv, ...]
+    norm: GroupNorm
+    out: Conv
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        width: int = 32,
+        multipliers: tuple[int, ...] = (1, 2),
+        blocks: int = 1,
+        attention: tuple[int, ...] = (),
+        classes: int | None = None,
+        dropout: float = 0.0,
+        dims: int = 2,
+        padding: Padding = "zeros",
+        features: int | AbstractFeatures = 32,
+        key: Key,
+    ):
+        require_counts(in_channels=in_channels, out_channels=out_channels)
+        require_counts(width=width, blocks=blocks)
+        require_rate(dropout)
+        require_grid(dims, padding)
+        _require_levels(multipliers, attention)
+        levels, size = range(len(multipliers)), 4 * width
+        sizes = [width * m for m in multipliers]
+        keys = stream(key)
+
+        def conv(inputs, outputs, scale=1.0, stride=1):
+            options: Any = dict(dims=dims, padding=padding, scale=scale, stride=stride)
+            return Conv(inputs, outputs, **options, key=next(keys))
+
+        def block(level, inputs):
+            options: Any = dict(embedding=size, rate=dropout, attend=level in attention)
+            return Block(conv, inputs, sizes[level], **options, key=next(keys))
+
+        self.embedding = Embedding(
+            size, features=features, classes=classes, depth=2, key=next(keys)
+        )
+        self.start = Linear(size, sizes[0], key=next(keys))
+        self.stem = conv(in_channels, sizes[0])
+        pairs = list(itertools.pairwise(sizes))
+        self.downs = tuple(conv(fine, coarse, stride=2) for fine, coarse in pairs)
+        self.encoder = tuple(
+            tuple(block(level, sizes[level]) for _ in range(blocks)) for level in levels
+        )
+        self.middle = block(levels[-1], sizes[-1])
+        self.decoder = tuple(
+            tuple(block(level, 2 * sizes[level]) for _ in range(blocks))
+            for level in levels
+        )
+        self.ups = tuple(conv(coarse, fine) for fine, coarse in pairs)
+        self.norm = GroupNorm(sizes[0])
+        self.out = conv(sizes[0], out_channels, scale=SMALL)
+
+    @property
+    def classes(self) -> int | None:
+        return self.embedding.classes
+
+    @property
+    def shape(self) -> None:
+        return None
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        c_noise: ScalarLike,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Elementwise:
+        x = self._one_sample(x)
+        refuse_augment(augment)
+        keys = stream(key)
+        e = jax.nn.silu(self.embedding(c_noise, condition)).astype(x.dtype)
+        # The sum: a convolution of x alone would lose the amplitude of the field in the
+        # first normalisation.
+        h = self.stem(x) + self.start(e)
+        skips = []
+        for level, blocks in enumerate(self.encoder):
+            h = self.downs[level - 1](h) if level else h
+            for block in blocks:
+                h = block(h, e, next(keys))
+                skips.append(h)
+        h = self.middle(h, e, next(keys))
+        for level, blocks in reversed(list(enumerate(self.decoder))):
+            for block in blocks:
+                h = block(jnp.concatenate([h, skips.pop()], -1), e, next(keys))
+            h = self.ups[level - 1](upsample(h)) if level else h
+        return self.out(jax.nn.silu(self.norm(h)))
+
+    def _one_sample(self, x: SampleLike) -> Sample:
+        """One sample on a grid that can be made coarser often enough."""
+        require_channels(x, self.stem.weight.shape[-2], self.stem.weight.ndim - 2)
+        multiple, grid = 2 ** len(self.downs), x.shape[:-1]
+        if any(n == 0 or n % multiple for n in grid):
+            less = tuple(max(n // multiple, 1) * multiple for n in grid)
+            more = tuple(-(-max(n, 1) // multiple) * multiple for n in grid)
+            raise ValueError(
+                f"each side of the grid must be a multiple of {multiple}, which is "
+                f"halved {len(self.downs)} times, got the grid {grid}. Crop it to "
+                f"{less}, pad it to {more}, or use fewer multipliers."
+            )
+        return jnp.asarray(x)
+
+
+def _require_levels(multipliers: tuple[int, ...], attention: tuple[int, ...]) -> None:
+    if not multipliers:
+        raise ValueError(
+            "multipliers must have one entry for each level of the grid, got none. Use "
+            "(1,) for a network on one grid."
+        )
+    for multiplier in multipliers:
+        require_counts(multipliers=multiplier)
+    outside = [level for level in attention if level not in range(len(multipliers))]
+    if outside:
+        raise ValueError(
+            f"attention must name levels from 0 (finest) to {len(multipliers) - 1}, "
+            f"got {outside}. Remove them, or add multipliers."
+        )
