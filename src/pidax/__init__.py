@@ -3,11 +3,15 @@
 from importlib.metadata import version as _version
 
 from . import denoiser as denoiser
+from . import distill as distill
 from . import flow as flow
 from . import metrics as metrics
+from . import nn as nn
 from . import plot as plot
 from . import process as process
 from . import store as store
+from . import student as student
+from . import train as train
 from . import types as types
 from .denoiser import AbstractDenoiser as AbstractDenoiser
 from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser
@@ -16,11 +20,16 @@ from .denoiser import Covariance as Covariance
 from .denoiser import Gaussian as Gaussian
 from .denoiser import GaussianMixture as GaussianMixture
 from .denoiser import Guided as Guided
+from .denoiser import Preconditioned as Preconditioned
 from .denoiser import from_function as from_function
 from .denoiser import from_noise as from_noise
 from .denoiser import from_score as from_score
 from .denoiser import from_velocity as from_velocity
 from .denoiser import posterior as posterior
+from .distill import AbstractObjective as AbstractObjective
+from .distill import DenoisingScoreMatching as DenoisingScoreMatching
+from .distill import FlowMatching as FlowMatching
+from .distill import KnowledgeDistillation as KnowledgeDistillation
 from .flow import AngleClock as AngleClock
 from .flow import ExactTrace as ExactTrace
 from .flow import Hutchinson as Hutchinson
@@ -46,5 +55,12 @@ from .process import uniform_log_snr as uniform_log_snr
 from .process import uniform_time as uniform_time
 from .store import load as load
 from .store import save as save
+from .student import Student as Student
+from .train import NonFiniteError as NonFiniteError
+from .train import Result as Result
+from .train import StopTraining as StopTraining
+from .train import fit as fit
+from .train import restore as restore
+from .train import warmup_cosine as warmup_cosine
 
 __version__ = _version("pidax")

@@ -1,0 +1,9 @@
+"""The training engine: any objective, every device, killed and resumed."""
+
+from ._fit import fit as fit
+from ._interrupt import StopTraining as StopTraining
+from ._restore import restore as restore
+from ._result import NonFiniteError as NonFiniteError
+from ._result import Result as Result
+from ._schedule import warmup_cosine as warmup_cosine
+from ._state import TrainState as TrainState

@@ -1,0 +1,211 @@
+"""Checkpoints: whole or not at all, checked when read, the last few and the best kept.
+
+A run's directory holds
+
+    checkpoints/step_000001000.pidax    a file of `pidax.store`: atomic, hashed, no code
+    metrics.jsonl                       one line of JSON for each interval of the log
+
+A checkpoint holds every array of the run's `TrainState` by its path, and in its header
+(`pidax.store.header`) the configuration, the step and the score. It is read into the
+state that the same call of `fit` has built anew, so that nothing in a file decides what
+is constructed.
+"""
+
+import dataclasses
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ..store import header, load, save
+from ._describe import differences
+from ._state import is_key
+
+_NAME = re.compile(r"step_(\d{9,})\.pidax")
+
+
+class Snapshot(eqx.Module):
+    """What a checkpoint's file holds: arrays by path, and what is said of them."""
+
+    arrays: dict[str, Any]
+    about: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """The checkpoints of one run, in one directory.
+
+    `keep` counts the last ones; beside them the one with the lowest score is kept.
+    """
+
+    directory: Path
+    config: Mapping[str, str]
+    keep: int
+    decays: tuple[float, ...]
+    scores: dict[int, float] = dataclasses.field(default_factory=dict)
+    last_good: Path | None = None
+
+    def prepare(self) -> None:
+        """Make the directory, and see that it can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(".step_*.tmp"):
+                leftover.unlink()  # of a run that was killed while writing
+            probe = self.folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"directory must be one that can be written, got {self.directory} "
+                f"({error.strerror}). Choose another, or change its permissions."
+            ) from error
+
+    @property
+    def folder(self) -> Path:
+        return self.directory / "checkpoints"
+
+    def files(self) -> dict[int, Path]:
+        """The checkpoints there are, by step."""
+        return checkpoint_files(self.folder)
+
+    def write(self, tree: PyTree, step: int, score: float | None) -> Path:
+        """Write this state; only then remove what need not be kept."""
+        path = self.folder / f"step_{step:09d}.pidax"
+        about = {"step": step, "score": score, "config": dict(self.config)}
+        about["decays"] = list(self.decays)
+        save(path, Snapshot(arrays=to_arrays(tree), about=about))
+        self.last_good = path
+        if score is not None:
+            self.scores[step] = score
+        kept = set(sorted(self.files())[-self.keep :])
+        if self.scores:
+            kept.add(min(self.scores, key=lambda s: (self.scores[s], s)))
+        for old, file in self.files().items():
+            if old not in kept:
+                file.unlink()
+                self.scores.pop(old, None)
+        return path
+
+    @property
+    def last_step(self) -> int | None:
+        """The step of the last good checkpoint."""
+        return None if self.last_good is None else step_of(self.last_good)
+
+    def write_or_warn(self, tree: PyTree, step: int, score: float | None) -> None:
+        """Write; if the disk will not have it, say so and let training go on."""
+        try:
+            self.write(tree, step, score)
+        except OSError as error:
+            last = self.last_good or "nothing yet"
+            warnings.warn(
+                f"the checkpoint of step {step} was not written: {error}. Training "
+                f"goes on and will try again; saved so far: {last}.",
+                stacklevel=5,
+            )
+
+    def read_last(self, like: PyTree) -> tuple[PyTree, int] | None:
+        """The newest checkpoint that is whole, or None where there is none at all."""
+        files = self.files()
+        found: tuple[PyTree, int] | None = None
+        for step in sorted(files, reverse=True):
+            try:
+                about = read_about(files[step])
+                if found is None:
+                    snapshot = load(files[step])
+                    self._same_run(snapshot.about, files[step])
+                    found = from_arrays(snapshot.arrays, like, files[step]), step
+                    self.last_good = files[step]
+                if about["score"] is not None:
+                    self.scores[step] = about["score"]
+            except _Different:
+                raise
+            except (ValueError, OSError) as error:
+                warnings.warn(
+                    f"checkpoint refused, trying the one before: {error}", stacklevel=5
+                )
+        if files and found is None:
+            raise ValueError(
+                f"none of the {len(files)} checkpoints in {self.folder} can be read. "
+                "Move them away to start anew."
+            )
+        return found
+
+    def _same_run(self, about: Mapping[str, Any], path: Path) -> None:
+        found = differences(about["config"], self.config)
+        if found:
+            more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
+            raise _Different(
+                f"{path} is a checkpoint of another run:\n  "
+                + "\n  ".join(found[:8])
+                + more
+                + "\nChange the arguments back, or choose another directory."
+            )
+
+
+class _Different(ValueError):
+    """A whole checkpoint, but of another configuration."""
+
+
+def checkpoint_files(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder, by step."""
+    steps = ((step_of(path), path) for path in sorted(folder.glob("step_*.pidax")))
+    return {step: path for step, path in steps if step is not None}
+
+
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint's name; None if it is no checkpoint."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, from its header alone."""
+    about = header(path)["tree"]["fields"]["about"]["dict"]
+    config = about["config"]["dict"]
+    return {**about, "config": config}
+
+
+def to_arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    """Every array by its path, on the host; random keys as their data."""
+    found = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if is_key(leaf):
+            leaf = jax.random.key_data(leaf)
+        found[jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, source: Path) -> PyTree:
+    """`like` with the values of `arrays`, which must be its own by name and shape."""
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)]
+    missing = [n for n in names if n not in arrays]
+    unexpected = [n for n in arrays if n not in set(names)]
+    if missing or unexpected:
+        raise _Different(
+            f"{source} must hold the arrays of this model: missing {missing[:5]}, "
+            f"unexpected {unexpected[:5]}. It is a checkpoint of another model."
+        )
+
+    def fill(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        saved = arrays[name]
+        key = is_key(leaf)
+        now = jax.random.key_data(leaf) if key else leaf
+        if saved.shape != now.shape or saved.dtype != now.dtype:
+            raise _Different(
+                f"{source} must hold {name} as {now.dtype}{list(now.shape)}, got "
+                f"{saved.dtype}{list(saved.shape)}. It is a checkpoint of another "
+                "model."
+            )
+        if key:
+            impl = jax.random.key_impl(leaf)
+            return jax.random.wrap_key_data(jax.numpy.array(saved), impl=impl)
+        return jax.numpy.array(saved)
+
+    return jax.tree_util.tree_map_with_path(fill, like)

@@ -1,0 +1,50 @@
+"""Being asked to stop: Ctrl-C, or a scheduler's SIGTERM."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+class StopTraining(Exception):  # a request, not an error
+    """Raise it in a callback: `fit` writes a checkpoint and returns what it has."""
+
+
+class Interrupt:
+    """Which signal has come, if any."""
+
+    signal: int | None = None
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Interrupt]:
+    """Note the first Ctrl-C or SIGTERM instead of dying of it; die of the second.
+
+    Between two dispatches the state is whole; within one it is not to be had. Only the
+    main thread may listen: elsewhere the signals do what they did. After a SIGTERM the
+    process ends as it was asked to, once the block is left.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before: dict[int, signal._HANDLER] = {}
+
+    def restore() -> None:
+        while before:
+            number, handler = before.popitem()
+            signal.signal(number, handler)
+
+    def note(number: int, frame: object) -> None:
+        interrupt.signal = number
+        restore()
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.getsignal(number)
+            signal.signal(number, note)
+        yield interrupt
+    finally:
+        restore()
+        if interrupt.signal == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)

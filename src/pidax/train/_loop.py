@@ -1,0 +1,235 @@
+"""The loop around the compiled function: launch, look, write down.
+
+A dispatch is launched before the one before it is looked at, so that the devices never
+wait for the host, except where the state itself is wanted: at a checkpoint, a refresh,
+a callback.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..distill import AbstractObjective
+from ..types import Key
+from ._checkpoint import Checkpoints
+from ._data import AbstractSource
+from ._feed import Dispatch, batches, indices, plan, prefetched
+from ._guard import failed_term, require_finite_state, same_everywhere
+from ._interrupt import Interrupt, StopTraining, listening
+from ._log import Log
+from ._parallel import Place, data_parallel
+from ._result import NonFiniteError, Result
+from ._state import TrainState, own_copy
+from ._step import Recipe, Record, dispatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """When a run is looked at, and by whom."""
+
+    log_every: int
+    checkpoint_every: int
+    best: str
+    callback: Callable[..., Any] | None
+    progress: bool
+
+
+@dataclasses.dataclass
+class Run:
+    """One call of `fit`, everything checked."""
+
+    recipe: Recipe
+    objective: AbstractObjective
+    place: Place
+    source: AbstractSource
+    refresh_key: Key
+    checkpoints: Checkpoints | None
+    looks: Looks
+
+    def go(self, state: TrainState) -> Result:
+        """Resume or start, train, and return what there is."""
+        same_everywhere(self.place, self.checkpoints)
+        lines = None
+        if self.checkpoints is not None and self.writes:
+            self.checkpoints.prepare()
+            lines = self.checkpoints.directory / "metrics.jsonl"
+        state, start = self._resume(state)
+        progress = self.looks.progress and self.writes
+        with Log(self.recipe.steps, lines, self.place.total, progress) as self.log:
+            self.log.resume(start)
+            if start < self.recipe.steps:
+                with listening() as interrupt:
+                    state = self._train(state, start, interrupt)
+        return self._result(state)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.place.process == 0
+
+    def _resume(self, state: TrainState) -> tuple[TrainState, int]:
+        if self.checkpoints is None:
+            return state, 0
+        found = self.checkpoints.read_last(state) if self.writes else None
+        start = int(self.place.share(np.int32(-1 if found is None else found[1])))
+        if start < 0:
+            return state, 0
+        if start > self.recipe.steps:
+            raise ValueError(
+                f"steps must be at least the {start} that this run has already taken, "
+                f"got {self.recipe.steps}. Raise it, or choose another directory."
+            )
+        return self.place.share_state(state if found is None else found[0]), start
+
+    def _train(self, state: TrainState, start: int, interrupt: Interrupt) -> TrainState:
+        recipe, place, objective = self.recipe, self.place, self.objective
+        compiled = data_parallel(dispatch(recipe, place.axis), place)
+        # On several devices the teacher's buffers are used up too, so copy them.
+        objective = own_copy(objective) if place.total > 1 else objective
+        objective, state = place.replicate(objective), place.replicate(state)
+        size, most = recipe.batch_size, recipe.per_dispatch
+        steps = plan(start, recipe.steps, most, self._intervals())
+        rows = indices(place, size)
+        pending: deque[tuple[Dispatch, Record]] = deque()
+        end, stop = start, False
+        feed = batches(self.source, place, size, most, steps)
+        with prefetched(feed) as received:
+            for now in received:
+                count = place.every(now.count, np.int32)
+                asked = place.every(interrupt.signal is not None, np.bool_)
+                state, objective, record = compiled(
+                    state, objective, now.samples, rows, count, asked
+                )
+                pending.append((now, record))
+                end = now.first + now.count
+                wanted = self._state_is_wanted(end)
+                while len(pending) > (0 if wanted else 1):
+                    stop |= self._absorb(*pending.popleft(), state)
+                if wanted:
+                    state, done = self._look(state, end)
+                    stop |= done
+                # One process may stop at once; several must agree (see `_absorb`).
+                if stop or (place.processes == 1 and interrupt.signal is not None):
+                    break
+        while pending:
+            self._absorb(*pending.popleft(), state)
+        self._write_line(end)
+        self._checkpoint(state, end)
+        return state
+
+    def _intervals(self) -> list[int]:
+        """No dispatch runs across a multiple of one of these."""
+        intervals = [self.looks.log_every, self.objective.refresh_every]
+        if self.checkpoints is not None:
+            intervals.append(self.looks.checkpoint_every)
+        return [n for n in intervals if n is not None]
+
+    def _state_is_wanted(self, end: int) -> bool:
+        """Whether something needs the state itself after this step."""
+        due = [self.objective.refresh_every]
+        due.append(self.looks.checkpoint_every if self.checkpoints else None)
+        due.append(self.looks.log_every if self.looks.callback else None)
+        return end == self.recipe.steps or any(n and end % n == 0 for n in due)
+
+    def _absorb(self, sent: Dispatch, record: Record, state: TrainState) -> bool:
+        """Wait for a dispatch's record and read it; whether a process asks to stop."""
+        values = {name: np.asarray(value) for name, value in record.items()}
+        asked = bool(values.pop("interrupt"))
+        failures = values.pop("failure")[: sent.count]
+        end = sent.first + sent.count
+        if not values.pop("agree", True):
+            raise RuntimeError(
+                f"expected the same weights on all {self.place.total} devices after "
+                f"{end} steps, got different ones. Give every process the same model, "
+                "key and arguments."
+            )
+        good = int(np.argmax(failures != 0)) if failures.any() else sent.count
+        self.log.take(values, good)
+        if good < sent.count:
+            self._fail(sent.first + good, int(failures[good]), values, good, state)
+        if end % self.looks.log_every == 0 and self.looks.callback is None:
+            self._write_line(end)
+        return asked
+
+    def _fail(
+        self,
+        step: int,
+        code: int,
+        values: Mapping[str, np.ndarray],
+        i: int,
+        state: TrainState,
+    ) -> None:
+        terms = {name: np.asarray(value[i]) for name, value in values.items()}
+        model = eqx.combine(state.model, self.recipe.model)
+        trained = eqx.filter(model, self.recipe.trainable)
+        last = self.checkpoints.last_good if self.checkpoints else None
+        term = failed_term(code, terms, trained)
+        self._write_line(step)
+        raise NonFiniteError(step, term, last, self._result(state))
+
+    def _look(self, state: TrainState, end: int) -> tuple[TrainState, bool]:
+        """Refresh, callback, checkpoint; whether the callback asked to stop."""
+        renew, stop = self.objective.refresh_every, False
+        if renew and end % renew == 0 and end < self.recipe.steps:
+            state = self._refresh(state, end)
+        if self.looks.callback is not None and end % self.looks.log_every == 0:
+            stop = self._call_back(state, end)
+        if end % self.looks.checkpoint_every == 0:
+            self._checkpoint(state, end)
+        return state, stop
+
+    def _call_back(self, state: TrainState, end: int) -> bool:
+        assert self.looks.callback is not None
+        line, stop, extra = self.log.line(end), False, None
+        # A copy: the next dispatch uses up the buffers, and a user may keep theirs.
+        result = self._result(own_copy(state))
+        try:
+            extra = self.looks.callback(end, dict(line), result)
+        except StopTraining:
+            stop = True
+        self.log.write(line | {name: float(x) for name, x in (extra or {}).items()})
+        return stop
+
+    def _write_line(self, end: int) -> None:
+        if self.log.count:
+            self.log.write(self.log.line(end))
+
+    def _checkpoint(self, state: TrainState, end: int) -> None:
+        if self.checkpoints is None or not self.writes:
+            return
+        if self.checkpoints.last_step == end:
+            return
+        self._write_line(end)
+        require_finite_state(state, end, self.checkpoints.last_good, self._result)
+        self.checkpoints.write_or_warn(state, end, self.log.score(self.looks.best))
+
+    def _refresh(self, state: TrainState, end: int) -> TrainState:
+        model = eqx.combine(state.model, self.recipe.model)
+        own = eqx.combine(state.objective, self.recipe.objective)
+        key = jax.random.fold_in(self.refresh_key, end)
+        arrays = eqx.filter(self.objective.refresh(model, own, key=key), eqx.is_array)
+        new, old = (jax.tree.structure(t) for t in (arrays, state.objective))
+        if new != old:
+            raise ValueError(
+                f"refresh of {type(self.objective).__name__} must return a state of "
+                f"the structure of the one it was given, {old}, got {new}."
+            )
+        fresh = self.place.replicate(own_copy(arrays))
+        return dataclasses.replace(state, objective=fresh)
+
+    def _result(self, state: TrainState) -> Result:
+        step = int(state.step)
+        return Result(
+            model=eqx.combine(state.model, self.recipe.model),
+            step=step,
+            finished=step >= self.recipe.steps,
+            history=self.log.history(),
+            state=state,
+            decays=self.recipe.decays,
+            checkpoint=self.checkpoints.last_good if self.checkpoints else None,
+        )

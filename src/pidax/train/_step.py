@@ -1,0 +1,226 @@
+r"""One step of training, and several of them in one dispatch to the devices.
+
+    key of step s:      k_s = fold_in(key, s)
+    of its sample i:    fold_in(k_s, i),   i = 0 .. batch_size - 1 over the whole batch
+
+so that a sample meets the same noise on any number of devices and processes and in any
+number of micro-batches. Sums over samples are divided by the size of the whole batch,
+once: micro-batches and devices need not know of each other.
+
+A loss or gradient that is not finite leaves the state as it was, at this step and at
+every later one: the host reads the flag when it comes by, and no step waits for it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from ..distill import AbstractObjective
+from ..types import Scalar
+from ._state import TrainState, averaged, decay_at
+
+if TYPE_CHECKING:
+    import optax
+
+Record = dict[str, Array]
+LOSS_FAILED = 1  # failure codes: the loss, or 2 + i for the i-th leaf of the gradient
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """What the compiled step is made of, beside its arguments.
+
+    `model` and `objective` are the parts of the model and of the objective's state that
+    are not arrays, `trainable` a filter specification of the model.
+    """
+
+    model: PyTree
+    objective: PyTree
+    trainable: PyTree
+    optimiser: "optax.GradientTransformation"
+    steps: int
+    batch_size: int
+    accumulate: int
+    per_dispatch: int
+    unroll: bool
+    clip: float | None
+    decays: tuple[float, ...]
+    ramp: float | None
+
+
+def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
+    """The trained arrays of an objective's state, and how to put them back."""
+    arrays, rest = eqx.partition(objective.trainable(state), eqx.is_inexact_array)
+
+    def put(arrays: PyTree) -> PyTree:
+        if not jax.tree.leaves(arrays):
+            return state
+        return eqx.tree_at(objective.trainable, state, eqx.combine(arrays, rest))
+
+    return arrays, put
+
+
+def dispatch(recipe: Recipe, axis: Hashable | None) -> Callable[..., Any]:
+    """The function that is compiled: up to `per_dispatch` steps in one go.
+
+    `run(state, objective, samples, indices, count, interrupt)` takes samples of shape
+    `(per_dispatch, local batch, ...)`, their indices in the whole batch, the number of
+    steps to take, and whether this device's process was asked to stop. It returns the
+    state and a record of each step.
+    """
+
+    def run(state, objective, samples, indices, count, interrupt):
+        def one(state, samples):
+            return train_step(recipe, axis, state, objective, samples, indices)
+
+        if recipe.per_dispatch == 1:
+            state, record = one(state, jax.tree.map(lambda a: a[0], samples))
+            record = jax.tree.map(lambda a: a[None], record)
+        else:
+            first = jax.tree.map(lambda a: a[0], samples)
+            shapes = eqx.filter_eval_shape(one, state, first)[1]
+            blank = jax.tree.map(
+                lambda s: jnp.zeros((recipe.per_dispatch, *s.shape), s.dtype), shapes
+            )
+
+            def body(i, carry):
+                state, record = carry
+                state, new = one(state, jax.tree.map(lambda a: a[i], samples))
+                return state, jax.tree.map(lambda r, n: r.at[i].set(n), record, new)
+
+            state, record = jax.lax.fori_loop(0, count, body, (state, blank))
+        record = {**record, "interrupt": interrupt}
+        if axis is not None:
+            record["interrupt"] = jax.lax.pmax(interrupt, axis)
+            mark = fingerprint((state.model, state.objective))
+            agree = jax.lax.pmax(mark, axis) == jax.lax.pmin(mark, axis)
+            record["agree"] = agree
+        return state, record
+
+    return run
+
+
+def train_step(
+    recipe: Recipe,
+    axis: Hashable | None,
+    state: TrainState,
+    objective: AbstractObjective,
+    samples: PyTree,
+    indices: Int[Array, " sample"],
+) -> tuple[TrainState, Record]:
+    """Gradient, optimiser, averages, the objective's own state."""
+    model = eqx.combine(state.model, recipe.model)
+    own = eqx.combine(state.objective, recipe.objective)
+    weights, frozen = eqx.partition(model, recipe.trainable)
+    helpers, put = split_objective(objective, own)
+    step_key = jax.random.fold_in(state.key, state.step)
+    progress = state.step.astype(jnp.zeros(()).dtype) / recipe.steps
+
+    def total(trained, samples, indices):
+        model, own = eqx.combine(trained[0], frozen), put(trained[1])
+
+        def one(sample, index):
+            key = jax.random.fold_in(step_key, index)
+            return objective.loss(model, own, sample, progress, key=key)
+
+        loss, aux = jax.vmap(one)(samples, indices)
+        return loss.sum(), jax.tree.map(lambda a: a.sum(axis=0), aux)
+
+    trained = (weights, helpers)
+    sums = _over_micro_batches(recipe, total, trained, samples, indices)
+    if axis is not None:
+        sums = jax.lax.psum(sums, axis)
+    (loss, (update, terms)), gradient = jax.tree.map(
+        lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
+    )
+    gradient, norm, failure = _inspect(recipe, loss, gradient)
+    # Optax computes by JAX's standard promotion; a user's session may be strict.
+    with jax.numpy_dtype_promotion("standard"):
+        steps, optimiser = recipe.optimiser.update(gradient, state.optimiser, trained)
+    weights, helpers = _apply(trained, steps)
+    own = put(helpers)
+    new_model = eqx.combine(weights, frozen)
+    own = objective.advance(new_model, own, update)
+    new = TrainState(
+        model=eqx.filter(new_model, eqx.is_array),
+        objective=eqx.filter(own, eqx.is_array),
+        optimiser=optimiser,
+        averages=tuple(
+            averaged(mean, weights, decay_at(decay, recipe.ramp, state.step))
+            for mean, decay in zip(state.averages, recipe.decays, strict=True)
+        ),
+        step=state.step + 1,
+        failure=state.failure,
+        key=state.key,
+    )
+    failure = jnp.where(state.failure == 0, failure, state.failure)
+    new = _unless(failure != 0, new, state)
+    new = eqx.tree_at(lambda s: s.failure, new, failure)
+    return new, {**terms, "loss": loss, "gradient_norm": norm, "failure": failure}
+
+
+def _over_micro_batches(recipe, total, trained, samples, indices):
+    """The sums of loss, update, terms and gradient over this device's samples."""
+    both = jax.value_and_grad(total, has_aux=True)
+    if recipe.accumulate == 1:
+        return both(trained, samples, indices)
+    parts = jax.tree.map(
+        lambda a: a.reshape(recipe.accumulate, -1, *a.shape[1:]), (samples, indices)
+    )
+    shapes = jax.eval_shape(both, trained, *jax.tree.map(lambda a: a[0], parts))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def body(sums, part):
+        return jax.tree.map(jnp.add, sums, both(trained, *part)), None
+
+    return jax.lax.scan(body, zeros, parts, unroll=recipe.unroll)[0]
+
+
+def _inspect(recipe: Recipe, loss: Scalar, gradient: PyTree):
+    """The gradient, clipped; its norm; and what in it or the loss is not finite."""
+    leaves = jax.tree.leaves(gradient)
+    real = jnp.promote_types(loss.dtype, jnp.float32)
+    square = lambda g: jnp.square(jnp.abs(g).astype(real)).sum()
+    squares = jnp.stack([square(g) for g in leaves])
+    norm = jnp.sqrt(squares.sum())
+    bad = ~jnp.isfinite(squares)
+    failure = jnp.where(bad.any(), 2 + jnp.argmax(bad), 0)
+    # Each leaf may be finite and the sum of their squares overflow.
+    failure = jnp.where(jnp.isfinite(norm) | (failure > 0), failure, 2)
+    failure = jnp.where(jnp.isfinite(loss), failure, LOSS_FAILED).astype(jnp.int32)
+    if recipe.clip is not None:
+        shrink = jnp.minimum(1.0, recipe.clip / jnp.maximum(norm, 1e-30))
+        gradient = jax.tree.map(lambda g: g * shrink.astype(g.dtype), gradient)
+    return gradient, norm, failure
+
+
+def _apply(trained: PyTree, steps: PyTree) -> PyTree:
+    return jax.tree.map(lambda w, s: w + s.astype(w.dtype), trained, steps)
+
+
+def _unless(stopped: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new`, or `old` if stopped; what did not change costs nothing."""
+
+    def one(new: Array, old: Array) -> Array:
+        return new if new is old else jnp.where(stopped, old, new)
+
+    return jax.tree.map(one, new, old)
+
+
+def fingerprint(tree: PyTree) -> Array:
+    """A hash of the bits of all floating-point arrays, and of where each of them is."""
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)):
+        parts = [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
+        for part in parts:
+            kind = jnp.uint16 if part.dtype.itemsize == 2 else jnp.uint32
+            bits = jax.lax.bitcast_convert_type(part, kind).ravel()
+            places = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1  # odd: invertible
+            marks = bits.astype(jnp.uint32) * places
+            total = 31 * total + marks.sum(dtype=jnp.uint32)
+    return total

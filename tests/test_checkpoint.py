@@ -1,0 +1,388 @@
+"""Runs that end early and go on as if they had not; files that are damaged."""
+
+import json
+import os
+import resource
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from engine import (
+    ONE,
+    LeastSquares,
+    WithState,
+    arrays,
+    assert_same_bits,
+    line,
+    regression,
+)
+
+import pidax as px
+from pidax.store import header
+from pidax.train._checkpoint import Checkpoints
+from pidax.train._describe import describe, differences
+from pidax.train._restore import restore
+from pidax.train._state import TrainState
+
+KEY = jax.random.key(7)
+NOISY = LeastSquares(jnp.array(0.3))
+
+
+def fit(directory=None, **options) -> px.Result:
+    options = (
+        dict(
+            steps=40,
+            batch_size=8,
+            key=KEY,
+            data=regression(),
+            optimiser=optax.adam(1e-2),
+            ema=(0.9, 0.99),
+            progress=False,
+            devices=ONE,
+            directory=directory,
+            checkpoint_every=10,
+            log_every=5,
+        )
+        | options
+    )
+    return px.fit(
+        options.pop("model", line()), options.pop("objective", NOISY), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run, and its directory."""
+    directory = tmp_path_factory.mktemp("whole")
+    return fit(directory), directory
+
+
+def stop_at(step):
+    def callback(now, terms, result):
+        if now == step:
+            raise px.StopTraining
+
+    return callback
+
+
+def names(directory):
+    return sorted(path.name for path in (directory / "checkpoints").iterdir())
+
+
+# --- stopped and resumed -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [5, 10, 35])
+def test_a_stopped_run_resumes_to_the_last_bit(step, whole, tmp_path):
+    part = fit(tmp_path, callback=stop_at(step))
+    assert (part.step, part.finished) == (step, False)
+    assert part.checkpoint is not None
+    assert part.checkpoint.name == f"step_{step:09d}.pidax"
+    result = fit(tmp_path)
+    assert result.finished
+    assert_same_bits(result.state, whole[0].state)
+    np.testing.assert_array_equal(result.history["step"], whole[0].history["step"])
+    np.testing.assert_array_equal(result.history["loss"], whole[0].history["loss"])
+
+
+def test_a_finished_run_is_read_and_not_repeated(whole):
+    result, directory = whole
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*.pidax")}
+    again = fit(directory)
+    assert_same_bits(again.state, result.state)
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*.pidax")} == before
+    assert again.checkpoint == result.checkpoint
+
+
+def test_checkpoints_change_nothing(whole):
+    assert_same_bits(fit().state, whole[0].state)
+
+
+def test_steps_may_grow(whole, tmp_path):
+    fit(tmp_path, steps=25)
+    assert_same_bits(fit(tmp_path).state, whole[0].state)
+    with pytest.raises(ValueError, match=r"at least the 40 .* got 30"):
+        fit(tmp_path, steps=30)
+
+
+def test_the_objectives_state_is_resumed(tmp_path):
+    """Refreshed at 5, 10, ...: stopped right after one, and between two."""
+    options = dict(objective=WithState(), steps=20, log_every=2)
+    whole = fit(**options)
+    for step in (10, 12):
+        fit(tmp_path / str(step), callback=stop_at(step), **options)
+        resumed = fit(tmp_path / str(step), **options)
+        assert_same_bits(resumed.state, whole.state)
+
+
+def by_step(step):
+    generator = np.random.default_rng(step)
+    x = generator.normal(size=(8, 3)).astype(jnp.zeros(()).dtype)
+    return x, x.sum(axis=1)
+
+
+def test_functions_and_iterators_go_on_where_they_were(tmp_path):
+    whole = fit(data=by_step, steps=12)
+    stream = lambda: (by_step(step) for step in range(12))
+    fit(tmp_path, data=stream(), steps=12, callback=stop_at(5))
+    assert_same_bits(fit(tmp_path, data=stream(), steps=12).state, whole.state)
+    with pytest.raises(ValueError, match="ended before step 12"):
+        fit(data=stream(), steps=13)
+
+
+def test_memory_mapped_files_are_arrays(whole, tmp_path):
+    for name, array in zip("xy", regression(), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    data = tuple(np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in "xy")
+    assert_same_bits(fit(data=data).state, whole[0].state)
+
+
+# --- signals -------------------------------------------------------------------------
+
+
+def test_ctrl_c_writes_a_checkpoint_and_returns(whole, tmp_path):
+    def callback(step, terms, result):
+        if step == 15:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    part = fit(tmp_path, callback=callback, steps_per_dispatch=1)
+    assert 15 <= part.step <= 17
+    assert not part.finished
+    assert part.checkpoint is not None
+    assert signal.getsignal(signal.SIGINT) is before
+    assert_same_bits(fit(tmp_path).state, whole[0].state)
+
+
+# --- what is kept --------------------------------------------------------------------
+
+
+def test_the_last_few_and_the_best_are_kept(tmp_path):
+    scores = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
+    callback = lambda step, terms, result: {"test": scores.get(step, 9.0)}
+    options = dict(callback=callback, best="test", log_every=10)
+    fit(tmp_path, keep=2, **options)
+    assert names(tmp_path) == [f"step_0000000{n}.pidax" for n in (20, 30, 40)]
+    best = restore(tmp_path, line(), step="best")
+    assert_same_bits(best, restore(tmp_path, line(), step=20))
+    last = restore(tmp_path, line())
+    assert not np.array_equal(best.w, last.w)
+    fit(tmp_path, keep=1, steps=50, **options)  # the best is known after a resume too
+    assert names(tmp_path) == [f"step_0000000{n}.pidax" for n in (20, 50)]
+
+
+def test_a_best_that_is_no_term_is_noticed(tmp_path):
+    with pytest.warns(UserWarning, match=r"best='test' is not among.*'loss'"):
+        fit(tmp_path, steps=10, best="test")
+    with pytest.raises(ValueError, match="no checkpoint of this run has a score"):
+        restore(tmp_path, line(), step="best")
+
+
+def test_a_model_alone_is_exported(whole, tmp_path):
+    result, directory = whole
+    assert_same_bits(restore(directory, line()), result.model)
+    for decay in (0.9, 0.99):
+        assert_same_bits(restore(directory, line(), ema=decay), result.ema(decay))
+    with pytest.raises(ValueError, match=r"\[0.9, 0.99\], which were kept, got 0.5"):
+        restore(directory, line(), ema=0.5)
+    with pytest.raises(ValueError, match=r"'last', 'best' or one of \[.*40\].*got 7"):
+        restore(directory, line(), step=7)
+    with pytest.raises(ValueError, match="none"):
+        restore(tmp_path, line())
+    with pytest.raises(ValueError, match=r"missing.*another model"):
+        restore(directory, px.nn.MLP(2, 2, width=4, depth=1, key=KEY))
+
+
+def test_a_checkpoint_says_what_it_is(whole):
+    result, _ = whole
+    head = header(result.checkpoint)
+    about = head["tree"]["fields"]["about"]["dict"]
+    config = about["config"]["dict"]
+    assert about["step"] == 40
+    assert config["model"] == "engine.Line"
+    assert config["model.w"] == f"{line().w.dtype}[3]"
+    assert config["batch_size"] == "8"
+    assert head["arrays"][".arrays['.model.w']"]["shape"] == [3]
+    assert {"pidax", "jax", "equinox", "python"} <= set(head)
+
+
+def test_the_lines_are_means_over_their_interval(whole, tmp_path):
+    result, directory = whole
+    text = (directory / "metrics.jsonl").read_text()
+    lines = [json.loads(x) for x in text.splitlines()]
+    assert [x["step"] for x in lines] == list(range(5, 45, 5))
+    single = fit(log_every=1).history
+    for i, row in enumerate(lines):
+        for term in ("loss", "size", "gradient_norm"):
+            mean = single[term][5 * i : 5 * i + 5].mean()
+            assert row[term] == pytest.approx(mean, rel=1e-6)
+            assert result.history[term][i] == row[term]
+
+
+# --- files that are not what they were -----------------------------------------------
+
+
+def state(step) -> TrainState:
+    zero = jnp.zeros((), jnp.int32)
+    weights = {"w": jnp.arange(50.0) + step}
+    return TrainState(weights, (), (), (), zero + step, zero, KEY)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A directory with two checkpoints, 1 and 2, and the bytes of the second."""
+    written = Checkpoints(tmp_path, {"a": "1"}, 3, ())
+    written.prepare()
+    for step in (1, 2):
+        written.write(state(step), step, None)
+    return tmp_path, written.files()[2].read_bytes()
+
+
+def read(directory, config=None):
+    return Checkpoints(directory, config or {"a": "1"}, 3, ()).read_last(state(0))
+
+
+def damaged(content: bytes):
+    generator = np.random.default_rng(0)
+    for place in generator.integers(0, len(content), 50):
+        yield content[:place]
+    for place in generator.integers(0, len(content), 50):
+        bit = 1 << int(generator.integers(8))
+        yield content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used(two):
+    directory, content = two
+    good, step = read(directory)
+    assert step == 2
+    assert_same_bits(good, state(2))
+    last = directory / "checkpoints" / "step_000000002.pidax"
+    count = 0
+    for bad in damaged(content):
+        last.write_bytes(bad)
+        with pytest.warns(UserWarning, match="step_000000002.pidax.*expected"):
+            found, step = read(directory)
+        assert step == 1
+        assert_same_bits(found, state(1))
+        count += 1
+    assert count == 100
+    (directory / "checkpoints" / "step_000000001.pidax").write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="refused"),
+        pytest.raises(ValueError, match=r"none of the 2 checkpoints.*can be read"),
+    ):
+        read(directory)
+
+
+def test_leftovers_of_a_killed_writer_are_swept(two):
+    directory, _ = two
+    leftover = directory / "checkpoints" / ".step_000000003.pidax.0123456789abcdef.tmp"
+    leftover.write_bytes(b"half")
+    Checkpoints(directory, {}, 3, ()).prepare()
+    assert not leftover.exists()
+    assert len(names(directory)) == 2
+
+
+def test_a_torn_line_of_the_log_is_dropped(tmp_path, whole):
+    fit(tmp_path, callback=stop_at(20))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 25, "loss": 1.0}\n{"step": 30, "lo')
+    result = fit(tmp_path)
+    np.testing.assert_array_equal(result.history["loss"], whole[0].history["loss"])
+
+
+def test_a_full_disk_loses_nothing(tmp_path, whole):
+    """Files may not grow beyond a few bytes: training goes on, and says so."""
+    fit(tmp_path, callback=stop_at(10))
+    first = (tmp_path / "checkpoints" / "step_000000010.pidax").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(first) // 2, hard))
+        with pytest.warns(UserWarning, match="not written") as caught:
+            result = fit(tmp_path, steps=25)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = [str(warning.message) for warning in caught]
+    for step, message in zip((20, 25), said, strict=True):
+        assert f"step {step} was not written" in message
+        assert "saved so far: " in message
+        assert "step_000000010.pidax" in message
+    assert result.finished
+    assert names(tmp_path) == ["step_000000010.pidax"]
+    assert (tmp_path / "checkpoints" / "step_000000010.pidax").read_bytes() == first
+    assert_same_bits(fit(tmp_path).state, whole[0].state)
+
+
+# --- another configuration -----------------------------------------------------------
+
+
+CHANGES = {
+    "batch_size": (dict(batch_size=16), r"batch_size: 8 in the checkpoint, 16 now"),
+    "key": (dict(key=jax.random.key(8)), "key: .* in the checkpoint"),
+    "learning rate": (
+        dict(optimiser=optax.adam(2e-2)),
+        r"optimiser.*-0.01 .*-0.02 now",
+    ),
+    "clip": (dict(clip=1.0), "clip: None in the checkpoint, 1.0 now"),
+    "ema": (dict(ema=(0.9,)), r"ema\[1\]: 0.99 in the checkpoint, absent now"),
+    "objective": (
+        dict(objective=LeastSquares(jnp.array(0.2))),
+        "objective.noise: .*0.3",
+    ),
+    "data": (dict(data=regression(seed=1)), r"data\['some rows'\]"),
+    "model": (
+        dict(model=px.nn.MLP(2, 2, width=4, depth=1, key=KEY), data=None),
+        "model: engine.Line in the checkpoint, pidax.nn.* now",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_configuration_is_refused_with_the_difference(change, whole):
+    options, message = CHANGES[change]
+    if change == "model":
+        options = options | dict(objective=Blind())
+    with pytest.raises(ValueError, match=f"(?s)another run:.*{message}.*directory"):
+        fit(whole[1], **options)
+
+
+class Blind(px.distill.AbstractStatelessObjective):
+    """Asks nothing of its model."""
+
+    def check(self, model, data):
+        pass
+
+    def loss(self, model, state, sample, progress, *, key):
+        return sum(jnp.sum(a**2) for a in jax.tree.leaves(model) if a.ndim), ({}, {})
+
+
+def test_devices_micro_batches_and_intervals_may_change(whole, tmp_path):
+    fit(tmp_path, callback=stop_at(20))
+    other = dict(devices=jax.devices()[:2], accumulate=2, log_every=3, keep=1)
+    result = fit(tmp_path, checkpoint_every=7, steps_per_dispatch=2, **other)
+    for a, b in zip(arrays(result.model), arrays(whole[0].model), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_closures_are_described():
+    """An optimiser is functions that close over numbers: all are told apart."""
+    schedule = lambda peak: optax.adamw(px.warmup_cosine(peak, 100))
+    one, other = (describe(schedule(p), "o", values=True) for p in (1e-3, 2e-3))
+    assert differences(one, one) == []
+    assert differences(one, other)
+    assert all(
+        "0.001 in the checkpoint, 0.002 now" in x for x in differences(one, other)
+    )
+    rates = [describe(lambda s: 1e-3, "r", values=True) for _ in range(2)]
+    assert rates[0] == rates[1]
+    assert rates[0] != describe(lambda s: 1e-4, "r", values=True)
+    mixture = px.GaussianMixture.ring()
+    moved = px.GaussianMixture.ring(radius=0.8)
+    found = differences(
+        describe(mixture, "teacher", values=True),
+        describe(moved, "teacher", values=True),
+    )
+    assert any(x.startswith("teacher.means: float") for x in found)

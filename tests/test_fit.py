@@ -1,0 +1,356 @@
+"""The engine against training by hand; one meaning on any number of devices."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from engine import (
+    ONE,
+    LeastSquares,
+    Line,
+    WithState,
+    Witness,
+    arrays,
+    assert_same_bits,
+    line,
+    regression,
+)
+from helpers import assert_close, tolerance
+
+import pidax as px
+from pidax.train._data import ArrayData
+from pidax.train._state import decay_at
+
+KEY = jax.random.key(7)
+TWO = jax.devices()[:2]
+
+
+def fit(model=None, objective=None, **options) -> px.Result:
+    options = (
+        dict(
+            steps=12,
+            batch_size=8,
+            key=KEY,
+            data=regression(),
+            progress=False,
+            devices=ONE,
+        )
+        | options
+    )
+    return px.fit(model or line(), objective or LeastSquares(), **options)
+
+
+def batches(data, steps, batch_size):
+    """The batches of a run with `KEY`, in order."""
+    seed = jax.random.key_data(jax.random.split(KEY, 4)[3])
+    source = ArrayData(data, batch_size, seed)
+    return [source.rows(step, slice(None)) for step in range(steps)]
+
+
+def by_hand(optimiser_step, steps=12, batch_size=8, clip=None):
+    """Least squares in NumPy, float64: weights, norms and losses after every step."""
+    w, b = np.array([0.5, -0.3, 0.2]), 0.1
+    trail, losses, norms = [], [], []
+    for x, y in batches(regression(), steps, batch_size):
+        error = x.astype(float) @ w + b - y
+        gradient = np.append(error @ x / batch_size, error.mean())
+        losses.append((error**2).mean() / 2)
+        norms.append(np.linalg.norm(gradient))
+        if clip is not None:
+            gradient *= min(1.0, clip / norms[-1])
+        step = optimiser_step(gradient)
+        w, b = w + step[:3], b + step[3]
+        trail.append(np.append(w, b))
+    return np.array(trail), np.array(losses), np.array(norms)
+
+
+def weights(model) -> np.ndarray:
+    return np.append(model.w, model.b)
+
+
+@pytest.mark.parametrize("clip", [None, 0.7])
+def test_gradient_descent_is_that_of_numpy(clip):
+    trail, losses, norms = by_hand(lambda g: -0.1 * g, clip=clip)
+    result = fit(optimiser=optax.sgd(0.1), clip=clip, log_every=1, ema=(0.9,))
+    eps = tolerance(np.asarray(result.model.w).dtype)
+    assert_close(weights(result.model), trail[-1], eps)
+    assert_close(result.history["loss"], losses, eps)
+    assert_close(result.history["gradient_norm"], norms, 2 * eps)
+    assert list(result.history["step"]) == list(range(1, 13))
+    assert result.finished
+    assert result.step == 12
+    if clip is not None:
+        assert (norms > clip).any()
+        assert (norms < clip).any()
+
+
+def test_averages_follow_their_formula():
+    trail, _, _ = by_hand(lambda g: -0.1 * g)
+    decays = (0.0, 0.5, 0.99)
+    fixed = fit(optimiser=optax.sgd(0.1), ema=decays, ema_ramp=None)
+    for decay in decays:
+        mean = weights(line())
+        for point in trail:
+            mean = decay * mean + (1 - decay) * point
+        eps = tolerance(np.asarray(fixed.model.w).dtype)
+        assert_close(weights(fixed.ema(decay)), mean, eps)
+    ramped = fit(optimiser=optax.sgd(0.1), ema=(0.9,), ema_ramp=0.2).ema()
+    mean = weights(line())
+    for t, point in enumerate(trail):
+        half_life = min(-np.log(2) / np.log(0.9), 0.2 * t)
+        decay = 0.5 ** (1 / half_life) if t else 0.0
+        mean = decay * mean + (1 - decay) * point
+    assert_close(weights(ramped), mean, tolerance(ramped.w.dtype))
+    late = float(decay_at(0.9, 0.2, jnp.array(1000)))
+    assert late == pytest.approx(0.9, rel=1e-6)
+
+
+def test_an_average_is_asked_for_by_its_decay():
+    result = fit(steps=1, ema=(0.9, 0.99))
+    with pytest.raises(ValueError, match=r"\[0.9, 0.99\], got None"):
+        result.ema()
+    with pytest.raises(ValueError, match=r"got 0.5.*ema="):
+        result.ema(0.5)
+
+
+@pytest.mark.parametrize("make", [None, lambda: optax.chain(optax.adamw(3e-3))])
+def test_any_optimiser_and_the_default(make):
+    """Against a loop over Optax; None is RAdam at 2e-4."""
+    optimiser = make() if make else optax.radam(2e-4)
+    model = line()
+    state = optimiser.init(model)
+    for x, y in batches(regression(), 12, 8):
+
+        def loss(m, x=x, y=y):
+            return jnp.mean((x @ m.w + m.b - y) ** 2) / 2
+
+        gradient = jax.grad(loss)(model)
+        with jax.numpy_dtype_promotion("standard"):
+            step, state = optimiser.update(gradient, state, model)
+        model = optax.apply_updates(model, step)
+    result = fit(optimiser=make() if make else None)
+    assert_close(weights(result.model), weights(model), tolerance(model.w.dtype))
+    assert not np.allclose(weights(model), weights(line()), rtol=1e-4)
+
+
+# --- one meaning ---------------------------------------------------------------------
+
+
+NOISY = LeastSquares(jnp.array(0.3))
+WAYS: dict[str, dict[str, Any]] = {
+    "two devices": dict(devices=TWO),
+    "micro-batches": dict(accumulate=4),
+    "both": dict(devices=TWO, accumulate=2),
+    "one step for each dispatch": dict(steps_per_dispatch=1),
+    "dispatches of five": dict(steps_per_dispatch=5),
+}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return fit(objective=NOISY, optimiser=optax.sgd(0.1), clip=1.0, log_every=1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_devices_micro_batches_and_dispatches_change_nothing(way, plain):
+    options = dict(optimiser=optax.sgd(0.1), clip=1.0, log_every=1)
+    result = fit(objective=NOISY, **options, **WAYS[way])
+    assert_close(weights(result.model), weights(plain.model), 1e-5)
+    assert_close(weights(result.ema()), weights(plain.ema()), 1e-5)
+    for term in ("loss", "size", "gradient_norm"):
+        assert_close(result.history[term], plain.history[term], 1e-5)
+
+
+def test_the_noise_matters(plain):
+    quiet = fit(optimiser=optax.sgd(0.1), clip=1.0)
+    assert abs(weights(quiet.model) - weights(plain.model)).max() > 1e-3
+
+
+def test_no_two_samples_share_noise_on_any_number_of_devices():
+    steps, count = 6, 16
+    run = lambda **options: fit(
+        objective=Witness(steps, count),
+        data=lambda step: np.arange(count),
+        steps=steps,
+        batch_size=count,
+        **options,
+    )
+    table = np.asarray(run().state.objective[0])
+    assert (table >= 1).all()
+    assert len(np.unique(table)) == steps * count
+    for options in (dict(devices=TWO), dict(accumulate=4), dict(steps_per_dispatch=1)):
+        np.testing.assert_array_equal(run(**options).state.objective[0], table)
+    other = run(key=jax.random.key(8)).state.objective[0]
+    assert not np.isin(np.asarray(other), table).any()
+
+
+# --- one compilation, no waiting, nothing taken --------------------------------------
+
+
+class Counted(px.distill.AbstractStatelessObjective):
+    """Counts how often Python runs its loss, which is when it is traced."""
+
+    traces: list = eqx.field(static=True)
+    inner: LeastSquares = LeastSquares()
+
+    def check(self, model, data):
+        pass
+
+    def loss(self, model, state, sample, progress, *, key):
+        self.traces.append(1)
+        return self.inner.loss(model, state, sample, progress, key=key)
+
+
+@pytest.mark.parametrize("devices", [ONE, TWO], ids=["one device", "two devices"])
+def test_one_compilation_for_a_whole_run(devices, tmp_path):
+    """Dispatches of every length, lines, checkpoints, callbacks: compiled once."""
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **more: compiled.append(name)
+    )
+    traces, seen = [], []
+
+    def callback(step, terms, result):
+        count = sum("backend_compile" in name for name in compiled)
+        seen.append((len(traces), count))
+
+    try:
+        fit(
+            objective=Counted(traces),
+            steps=60,
+            steps_per_dispatch=7,
+            log_every=10,
+            checkpoint_every=15,
+            directory=tmp_path,
+            callback=callback,
+            devices=devices,
+        )
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(seen) == 6
+    assert 0 < seen[0][0] <= 6
+    assert {traced for traced, _ in seen} == {seen[0][0]}
+    assert seen[0][1] > 0
+    assert seen[-1][1] == seen[2][1]  # after the first checkpoint too
+
+
+def test_the_callers_arrays_stay_alive():
+    model, objective = line(), LeastSquares(jnp.array(0.3))
+    for devices in (ONE, TWO):
+        result = fit(model, objective, devices=devices, steps=3)
+        again = fit(result.model, objective, devices=devices, steps=3)
+        for tree in (model, objective, KEY, result.model, result.ema(), again.model):
+            jax.block_until_ready(eqx.filter(tree, eqx.is_array))
+            assert all(np.isfinite(a).all() for a in arrays(tree))
+    assert_close(weights(model), weights(line()), 0.0)
+
+
+def test_a_dispatch_never_calls_the_host():
+    from pidax.train._start import first_state
+    from pidax.train._step import Recipe, dispatch
+
+    model = line()
+    static = eqx.filter(model, eqx.is_array, inverse=True)
+    sizes = dict(steps=8, batch_size=4, accumulate=2, per_dispatch=4, unroll=False)
+    recipe = Recipe(
+        static, (), eqx.is_inexact_array, optax.radam(1e-3), **sizes,  # type: ignore[arg-type]
+        clip=1.0, decays=(0.9,), ramp=0.05,
+    )  # fmt: skip
+    state = first_state(model, (), NOISY, recipe, key=KEY)
+    x, y = regression(16)
+    samples = x.reshape(4, 4, 3), y.reshape(4, 4)
+    run = dispatch(recipe, None)
+    text = str(
+        jax.make_jaxpr(run)(state, NOISY, samples, jnp.arange(4), 4, jnp.array(False))
+    )
+    assert "callback" not in text
+    assert "while" in text
+
+
+# --- the objective's own state -------------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", [ONE, TWO], ids=["one device", "two devices"])
+def test_the_objectives_state_is_trained_advanced_and_refreshed(devices):
+    x, y = regression(8)
+    result = fit(
+        objective=WithState(), data=(x, y), optimiser=optax.sgd(0.5), devices=devices
+    )
+    own, eps = result.state.objective, 2e-6
+    assert_close(own["aim"], y.mean() * (1 - 0.5**12), eps)
+    assert_close(own["size"], (y**2).mean(), eps)
+    b, slow = 0.1, 0.1
+    for step in range(12):
+        b += -0.5 * (b - step / 12)
+        slow = 0.5 * slow + 0.5 * b
+    assert_close(result.model.b, b, eps)
+    assert_close(own["slow"].b, slow, eps)
+    refresh_key = jax.random.split(KEY, 4)[2]
+    draws = [jax.random.uniform(jax.random.fold_in(refresh_key, s)) for s in (5, 10)]
+    assert_close(own["drawn"], 2 + sum(map(float, draws)), eps)
+
+
+def test_a_part_of_the_model_can_be_trained():
+    spec = Line(False, True)  # type: ignore[arg-type]
+    result = fit(optimiser=optax.sgd(0.1), trainable=spec)
+    assert_same_bits(result.model.w, line().w)
+    assert result.model.b != line().b
+    assert_same_bits(result.ema().w, line().w)
+
+
+def test_weight_decay_spares_what_is_no_weight():
+    """Frequencies are drawn once; RAdam's decay must not move what has no gradient."""
+    net = px.nn.MLP(3, 3, width=4, depth=1, key=KEY)
+
+    class Still(px.distill.AbstractStatelessObjective):
+        def check(self, model, data):
+            pass
+
+        def loss(self, model, state, sample, progress, *, key):
+            return 0 * jnp.sum(model(sample[0], progress)), ({}, {})
+
+    trained = fit(net, Still(), optimiser=optax.adamw(0.1, weight_decay=0.5)).model
+    moved = [not np.array_equal(a, b) for a, b in zip(arrays(trained), arrays(net))]  # noqa: B905
+    frequencies = jax.tree.leaves(jax.tree.map(lambda on: not on, px.nn.trainable(net)))
+    biases = [bool((a == 0).all()) for a in arrays(net)]  # zero stays zero
+    expected = [not f and not b for f, b in zip(frequencies, biases, strict=True)]
+    assert moved == expected
+    assert sum(frequencies) == 1
+
+
+def test_low_precision_networks_keep_float32_weights(x32):
+    net = px.nn.LowPrecision(px.nn.MLP(3, 3, width=16, depth=2, key=KEY))
+
+    class Fit(px.distill.AbstractStatelessObjective):
+        def check(self, model, data):
+            pass
+
+        def loss(self, model, state, sample, progress, *, key):
+            out = model(sample, jnp.zeros(()))
+            return jnp.mean((out - sample) ** 2), ({}, {})
+
+    x = regression(64)[0].astype(np.float32)
+    result = fit(
+        net, Fit(), data=x, steps=100, log_every=50, optimiser=optax.adam(1e-2)
+    )
+    types = {leaf.dtype for leaf in arrays(result.state) if leaf.dtype.kind == "f"}
+    assert types == {np.dtype(np.float32)}
+    assert result.history["loss"][-1] < 0.5 * result.history["loss"][0]
+
+
+# --- schedules -----------------------------------------------------------------------
+
+
+def test_warmup_and_cosine():
+    schedule = px.warmup_cosine(1e-3, 1000, warmup=100, end=1e-5)
+    expected = {0: 0, 50: 5e-4, 100: 1e-3, 550: 5.05e-4, 1000: 1e-5}
+    for step, rate in expected.items():
+        assert float(schedule(step)) == pytest.approx(rate, rel=1e-5)
+    assert float(px.warmup_cosine(1e-3, 100_000)(1000)) == pytest.approx(1e-3)
+    assert float(px.warmup_cosine(1e-3, 10)(0)) == pytest.approx(1e-3)
+    with pytest.raises(ValueError, match="warmup=10, steps=10"):
+        px.warmup_cosine(1e-3, 10, warmup=10)

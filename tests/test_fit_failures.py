@@ -1,0 +1,286 @@
+"""What training refuses, and how it stops: each with its reason and its cure."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from engine import ONE, LeastSquares, assert_same_bits, line, regression
+
+import pidax as px
+from pidax.train._step import fingerprint
+
+KEY = jax.random.key(7)
+TWO = jax.devices()[:2]
+
+
+def fit(model=None, objective=None, **options) -> px.Result:
+    options = (
+        dict(
+            steps=12,
+            batch_size=8,
+            key=KEY,
+            data=regression(),
+            progress=False,
+            devices=ONE,
+        )
+        | options
+    )
+    return px.fit(model or line(), objective or LeastSquares(), **options)
+
+
+# --- numbers that are not finite -----------------------------------------------------
+
+
+@jax.custom_jvp
+def cliff(x, now):
+    """Zero, with an infinite slope now."""
+    return jnp.zeros_like(x)
+
+
+@cliff.defjvp
+def _(primals, tangents):
+    x, now = primals
+    return jnp.zeros_like(x), jnp.where(now, jnp.inf, 0.0) * tangents[0]
+
+
+class Trap(px.distill.AbstractStatelessObjective):
+    """Least squares that goes wrong at one step of twelve, in one way."""
+
+    step: int
+    way: str
+    inner: LeastSquares = LeastSquares()
+
+    def check(self, model, data):
+        pass
+
+    def loss(self, model, state, sample, progress, *, key):
+        now = jnp.abs(progress * 12 - self.step) < 0.5
+        loss, (_, terms) = self.inner.loss(model, state, sample, progress, key=key)
+        if self.way == "loss":
+            terms = {**terms, "residual": jnp.where(now, jnp.nan, 1.0)}
+            loss = jnp.where(now, jnp.nan, loss)
+        else:
+            loss = loss + cliff(model.b, now)
+        return loss, ({}, terms)
+
+
+@pytest.mark.parametrize("devices", [ONE, TWO], ids=["one device", "two devices"])
+@pytest.mark.parametrize("step", [0, 7])
+def test_a_nan_stops_at_its_step_with_the_weights_before_it(step, devices, tmp_path):
+    options: dict[str, Any] = dict(
+        directory=tmp_path, checkpoint_every=3, steps_per_dispatch=5, devices=devices
+    )
+    with pytest.raises(px.NonFiniteError) as caught:
+        fit(objective=Trap(step, "loss"), **options)
+    error = caught.value
+    assert error.step == step
+    assert f"a loss of nan, with residual not finite at step {step}." in str(error)
+    if step:
+        assert error.checkpoint == tmp_path / "checkpoints" / "step_000000006.pidax"
+        assert str(error.checkpoint) in str(error)
+        clean = fit(steps=step, devices=devices)
+        assert_same_bits(error.result.model, clean.model)
+        assert_same_bits(error.result.ema(), clean.ema())
+        assert_same_bits(error.result.state.optimiser, clean.state.optimiser)
+    else:
+        assert error.checkpoint is None
+        assert "does not exist" in str(error)
+        assert_same_bits(error.result.model, line())
+    assert error.result.step == step
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == [f"step_00000000{n}.pidax" for n in (3, 6) if n <= step]
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    message = r"gradient that is not finite in model\.b at step 4\."
+    with pytest.raises(px.NonFiniteError, match=message) as caught:
+        fit(objective=Trap(4, "gradient"))
+    assert_same_bits(caught.value.result.model, fit(steps=4).model)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    """An optimiser can spoil them by itself: the gradients were fine."""
+
+    def update(gradient, state, weights=None):
+        spoil = jnp.where(state == 5, jnp.inf, 0.0)
+        return jax.tree.map(lambda g: g * 0 + spoil, gradient), state + 1
+
+    bad = optax.GradientTransformation(lambda weights: jnp.array(0), update)
+    with pytest.raises(px.NonFiniteError, match=r"weights.*\.w.*step_000000005.pidax"):
+        fit(optimiser=bad, directory=tmp_path, checkpoint_every=5, steps=6)
+    kept = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+    assert kept == ["step_000000005.pidax"]
+
+
+# --- bad input, before anything is compiled ------------------------------------------
+
+
+def with_nan():
+    x, y = regression()
+    x[17, 2] = np.nan
+    return x, y
+
+
+class Odd(px.distill.AbstractStatelessObjective):
+    """A loss that is not one number, or has terms that are not."""
+
+    way: str
+
+    def check(self, model, data):
+        if self.way == "check":
+            raise ValueError("labels must lie in 0..9, got 12. Map them.")
+
+    def loss(self, model, state, sample, progress, *, key):
+        x, _ = sample
+        ways = {
+            "vector": (model.w * x, {}),
+            "bfloat16": ((model.w @ x).astype(jnp.bfloat16), {}),
+            "term": (model.w @ x, {"parts": model.w * x}),
+            "name": (model.w @ x, {"loss": model.b}),
+        }
+        loss, terms = ways[self.way]
+        return loss, ({}, terms)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no steps": (dict(steps=0), "steps must be a whole number of at least 1, got 0"),
+    "half a step": (dict(steps=2.5), r"steps must be a whole number.*2\.5"),
+    "batch and devices": (
+        dict(batch_size=9, devices=TWO),
+        r"batch_size must be divisible by 2 \(2 devices\), got 9.*nearest.*10",
+    ),
+    "batch and micro-batches": (
+        dict(batch_size=9, accumulate=4),
+        r"divisible by 4 \(1 device times 4 micro-batches\), got 9.*nearest.*8",
+    ),
+    "a tiny batch": (dict(batch_size=1, accumulate=4), "got 1. The nearest that is: 4"),
+    "an old key": (
+        dict(key=jax.random.PRNGKey(0)),
+        r"key must be one random key.*jax\.random\.key\(0\)",
+    ),
+    "no key": (dict(key=0), "key must be one random key, got int"),
+    "clip": (dict(clip=0.0), "clip must be positive"),
+    "decay": (dict(ema=(1.0,)), r"less than 1, got 1.0.*1 - 1/n"),
+    "one decay": (dict(ema=0.999), r"ema=\(0\.999,\)"),
+    "NaN": (dict(data=with_nan()), r"finite.*1 of 150.*first at \(17, 2\).*data\[0\]"),
+    "empty": (
+        dict(data=(np.zeros((0, 3)), np.zeros(0))),
+        r"at least one sample, got shapes \[\(0, 3\), \(0,\)\]",
+    ),
+    "uneven": (dict(data=(np.zeros((4, 3)), np.zeros(5))), "all of one length"),
+    "a scalar": (dict(data=np.array(1.0)), r"first axis is the samples.*\[\(\)\]"),
+    "a number": (dict(data=3), "data must be an array.*got int"),
+    "a list of numbers": (dict(data=[1.0, 2.0]), r"got a list of \['float'\]"),
+    "no device": (dict(devices=[]), "at least one device"),
+    "nothing to train": (dict(model=jax.nn.relu), "floating-point arrays to train"),
+    "batch of the wrong size": (
+        dict(data=lambda step: regression(9)),
+        r"step 0 must have 8 \(batch_size\) samples.*got \(9, 3\) at data\[0\]",
+    ),
+    "vector loss": (dict(objective=Odd("vector")), r"one float32.*\[3\]"),
+    "low precision loss": (dict(objective=Odd("bfloat16")), r"got bfloat16.*astype"),
+    "vector term": (dict(objective=Odd("term")), "terms of Odd must be single numbers"),
+    "taken name": (dict(objective=Odd("name")), "not called loss"),
+    "the objective's own check": (dict(objective=Odd("check")), "0..9, got 12"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_before_anything_is_compiled(case, monkeypatch):
+    options, message = BAD[case]
+    monkeypatch.setattr("pidax.train._loop.data_parallel", None)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        fit(**options)
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ValueError, match=r"can be written, got .*file.*Choose another"):
+        fit(directory=file)
+    if os.geteuid() == 0:  # root writes anywhere but here
+        with pytest.raises(ValueError, match=r"can be written, got /proc/run"):
+            fit(directory="/proc/run")
+        return
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="permissions"):
+        fit(directory=tmp_path / "run")
+
+
+def test_bad_numbers_later_in_a_stream_are_named():
+    def data(step):
+        return with_nan() if step == 5 else regression()
+
+    with pytest.raises(ValueError, match=r"finite.*data\[0\] of steps 5"):
+        fit(data=data, batch_size=50, steps_per_dispatch=1)
+
+
+def test_a_refresh_must_keep_the_structure():
+    class Forgetful(px.distill.AbstractObjective):
+        def check(self, model, data):
+            pass
+
+        def init(self, model, *, key):
+            return (jnp.zeros(()),)
+
+        def loss(self, model, state, sample, progress, *, key):
+            return model.b**2, ({}, {})
+
+        def trainable(self, state):
+            return ()
+
+        def advance(self, model, state, update):
+            return state
+
+        @property
+        def refresh_every(self):
+            return 2
+
+        def refresh(self, model, state, *, key):
+            return ()
+
+    with pytest.raises(ValueError, match="refresh of Forgetful must return"):
+        fit(objective=Forgetful())
+
+
+class Local(px.distill.AbstractObjective):
+    """Its state depends on the device it is on."""
+
+    def check(self, model, data):
+        pass
+
+    def init(self, model, *, key):
+        return jnp.zeros(3)
+
+    def loss(self, model, state, sample, progress, *, key):
+        return model.b**2, ({}, {})
+
+    def trainable(self, state):
+        return ()
+
+    def advance(self, model, state, update):
+        return state + jax.lax.axis_index("data").astype(state.dtype)
+
+    @property
+    def refresh_every(self):
+        return None
+
+    def refresh(self, model, state, *, key):
+        return state
+
+
+def test_replicas_that_differ_are_noticed():
+    with pytest.raises(RuntimeError, match=r"same weights on all 2 devices after 12"):
+        fit(objective=Local(), devices=TWO)
+
+
+def test_a_fingerprint_sees_one_bit_and_a_permutation(dtype):
+    x = jnp.array([1.0, 2.0, 3.0])
+    tree = lambda x: {"w": x, "n": jnp.arange(3)}
+    marks = [x, x.at[1].set(jnp.nextafter(x[1], 9.0)), x[::-1], x.astype(jnp.bfloat16)]
+    assert fingerprint(tree(x)) == fingerprint(tree(x + 0))
+    assert len({int(fingerprint(tree(mark))) for mark in marks}) == 4
