@@ -1,0 +1,199 @@
+"""Kill a run at random moments, fill its disk, and see whether it shows in the end.
+
+    python benchmarks/reliability.py              # 20 kills, about 5 minutes
+    python benchmarks/reliability.py --kills 4 --output somewhere.json
+
+One run is killed with SIGKILL again and again, at moments drawn from its start-up, its
+training and its checkpoints (one every five steps), and resumed each time; its final
+state is compared bit for bit with that of a run that was left alone. Another writes
+to a file system that is full after a few checkpoints (a tmpfs where it may be mounted,
+else a limit on the size of files), and is resumed when there is room again.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import record
+
+import pidax as px
+
+STEPS = 1_500
+SEED = 0
+
+
+def train(directory: str, steps: int = STEPS, keep: int = 3) -> px.Result:
+    """The run: a two-dimensional teacher with everything that has a state."""
+    law = px.GaussianMixture.ring()
+    data = jax.vmap(lambda key: law.sample(key=key))(
+        jax.random.split(jax.random.key(1), 2_000)
+    )
+    process = px.EDM()
+    network = px.nn.MLP(2, 2, width=64, depth=3, key=jax.random.key(2))
+    return px.fit(
+        px.Preconditioned(network, process),
+        px.DenoisingScoreMatching(process),
+        data=np.asarray(data),
+        steps=steps,
+        batch_size=512,
+        clip=1.0,
+        ema=(0.99, 0.999),
+        key=jax.random.key(SEED),
+        directory=directory,
+        checkpoint_every=5,
+        keep=keep,
+        log_every=20,
+        progress=False,
+    )
+
+
+def bits(result: px.Result) -> str:
+    """A hash of every bit of a run's state."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(result.state):
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def start(directory: Path) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--worker", str(directory)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def finish(directory: Path) -> str:
+    output, _ = start(directory).communicate()
+    return output.strip().splitlines()[-1]
+
+
+def last_step(directory: Path) -> int:
+    files = (directory / "checkpoints").glob("step_*.pidax")
+    return max((int(path.stem.split("_")[1]) for path in files), default=0)
+
+
+def kill_again_and_again(kills: int, directory: Path) -> dict:
+    """Bits of the killed run and of the one left alone."""
+    begin = time.perf_counter()
+    alone = finish(directory / "alone")
+    whole = time.perf_counter() - begin
+    killed, draw, moments = directory / "killed", random.Random(SEED), []
+    while len(moments) < kills:
+        run, before = start(killed), last_step(killed)
+        # One in five dies before its first new checkpoint, most likely while starting;
+        # the others somewhere in the share of the run that is each one's.
+        early = draw.random() < 0.2
+        waited = time.perf_counter()
+        while not early and last_step(killed) == before and run.poll() is None:
+            time.sleep(0.002)
+        share = whole / 2 if early else 0.6 * whole / kills
+        time.sleep(draw.uniform(0, share))
+        ended_by_itself = run.poll() is not None
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        if ended_by_itself:
+            break
+        moments.append(
+            {
+                "seconds_after_start": time.perf_counter() - waited,
+                "last_checkpoint": last_step(killed),
+                "half_written_files": len(list(killed.rglob("*.tmp"))),
+            }
+        )
+        print(moments[-1], flush=True)
+    return {
+        "kills": len(moments),
+        "moments": moments,
+        "steps": STEPS,
+        "alone": alone,
+        "killed": finish(killed),
+    }
+
+
+def fill_the_disk(directory: Path) -> dict:
+    """A run on a file system that holds three checkpoints, then on one with room."""
+    alone = bits(train(str(directory / "roomy"), steps=60))
+    size = next((directory / "roomy" / "checkpoints").iterdir()).stat().st_size
+    small, room = directory / "small", 3 * size + 32_768
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(small)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if mounted:
+            first = None
+        else:
+            first = train(str(small), steps=15, keep=100)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(str(small), steps=60, keep=100)
+        refused = sum("was not written" in str(w.message) for w in caught)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        kept = sorted(path.name for path in (small / "checkpoints").glob("step_*"))
+        for name in kept:  # each is whole: its hashes are checked
+            px.load(small / "checkpoints" / name)
+        if mounted:
+            again = ["mount", "-o", f"remount,size={40 * size}", str(small)]
+            subprocess.run(again, check=True)
+        resumed = bits(train(str(small), steps=60, keep=100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if mounted:
+            subprocess.run(["umount", str(small)], check=True)
+    del first
+    return {
+        "file_system": "tmpfs" if mounted else "limit on the size of a file",
+        "bytes": room if mounted else size // 2,
+        "checkpoints_refused": refused,
+        "checkpoints_kept_and_whole": kept,
+        "alone": alone,
+        "resumed_with_room": resumed,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--worker", type=str)
+    options = parser.parse_args()
+    if options.worker:
+        print(bits(train(options.worker)))
+        return
+    record.provenance()
+    with tempfile.TemporaryDirectory() as folder:
+        results = {
+            "dtype": "float32",
+            "seeds": [SEED],
+            "killed": kill_again_and_again(options.kills, Path(folder)),
+            "full_disk": fill_the_disk(Path(folder)),
+        }
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+    else:
+        record.save("reliability", results)
+    killed, full = results["killed"], results["full_disk"]
+    print(
+        json.dumps({**killed, "moments": "..."}, indent=1), json.dumps(full, indent=1)
+    )
+    assert killed["alone"] == killed["killed"], "expected the same bits after the kills"
+    assert full["alone"] == full["resumed_with_room"], "expected the same bits"
+    assert full["checkpoints_refused"] > 0, "expected the disk to be too small"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "default")
+    main()
