@@ -173,9 +173,9 @@ def step_memory(work: Work) -> dict[str, Any]:
     )
     state = first_state(work.model, (), work.objective, recipe, key=jax.random.key(0))
     samples = jnp.asarray(work.data[: work.batch_size])[None]
-    rows, no = jnp.arange(work.batch_size), jnp.array(False)
-    step = eqx.filter_jit(dispatch(recipe, None), donate="all")
-    lowered = step.lower(state, work.objective, samples, rows, jnp.array(1), no)
+    first, one, no = jnp.array(0), jnp.array(1), jnp.array(False)
+    step = eqx.filter_jit(dispatch(recipe, 1, None), donate="all")
+    lowered = step.lower(state, work.objective, samples, first, one, no)
     account: Any = lowered.compile().compiled.memory_analysis()
     model = 4 * parameters(work.model)
     arguments = account.argument_size_in_bytes

@@ -192,7 +192,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named_before_anything_is_compiled(case, monkeypatch):
     options, message = BAD[case]
-    monkeypatch.setattr("pidax.train._loop.data_parallel", None)
+    monkeypatch.setattr("pidax.train._loop.Devices", None)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         fit(**options)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ._data import AbstractSource, require_finite_data
 from ._parallel import Place
@@ -38,14 +38,6 @@ def plan(
         ends += [(step // n + 1) * n for n in every if n]
         yield step, min(ends) - step
         step = min(ends)
-
-
-def indices(place: Place, batch_size: int) -> Array:
-    """The place in the whole batch of each sample of each local device."""
-    mine = np.arange(batch_size, dtype=np.int32).reshape(
-        place.processes, place.local, -1
-    )
-    return place.split(mine[place.process])
 
 
 def batches(

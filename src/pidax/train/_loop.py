@@ -18,11 +18,11 @@ from ..distill import AbstractObjective
 from ..types import Key
 from ._checkpoint import Checkpoints
 from ._data import AbstractSource
-from ._feed import Dispatch, batches, indices, plan, prefetched
+from ._feed import Dispatch, batches, plan, prefetched
 from ._guard import failed_term, require_finite_state, same_everywhere
 from ._interrupt import Interrupt, StopTraining, listening
 from ._log import Log
-from ._parallel import Place, data_parallel
+from ._parallel import Devices, Place
 from ._result import NonFiniteError, Result
 from ._state import TrainState, own_copy
 from ._step import Recipe, Record, dispatch
@@ -87,40 +87,32 @@ class Run:
         return self.place.share_state(state if found is None else found[0]), start
 
     def _train(self, state: TrainState, start: int, interrupt: Interrupt) -> TrainState:
-        recipe, place, objective = self.recipe, self.place, self.objective
-        compiled = data_parallel(dispatch(recipe, place.axis), place)
-        # On several devices the teacher's buffers are used up too, so copy them.
-        objective = own_copy(objective) if place.total > 1 else objective
-        objective, state = place.replicate(objective), place.replicate(state)
+        recipe, place = self.recipe, self.place
+        run = dispatch(recipe, place.total, place.axis)
+        devices = Devices(run, place, state, self.objective)
         size, most = recipe.batch_size, recipe.per_dispatch
         steps = plan(start, recipe.steps, most, self._intervals())
-        rows = indices(place, size)
         pending: deque[tuple[Dispatch, Record]] = deque()
         end, stop = start, False
-        feed = batches(self.source, place, size, most, steps)
-        with prefetched(feed) as received:
+        with prefetched(batches(self.source, place, size, most, steps)) as received:
             for now in received:
-                count = place.every(now.count, np.int32)
-                asked = place.every(interrupt.signal is not None, np.bool_)
-                state, objective, record = compiled(
-                    state, objective, now.samples, rows, count, asked
-                )
+                asked = interrupt.signal is not None
+                record = devices(now.samples, now.count, asked, size // place.total)
                 pending.append((now, record))
                 end = now.first + now.count
                 wanted = self._state_is_wanted(end)
                 while len(pending) > (0 if wanted else 1):
-                    stop |= self._absorb(*pending.popleft(), state)
+                    stop |= self._absorb(*pending.popleft(), devices)
                 if wanted:
-                    state, done = self._look(state, end)
-                    stop |= done
+                    stop |= self._look(devices, end)
                 # One process may stop at once; several must agree (see `_absorb`).
                 if stop or (place.processes == 1 and interrupt.signal is not None):
                     break
         while pending:
-            self._absorb(*pending.popleft(), state)
+            self._absorb(*pending.popleft(), devices)
         self._write_line(end)
-        self._checkpoint(state, end)
-        return state
+        self._checkpoint(devices.state, end)
+        return devices.state
 
     def _intervals(self) -> list[int]:
         """No dispatch runs across a multiple of one of these."""
@@ -136,7 +128,7 @@ class Run:
         due.append(self.looks.log_every if self.looks.callback else None)
         return end == self.recipe.steps or any(n and end % n == 0 for n in due)
 
-    def _absorb(self, sent: Dispatch, record: Record, state: TrainState) -> bool:
+    def _absorb(self, sent: Dispatch, record: Record, devices: Devices) -> bool:
         """Wait for a dispatch's record and read it; whether a process asks to stop."""
         values = {name: np.asarray(value) for name, value in record.items()}
         asked = bool(values.pop("interrupt"))
@@ -151,7 +143,8 @@ class Run:
         good = int(np.argmax(failures != 0)) if failures.any() else sent.count
         self.log.take(values, good)
         if good < sent.count:
-            self._fail(sent.first + good, int(failures[good]), values, good, state)
+            code, state = int(failures[good]), devices.state
+            self._fail(sent.first + good, code, values, good, state)
         if end % self.looks.log_every == 0 and self.looks.callback is None:
             self._write_line(end)
         return asked
@@ -172,16 +165,16 @@ class Run:
         self._write_line(step)
         raise NonFiniteError(step, term, last, self._result(state))
 
-    def _look(self, state: TrainState, end: int) -> tuple[TrainState, bool]:
+    def _look(self, devices: Devices, end: int) -> bool:
         """Refresh, callback, checkpoint; whether the callback asked to stop."""
         renew, stop = self.objective.refresh_every, False
         if renew and end % renew == 0 and end < self.recipe.steps:
-            state = self._refresh(state, end)
+            devices.put(self._refresh(devices.state, end))
         if self.looks.callback is not None and end % self.looks.log_every == 0:
-            stop = self._call_back(state, end)
+            stop = self._call_back(devices.state, end)
         if end % self.looks.checkpoint_every == 0:
-            self._checkpoint(state, end)
-        return state, stop
+            self._checkpoint(devices.state, end)
+        return stop
 
     def _call_back(self, state: TrainState, end: int) -> bool:
         assert self.looks.callback is not None
@@ -219,8 +212,7 @@ class Run:
                 f"refresh of {type(self.objective).__name__} must return a state of "
                 f"the structure of the one it was given, {old}, got {new}."
             )
-        fresh = self.place.replicate(own_copy(arrays))
-        return dataclasses.replace(state, objective=fresh)
+        return dataclasses.replace(state, objective=own_copy(arrays))
 
     def _result(self, state: TrainState) -> Result:
         step = int(state.step)

@@ -1,6 +1,6 @@
 """One function on every device of every process.
 
-    one device           equinox.filter_jit
+    one device           jax.jit
     one process          equinox.filter_pmap over its devices
     several processes    jax.pmap over the devices of all (after
                          jax.distributed.initialize), local ones fed from here
@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from ._state import is_key
+from ._state import is_key, own_copy
 
 AXIS = "data"
 
@@ -78,10 +78,6 @@ class Place:
         sharding = NamedSharding(self._mesh(), PartitionSpec(AXIS))
         return jax.device_put(tree, sharding)
 
-    def every(self, value: Any, dtype: Any) -> PyTree:
-        """One number, as an array with an entry on each local device."""
-        return self.split(np.full(self.local, value, dtype))
-
     def share(self, tree: PyTree) -> PyTree:
         """Process 0's arrays, on every process."""
         if self.processes == 1:
@@ -108,70 +104,106 @@ class Place:
         return Mesh(np.array(self.devices), (AXIS,))
 
 
-def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
-    """Compile `run(state, objective, *mapped) -> (state, record)` for a place.
+class Devices:
+    """A run's state on its devices, and the compiled function that advances it.
 
-    The result is called as `(state, objective, *mapped)`, its mapped arguments being
-    arrays with the local devices first, and returns `(state, objective, record)`. The
-    state's buffers, and on several devices the objective's, are used up: go on with
-    what is returned.
+    `run(state, objective, samples, first, count, interrupt)` is compiled once, for
+    tuples of arrays: a tree of modules costs the host a millisecond or two each time
+    that it is taken apart and put together, a tuple nothing. The buffers of the state
+    are used up by each call, and new ones take their place.
+    """
+
+    def __init__(
+        self, run: Callable[..., Any], place: Place, state: PyTree, objective: PyTree
+    ):
+        # On several devices the teacher's buffers are used up too: the caller's stay.
+        objective = own_copy(objective) if place.total > 1 else objective
+        teacher, rest = eqx.partition(objective, eqx.is_array)
+        self.place, self.shape = place, jax.tree.structure(state)
+        self.put(state)
+        leaves, shape = jax.tree.flatten(place.replicate(teacher))
+        self.teacher = tuple(leaves)
+
+        def flat(state, teacher, samples, order):
+            objective = eqx.combine(jax.tree.unflatten(shape, teacher), rest)
+            state = jax.tree.unflatten(self.shape, state)
+            first, count, asked = order
+            state, record = run(state, objective, samples, first, count, asked != 0)
+            self._require_shape(jax.tree.structure(state), objective)
+            return tuple(jax.tree.leaves(state)), record
+
+        self.call = data_parallel(flat, place)
+
+    def __call__(
+        self, samples: PyTree, count: int, asked: bool, per_device: int
+    ) -> dict[str, jax.Array]:
+        """Take `count` steps; what they report, perhaps before they are done."""
+        first = (self.place.process * self.place.local) * per_device
+        order = [
+            (first + i * per_device, count, asked) for i in range(self.place.local)
+        ]
+        order = self.place.split(np.array(order, np.int32))
+        self.leaves, self.teacher, record = self.call(
+            self.leaves, self.teacher, samples, order
+        )
+        return record
+
+    @property
+    def state(self) -> PyTree:
+        """The state, whose buffers the next call uses up."""
+        return jax.tree.unflatten(self.shape, self.leaves)
+
+    def put(self, state: PyTree) -> None:
+        """Go on from this state."""
+        self.leaves = tuple(jax.tree.leaves(self.place.replicate(state)))
+
+    def _require_shape(self, shape: Any, objective: PyTree) -> None:
+        if shape != self.shape:
+            raise ValueError(
+                f"a step must keep the structure of the state, got {shape} from "
+                f"{self.shape}. Look at advance of {type(objective).__name__}, and at "
+                "the optimiser."
+            )
+
+
+def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
+    """Compile `run(state, kept, *mapped) -> (state, record)` for a place.
+
+    Arguments are pytrees of arrays, of which the mapped ones have the local devices as
+    their first axis. What is compiled returns `(state, kept, record)`; it uses up the
+    buffers of the state, and on several devices those of `kept`.
     """
     if place.total == 1:
-        return _one_device(run)
-    if place.processes == 1:
+
+        def alone(state, kept, *mapped):
+            return run(state, kept, *jax.tree.map(lambda a: a[0], mapped))
+
+        compiled = jax.jit(alone, donate_argnums=0)
+    elif place.processes == 1:
         return _one_process(run)
-    return _several_processes(run)
+    else:
+        compiled = jax.pmap(
+            run,
+            axis_name=AXIS,
+            in_axes=(None, None, 0, 0),
+            out_axes=(None, None),  # tuples: filter_pmap's lists cannot be hashed
+            donate_argnums=(0,),
+        )
 
-
-def _one_device(run: Callable[..., Any]) -> Callable[..., Any]:
-    @eqx.filter_jit(donate="all-except-first")
-    def compiled(kept, state):
-        objective, mapped = kept
-        return run(state, objective, *jax.tree.map(lambda a: a[0], mapped))
-
-    def call(state, objective, *mapped):
-        state, record = compiled((objective, mapped), state)
-        return state, objective, record
+    def call(state, kept, *mapped):
+        state, record = compiled(state, kept, *mapped)
+        return state, kept, record
 
     return call
 
 
 def _one_process(run: Callable[..., Any]) -> Callable[..., Any]:
-    # filter_pmap donates all arguments or none. The objective passes through, so that
+    # filter_pmap donates all arguments or none. What is kept passes through, so that
     # each of its buffers is given back under the same name.
-    def through(state, objective, *mapped):
-        state, record = run(state, objective, *mapped)
-        return state, objective, record
+    def through(state, kept, *mapped):
+        state, record = run(state, kept, *mapped)
+        return state, kept, record
 
-    def call(state, objective, *mapped):
-        axes = (None, None, *(0 for _ in mapped))
-        compiled = eqx.filter_pmap(
-            through, in_axes=axes, out_axes=None, axis_name=AXIS, donate="all"
-        )
-        return compiled(state, objective, *mapped)
-
-    return call
-
-
-def _several_processes(run: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = None
-
-    def call(state, objective, *mapped):
-        nonlocal compiled
-        teacher, rest = eqx.partition(objective, eqx.is_array)
-        if compiled is None:  # the static parts are those of the whole run
-
-            def arrays_only(state, teacher, *mapped):
-                return run(state, eqx.combine(teacher, rest), *mapped)
-
-            compiled = jax.pmap(
-                arrays_only,
-                axis_name=AXIS,
-                in_axes=(None, None, *(0 for _ in mapped)),
-                out_axes=(None, None),
-                donate_argnums=(0,),
-            )
-        state, record = compiled(state, teacher, *mapped)
-        return state, objective, record
-
-    return call
+    return eqx.filter_pmap(
+        through, in_axes=(None, None, 0, 0), out_axes=None, axis_name=AXIS, donate="all"
+    )

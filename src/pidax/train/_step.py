@@ -65,16 +65,19 @@ def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
     return arrays, put
 
 
-def dispatch(recipe: Recipe, axis: Hashable | None) -> Callable[..., Any]:
+def dispatch(recipe: Recipe, devices: int, axis: Hashable | None) -> Callable[..., Any]:
     """The function that is compiled: up to `per_dispatch` steps in one go.
 
-    `run(state, objective, samples, indices, count, interrupt)` takes samples of shape
-    `(per_dispatch, local batch, ...)`, their indices in the whole batch, the number of
-    steps to take, and whether this device's process was asked to stop. It returns the
-    state and a record of each step.
+    `run(state, objective, samples, first, count, asked)` takes samples of shape
+    `(per_dispatch, samples on this device, ...)`, the place of the first of them in
+    the whole batch, the number of steps to take, and whether this process was asked to
+    stop. It returns the state and a record of each step.
     """
+    here = recipe.batch_size // devices
 
-    def run(state, objective, samples, indices, count, interrupt):
+    def run(state, objective, samples, first, count, asked):
+        indices = first + jnp.arange(here, dtype=jnp.int32)
+
         def one(state, samples):
             return train_step(recipe, axis, state, objective, samples, indices)
 
@@ -94,9 +97,9 @@ def dispatch(recipe: Recipe, axis: Hashable | None) -> Callable[..., Any]:
                 return state, jax.tree.map(lambda r, n: r.at[i].set(n), record, new)
 
             state, record = jax.lax.fori_loop(0, count, body, (state, blank))
-        record = {**record, "interrupt": interrupt}
+        record = {**record, "interrupt": asked}
         if axis is not None:
-            record["interrupt"] = jax.lax.pmax(interrupt, axis)
+            record["interrupt"] = jax.lax.pmax(asked, axis)
             mark = fingerprint((state.model, state.objective))
             agree = jax.lax.pmax(mark, axis) == jax.lax.pmin(mark, axis)
             record["agree"] = agree
