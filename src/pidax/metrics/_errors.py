@@ -4,15 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import require
 from ..types import Scalar, typed
+from ._sets import SamplesLike, root
 
 
 @typed
 def rms_error(
-    samples: Float[Array | np.ndarray, "sample *event"],
-    reference: Float[Array | np.ndarray, "sample *event"],
-    *,
-    per_component: bool = False,
+    samples: SamplesLike, reference: SamplesLike, *, per_component: bool = False
 ) -> Scalar:
     r"""$\sqrt{\operatorname{mean} |\Delta x|^2}$ over samples, $|\cdot|$ the 2-norm.
 
@@ -24,3 +23,48 @@ def rms_error(
     if per_component:
         return jnp.sqrt(square.mean())
     return jnp.sqrt(square.reshape(square.shape[0], -1).sum(axis=1).mean())
+
+
+@typed
+def sample_errors(
+    samples: SamplesLike, reference: SamplesLike, *, per_component: bool = False
+) -> Float[Array, " sample"]:
+    r"""$|\Delta x|$ of each sample, $|\cdot|$ the 2-norm over all its components.
+
+    Which samples are bad, where `rms_error` says how bad they are together: it is the
+    root mean square of these. `per_component=True` divides by the root of the number
+    of components. A sample that is not finite (a failed solve with `throw=False`) has
+    an error that is not finite; the others keep theirs.
+    """
+    square = jnp.square(jnp.asarray(samples) - jnp.asarray(reference))
+    square = square.reshape(square.shape[0], -1)
+    return root(square.mean(axis=1) if per_component else square.sum(axis=1))
+
+
+@typed
+def error_summary(
+    samples: SamplesLike, reference: SamplesLike, *, per_component: bool = False
+) -> dict[str, float]:
+    """`sample_errors` in four numbers: `rms`, `median`, `p99` and `max`.
+
+    For tables and logs: Python floats, so not under `jax.jit`. `p99` is the 99th
+    percentile, interpolated linearly. A mean hides a tail: a student that is right for
+    most noise and wrong for some has a small `median` and a large `max`.
+    """
+    errors = np.asarray(
+        sample_errors(samples, reference, per_component=per_component), np.float64
+    )
+    bad = int((~np.isfinite(errors)).sum())
+    require(
+        None,
+        errors.size > 0 and not bad,
+        f"error_summary expects at least one sample and every sample finite, got "
+        f"{errors.size} samples, {bad} of them with NaN or infinite error. Leave out "
+        "and count the failed ones: sample_errors says which they are.",
+    )
+    return {
+        "rms": float(np.sqrt(np.square(errors).mean())),
+        "median": float(np.median(errors)),
+        "p99": float(np.quantile(errors, 0.99)),
+        "max": float(errors.max()),
+    }
