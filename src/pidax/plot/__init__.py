@@ -1,6 +1,9 @@
 """Figures from results; matplotlib is imported on use."""
 
-from ._figures import COLOURS as COLOURS
+from ._axes import COLOURS as COLOURS
 from ._figures import error_along_path as error_along_path
 from ._figures import trajectories as trajectories
 from ._figures import work_precision as work_precision
+from ._grid import sample_grid as sample_grid
+from ._planar import samples as samples
+from ._training import loss_curves as loss_curves

@@ -1,4 +1,4 @@
-"""Figures from results. Matplotlib is imported when a figure is asked for."""
+"""Solutions of the ODE: their paths, their errors, and what they cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require
 from ..types import typed
+from ._axes import COLOURS, given_or_new, require_few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Categorical colours that stay apart for colour-blind readers (Okabe & Ito 2008).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 
 
 @typed
@@ -31,7 +28,7 @@ def trajectories(
     (`process.scale(ts)`), which shows $y$: the noise does not dwarf the data. `exact`
     trajectories at the same times are drawn as crosses.
     """
-    ax = _axes(ax)
+    ax = given_or_new(ax)
     y = np.asarray(xs) / np.asarray(scale)[:, None]
     for path in y:
         ax.plot(*path.T, color=COLOURS[0], alpha=0.55, lw=1.0, zorder=1)
@@ -53,8 +50,8 @@ def error_along_path(
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Error of solutions against time, both logarithmic; data are on the right."""
-    ax = _axes(ax)
-    _require_few(len(errors))
+    ax = given_or_new(ax)
+    require_few(len(errors))
     for colour, (name, error) in zip(COLOURS, errors.items(), strict=False):
         ax.loglog(ts, np.maximum(np.asarray(error), 1e-17), color=colour, label=name)
     ax.invert_xaxis()
@@ -70,9 +67,9 @@ def work_precision(
 
     A row has `evaluations` and `rms`, which is None where the solve failed.
     """
-    ax = _axes(ax)
+    ax = given_or_new(ax)
     names = list(dict.fromkeys(row[by] for row in rows))
-    _require_few(len(names))
+    require_few(len(names))
     for colour, marker, name in zip(COLOURS, "osD^vPX", names, strict=False):
         mine = [row for row in rows if row[by] == name and row["rms"] is not None]
         if not mine:
@@ -90,20 +87,3 @@ def work_precision(
     ax.grid(True, which="major", color="0.9", lw=0.6)
     ax.legend(frameon=False, fontsize=8)
     return ax
-
-
-def _require_few(lines: int) -> None:
-    require(
-        None,
-        lines <= len(COLOURS),
-        f"at most {len(COLOURS)} lines can be told apart, got {lines}. Draw several "
-        "axes.",
-    )
-
-
-def _axes(ax: "Axes | None") -> "Axes":
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(figsize=(5, 4), layout="constrained")[1]
