@@ -1,7 +1,9 @@
 """The documentation says what the code does, and its numbers are the benchmark's."""
 
 import contextlib
+import importlib
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 PAGES = [
     "README.md",
     "docs/index.md",
+    pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
     pytest.param("docs/solvers.md", marks=pytest.mark.slow),
 ]
@@ -55,20 +58,41 @@ def squash(text):
     return " ".join(text.split())
 
 
-def test_the_tables_are_those_of_the_benchmark(monkeypatch):
+@pytest.mark.parametrize("name", ["reference_figure", "engine_table"])
+def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import reference_figure
+    tables = importlib.import_module(name)
+    for page, text in tables.pages(tables.load()).items():
+        assert text in page.read_text(), f"run python benchmarks/{name}.py for {page}"
+    sys.modules.pop(name)
 
-    for page, text in reference_figure.pages(reference_figure.load()).items():
-        assert text in page.read_text(), f"run reference_solve.py --figure for {page}"
-    sys.modules.pop("reference_figure")
+
+def results(name):
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
 
 
-def test_the_benchmark_says_where_it_comes_from():
-    import json
-
-    results = json.loads((ROOT / "benchmarks/results/reference_solve.json").read_text())
+def assert_provenance(part):
     for name in ("command", "machine", "versions", "commit", "dtype", "seeds"):
-        assert results[name]
-    assert not results["uncommitted_changes_to_src"]
-    assert all(row["rms"] is not None for row in results["rows"])
+        assert part[name]
+    assert not part["uncommitted_changes_to_src"]
+
+
+def test_the_benchmarks_say_where_they_come_from():
+    solved = results("reference_solve")
+    assert all(row["rms"] is not None for row in solved["rows"])
+    engine = results("engine")
+    parts = ["speed", "checkpoint", "memory", "parallel", "quality"]
+    assert list(engine) == parts
+    for part in (solved, results("reliability"), *engine.values()):
+        assert_provenance(part)
+    assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
+
+
+def test_the_recorded_runs_left_no_trace():
+    """Twenty kills and a full disk: the bits of the run that was left alone."""
+    recorded = results("reliability")
+    killed, full = recorded["killed"], recorded["full_disk"]
+    assert killed["kills"] == 20
+    assert killed["killed"] == killed["alone"]
+    assert full["resumed_with_room"] == full["alone"]
+    assert full["checkpoints_refused"] > 0
