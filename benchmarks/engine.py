@@ -127,6 +127,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=[])
     chosen = parser.parse_args().parts or list(PARTS)
+    record.provenance()  # as the run starts
     done = json.loads(TARGET.read_text()) if TARGET.exists() else {}
     for name in chosen:
         print(f"\n{name}")
