@@ -30,7 +30,7 @@ import record
 
 import pidax as px
 
-STEPS = 1_500
+STEPS = 2_500
 SEED = 0
 
 
@@ -87,18 +87,22 @@ def last_step(directory: Path) -> int:
 def kill_again_and_again(kills: int, directory: Path) -> dict:
     """Bits of the killed run and of the one left alone."""
     begin = time.perf_counter()
-    alone = finish(directory / "alone")
-    whole = time.perf_counter() - begin
+    run = start(directory / "alone")
+    while not last_step(directory / "alone"):
+        time.sleep(0.01)
+    starting = time.perf_counter() - begin
+    alone = run.communicate()[0].strip().splitlines()[-1]
+    training = time.perf_counter() - begin - starting
     killed, draw, moments = directory / "killed", random.Random(SEED), []
     while len(moments) < kills:
         run, before = start(killed), last_step(killed)
-        # One in five dies before its first new checkpoint, most likely while starting;
-        # the others somewhere in the share of the run that is each one's.
+        # One in five dies while starting, most likely; the others somewhere in the
+        # share of the training that is each one's.
         early = draw.random() < 0.2
         waited = time.perf_counter()
         while not early and last_step(killed) == before and run.poll() is None:
             time.sleep(0.002)
-        share = whole / 2 if early else 0.6 * whole / kills
+        share = starting if early else training / kills
         time.sleep(draw.uniform(0, share))
         ended_by_itself = run.poll() is not None
         run.send_signal(signal.SIGKILL)

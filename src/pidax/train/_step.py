@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ..distill import AbstractObjective
@@ -137,7 +138,7 @@ def train_step(
     trained = (weights, helpers)
     sums = _over_micro_batches(recipe, total, trained, samples, indices)
     if axis is not None:
-        sums = jax.lax.psum(sums, axis)
+        sums = add_up(sums, axis)
     (loss, (update, terms)), gradient = jax.tree.map(
         lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
     )
@@ -165,6 +166,24 @@ def train_step(
     new = _unless(failure != 0, new, state)
     new = eqx.tree_at(lambda s: s.failure, new, failure)
     return new, {**terms, "loss": loss, "gradient_norm": norm, "failure": failure}
+
+
+def add_up(tree: PyTree, axis: Hashable) -> PyTree:
+    """The sum over all devices, of all arrays of one dtype at once.
+
+    One message instead of one for each array, of which a network has a hundred:
+    between processes on the CPU each takes about a millisecond.
+    """
+    leaves, shape = jax.tree.flatten(tree)
+    sums: list[Any] = [None] * len(leaves)
+    for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+        mine = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        ends = np.cumsum([leaves[i].size for i in mine])[:-1]
+        flat = jnp.concatenate([leaves[i].ravel() for i in mine])
+        parts = jnp.split(jax.lax.psum(flat, axis), ends)
+        for i, part in zip(mine, parts, strict=True):
+            sums[i] = part.reshape(leaves[i].shape)
+    return jax.tree.unflatten(shape, sums)
 
 
 def _over_micro_batches(recipe, total, trained, samples, indices):
