@@ -86,34 +86,33 @@ def digits():
     return result, samples, wanted, distances(samples, images[held_out], floor)
 
 
-def main():
-    planar, samples, held_out, moon_distances = moons()
-    conditional, images, wanted, digit_distances = digits()
-    print("\nsliced W2 to held-out data")
-    print(f"{'':>10} {'teacher':>9} {'more data':>10}")
-    for name, (far, floor) in {
-        "two moons": moon_distances,
-        "digits": digit_distances,
-    }.items():
-        print(f"{name:>10} {far:>9.4f} {floor:>10.4f}")
-
-    figure = plt.figure(figsize=(13, 8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1))
-    axes = top.subplots(1, 3)
-    px.plot.loss_curves(
-        {"two moons": planar.history, "digits": conditional.history}, ax=axes[0]
-    )
-    px.plot.samples({"held out": held_out, "teacher": samples}, axes=axes[1:])
-    rows = [int(i) for c in range(10) for i in jnp.flatnonzero(wanted == c)[:10]]
-    grid = images[jnp.array(rows)].reshape(10, 10, 8, 8, 1).swapaxes(0, 1)
-    ax = bottom.subplots()
-    px.plot.sample_grid(grid.reshape(100, 8, 8, 1), columns=10, limits=(-1, 1), ax=ax)
-    ax.set_title("digits drawn by the teacher: one class in each column")
+def draw(histories, sets, images, labels):
+    """Losses, ten digits of each class, and the planar samples."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 10), layout="constrained")
+    px.plot.loss_curves(histories, ax=axes[0, 0])
+    axes[0, 0].set_title("score-matching loss")
+    columns = [np.flatnonzero(labels == digit)[:10] for digit in range(10)]
+    rows = np.stack(columns, axis=1).ravel()
+    px.plot.sample_grid(images[rows], columns=10, limits=(-1, 1), ax=axes[0, 1])
+    axes[0, 1].set_title("drawn by the teacher, one class in each column")
+    px.plot.samples(sets, axes=axes[1])
     target = Path("outputs/train_teacher.png")
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=150)
     print(f"saved {target}")
 
+
+def main():
+    planar, samples, held_out, moon_distances = moons()
+    conditional, images, labels, digit_distances = digits()
+    print("\nsliced W2 to held-out data")
+    print(f"{'':>10} {'teacher':>9} {'more data':>10}")
+    rows = {"two moons": moon_distances, "digits": digit_distances}
+    for name, (far, floor) in rows.items():
+        print(f"{name:>10} {far:>9.4f} {floor:>10.4f}")
+    histories = {"two moons": planar.history, "digits": conditional.history}
+    sets = {"two moons, held out": held_out, "two moons, teacher": samples}
+    draw(histories, sets, np.asarray(images), np.asarray(labels))
     for far, floor in (moon_distances, digit_distances):
         assert far < 2 * floor, f"expected within twice the floor {floor}, got {far}"
 
