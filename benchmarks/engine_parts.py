@@ -114,8 +114,8 @@ def bare_loop(work: Work):
         """Steps per second."""
         start = time.perf_counter()
         for i in range(steps):
-            state[0], value = step(state[0], keys[i])
-        jax.block_until_ready((state[0], value))
+            state[0], _ = step(state[0], keys[i])
+        jax.block_until_ready(state[0])
         return steps / (time.perf_counter() - start)
 
     return run
@@ -174,7 +174,7 @@ def step_memory(work: Work) -> dict[str, Any]:
     state = first_state(work.model, (), work.objective, recipe, key=jax.random.key(0))
     samples = jnp.asarray(work.data[: work.batch_size])[None]
     first, one, no = jnp.array(0), jnp.array(1), jnp.array(False)
-    step = eqx.filter_jit(dispatch(recipe, 1, None), donate="all")
+    step: Any = eqx.filter_jit(dispatch(recipe, 1, None), donate="all")
     lowered = step.lower(state, work.objective, samples, first, one, no)
     account: Any = lowered.compile().compiled.memory_analysis()
     model = 4 * parameters(work.model)

@@ -169,7 +169,7 @@ def fill_the_disk(directory: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--worker", type=str)

@@ -4,13 +4,16 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from engine import (
+from objectives import (
     ONE,
     LeastSquares,
     WithState,
@@ -31,26 +34,23 @@ KEY = jax.random.key(7)
 NOISY = LeastSquares(jnp.array(0.3))
 
 
-def fit(directory=None, **options) -> px.Result:
-    options = (
-        dict(
-            steps=40,
-            batch_size=8,
-            key=KEY,
-            data=regression(),
-            optimiser=optax.adam(1e-2),
-            ema=(0.9, 0.99),
-            progress=False,
-            devices=ONE,
-            directory=directory,
-            checkpoint_every=10,
-            log_every=5,
-        )
-        | options
+def fit(directory=None, **options: Any) -> px.Result:
+    defaults: dict[str, Any] = dict(
+        model=line(),
+        objective=NOISY,
+        steps=40,
+        batch_size=8,
+        key=KEY,
+        data=regression(),
+        optimiser=optax.adam(1e-2),
+        ema=(0.9, 0.99),
+        progress=False,
+        devices=ONE,
+        directory=directory,
+        checkpoint_every=10,
+        log_every=5,
     )
-    return px.fit(
-        options.pop("model", line()), options.pop("objective", NOISY), **options
-    )
+    return px.fit(**defaults | options)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def stop_at(step):
 
 
 def names(directory):
-    return sorted(path.name for path in (directory / "checkpoints").iterdir())
+    return sorted(path.name for path in (directory / "checkpoints").glob("step_*"))
 
 
 # --- stopped and resumed -------------------------------------------------------------
@@ -116,6 +116,44 @@ def test_the_objectives_state_is_resumed(tmp_path):
         fit(tmp_path / str(step), callback=stop_at(step), **options)
         resumed = fit(tmp_path / str(step), **options)
         assert_same_bits(resumed.state, whole.state)
+
+
+def test_steps_may_grow_past_a_refresh(tmp_path):
+    """Where a shorter run ends, the longer one refreshes."""
+    model = lambda steps, directory=None: fit(
+        directory, objective=WithState(), steps=steps, optimiser=optax.sgd(0.0)
+    )
+    whole = model(20)
+    model(10, tmp_path)
+    grown = model(20, tmp_path)
+    drawn = [run.state.objective["drawn"] for run in (whole, grown)]
+    assert drawn[0] == drawn[1]
+
+
+def test_an_error_of_the_callback_or_the_data_keeps_what_was_done(whole, tmp_path):
+    def callback(step, terms, result):
+        if step == 10:
+            raise KeyError("a mistake of the user's")
+
+    with pytest.raises(KeyError, match="mistake"):
+        fit(tmp_path / "callback", callback=callback)
+    assert names(tmp_path / "callback") == ["step_000000010.pidax"]
+    assert_same_bits(fit(tmp_path / "callback").state, whole[0].state)
+    stream = (by_step(step) for step in range(7))
+    with pytest.raises(ValueError, match="ended before step 7"):
+        fit(tmp_path / "data", data=stream, steps_per_dispatch=1)
+    assert names(tmp_path / "data") == ["step_000000007.pidax"]
+
+
+def test_a_loader_may_fill_one_buffer_again_and_again():
+    def reused():
+        x, y = by_step(0)
+        for step in range(12):
+            x[:], y[:] = by_step(step)
+            yield x, y
+
+    fresh = fit(data=by_step, steps=12, log_every=12)
+    assert_same_bits(fit(data=reused(), steps=12, log_every=12).state, fresh.state)
 
 
 def by_step(step):
@@ -202,7 +240,7 @@ def test_a_checkpoint_says_what_it_is(whole):
     about = head["tree"]["fields"]["about"]["dict"]
     config = about["config"]["dict"]
     assert about["step"] == 40
-    assert config["model"] == "engine.Line"
+    assert config["model"] == "objectives.Line"
     assert config["model.w"] == f"{line().w.dtype}[3]"
     assert config["batch_size"] == "8"
     assert head["arrays"][".arrays['.model.w']"]["shape"] == [3]
@@ -236,6 +274,7 @@ def two(tmp_path):
     """A directory with two checkpoints, 1 and 2, and the bytes of the second."""
     written = Checkpoints(tmp_path, {"a": "1"}, 3, ())
     written.prepare()
+    written.release()
     for step in (1, 2):
         written.write(state(step), step, None)
     return tmp_path, written.files()[2].read_bytes()
@@ -243,6 +282,12 @@ def two(tmp_path):
 
 def read(directory, config=None):
     return Checkpoints(directory, config or {"a": "1"}, 3, ()).read_last(state(0))
+
+
+def found_in(directory):
+    found = read(directory)
+    assert found is not None
+    return found
 
 
 def damaged(content: bytes):
@@ -256,7 +301,7 @@ def damaged(content: bytes):
 
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used(two):
     directory, content = two
-    good, step = read(directory)
+    good, step = found_in(directory)
     assert step == 2
     assert_same_bits(good, state(2))
     last = directory / "checkpoints" / "step_000000002.pidax"
@@ -264,7 +309,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used(two):
     for bad in damaged(content):
         last.write_bytes(bad)
         with pytest.warns(UserWarning, match="step_000000002.pidax.*expected"):
-            found, step = read(directory)
+            found, step = found_in(directory)
         assert step == 1
         assert_same_bits(found, state(1))
         count += 1
@@ -277,13 +322,40 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used(two):
         read(directory)
 
 
+def test_what_was_just_written_is_never_removed(two):
+    """Here the newest checkpoint is damaged, and only one is kept."""
+    directory, _ = two
+    (directory / "checkpoints" / "step_000000009.pidax").write_bytes(b"damaged")
+    kept = Checkpoints(directory, {"a": "1"}, 1, ())
+    with pytest.warns(UserWarning, match="000009.pidax"):
+        found = kept.read_last(state(0))
+    assert found is not None
+    assert found[1] == 2
+    path = kept.write(state(3), 3, None)
+    assert path.exists()
+    assert sorted(kept.files()) == [3, 9]
+
+
+def test_one_run_at_a_time(tmp_path):
+    first = Checkpoints(tmp_path, {}, 3, ())
+    first.prepare()
+    with pytest.raises(ValueError, match=r"not be in use.*Wait for it"):
+        Checkpoints(tmp_path, {}, 3, ()).prepare()
+    first.release()
+    second = Checkpoints(tmp_path, {}, 3, ())
+    second.prepare()
+    second.release()
+
+
 def test_leftovers_of_a_killed_writer_are_swept(two):
     directory, _ = two
     leftover = directory / "checkpoints" / ".step_000000003.pidax.0123456789abcdef.tmp"
     leftover.write_bytes(b"half")
-    Checkpoints(directory, {}, 3, ()).prepare()
+    again = Checkpoints(directory, {"a": "1"}, 3, ())
+    again.prepare()
+    again.release()
     assert not leftover.exists()
-    assert len(names(directory)) == 2
+    assert len(again.files()) == 2
 
 
 def test_a_torn_line_of_the_log_is_dropped(tmp_path, whole):
@@ -332,10 +404,10 @@ CHANGES = {
         dict(objective=LeastSquares(jnp.array(0.2))),
         "objective.noise: .*0.3",
     ),
-    "data": (dict(data=regression(seed=1)), r"data\['some rows'\]"),
+    "data": (dict(data=regression(seed=1)), r"data\['content'\]"),
     "model": (
         dict(model=px.nn.MLP(2, 2, width=4, depth=1, key=KEY), data=None),
-        "model: engine.Line in the checkpoint, pidax.nn.* now",
+        "model: objectives.Line in the checkpoint, pidax.nn.* now",
     ),
 }
 
@@ -356,7 +428,42 @@ class Blind(px.distill.AbstractStatelessObjective):
         pass
 
     def loss(self, model, state, sample, progress, *, key):
-        return sum(jnp.sum(a**2) for a in jax.tree.leaves(model) if a.ndim), ({}, {})
+        leaves = [a for a in jax.tree.leaves(model) if a.ndim]
+        return jnp.stack([jnp.sum(a**2) for a in leaves]).sum(), ({}, {})
+
+
+def middle():
+    x, y = regression()
+    x[25, 1] += 1e-3
+    return x, y
+
+
+def test_a_change_in_the_middle_of_the_data_is_seen(whole):
+    with pytest.raises(ValueError, match=r"data\['content'\]\[0\]"):
+        fit(whole[1], data=middle())
+
+
+DESCRIBE = """
+import optax, hashlib
+from pidax.train._describe import describe
+made = [optax.contrib.muon(1e-3), optax.adamw(1e-3, mask=lambda p: {"a", "b"} and [
+    (lambda x: x + 1)(leaf) for leaf in p])]
+text = repr([sorted(describe(m, "o", values=True).items()) for m in made])
+print(" at 0x" in text, hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+def test_an_optimiser_is_described_alike_in_every_process():
+    outputs = []
+    for seed in "12":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", DESCRIBE]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=True
+        )
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith("False")
 
 
 def test_devices_micro_batches_and_intervals_may_change(whole, tmp_path):
@@ -379,6 +486,10 @@ def test_closures_are_described():
     rates = [describe(lambda s: 1e-3, "r", values=True) for _ in range(2)]
     assert rates[0] == rates[1]
     assert rates[0] != describe(lambda s: 1e-4, "r", values=True)
+    given = [describe(lambda s, lr=lr: lr, "r", values=True) for lr in (1e-3, 1.0)]
+    assert given[0] != given[1]
+    many = [optax.MultiSteps(optax.adam(lr), 2) for lr in (1e-3, 1.0)]
+    assert differences(*(describe(m, "o", values=True) for m in many))
     mixture = px.GaussianMixture.ring()
     moved = px.GaussianMixture.ring(radius=0.8)
     found = differences(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from engine import ONE, LeastSquares, assert_same_bits, line, regression
+from objectives import ONE, LeastSquares, WithState, assert_same_bits, line, regression
 
 import pidax as px
 from pidax.train._step import fingerprint
@@ -17,7 +17,7 @@ KEY = jax.random.key(7)
 TWO = jax.devices()[:2]
 
 
-def fit(model=None, objective=None, **options) -> px.Result:
+def fit(model: Any = None, objective: Any = None, **options: Any) -> px.Result:
     options = (
         dict(
             steps=12,
@@ -91,7 +91,7 @@ def test_a_nan_stops_at_its_step_with_the_weights_before_it(step, devices, tmp_p
         assert "does not exist" in str(error)
         assert_same_bits(error.result.model, line())
     assert error.result.step == step
-    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").glob("step_*"))
     assert kept == [f"step_00000000{n}.pidax" for n in (3, 6) if n <= step]
 
 
@@ -109,10 +109,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         spoil = jnp.where(state == 5, jnp.inf, 0.0)
         return jax.tree.map(lambda g: g * 0 + spoil, gradient), state + 1
 
-    bad = optax.GradientTransformation(lambda weights: jnp.array(0), update)
+    start: Any = lambda weights: jnp.array(0)
+    change: Any = update
+    bad = optax.GradientTransformation(start, change)
     with pytest.raises(px.NonFiniteError, match=r"weights.*\.w.*step_000000005.pidax"):
         fit(optimiser=bad, directory=tmp_path, checkpoint_every=5, steps=6)
-    kept = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+    with pytest.raises(px.NonFiniteError, match=r"weights .*not to be used"):
+        fit(optimiser=bad, steps=6)  # nothing to save, and nothing to return
+    kept = [p.name for p in (tmp_path / "checkpoints").glob("step_*")]
     assert kept == ["step_000000005.pidax"]
 
 
@@ -165,7 +169,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no key": (dict(key=0), "key must be one random key, got int"),
     "clip": (dict(clip=0.0), "clip must be positive"),
     "decay": (dict(ema=(1.0,)), r"less than 1, got 1.0.*1 - 1/n"),
-    "one decay": (dict(ema=0.999), r"ema=\(0\.999,\)"),
+    "one decay": (dict(ema=0.999), r"tuple of decays, got 0.999: \(0\.999,\)"),
     "NaN": (dict(data=with_nan()), r"finite.*1 of 150.*first at \(17, 2\).*data\[0\]"),
     "empty": (
         dict(data=(np.zeros((0, 3)), np.zeros(0))),
@@ -184,7 +188,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "vector loss": (dict(objective=Odd("vector")), r"one float32.*\[3\]"),
     "low precision loss": (dict(objective=Odd("bfloat16")), r"got bfloat16.*astype"),
     "vector term": (dict(objective=Odd("term")), "terms of Odd must be single numbers"),
-    "taken name": (dict(objective=Odd("name")), "not called loss"),
+    "taken name": (dict(objective=Odd("name")), "none of the names .*'step'"),
+    "a name for an optimiser": (dict(optimiser=optax.adam), r"optax\.adam\(1e-3\)"),
+    "a class for an objective": (dict(objective=Odd), "must be an instance"),
+    "no decays": (dict(ema=None), "ema must be a tuple of decays, got None"),
     "the objective's own check": (dict(objective=Odd("check")), "0..9, got 12"),
 }
 
@@ -217,6 +224,68 @@ def test_bad_numbers_later_in_a_stream_are_named():
 
     with pytest.raises(ValueError, match=r"finite.*data\[0\] of steps 5"):
         fit(data=data, batch_size=50, steps_per_dispatch=1)
+
+
+def test_every_batch_of_a_stream_is_checked():
+    def data(step):
+        labels = np.full(8, 57 if step == 3 else 1)
+        return regression(8)[0].astype(jnp.zeros(()).dtype), labels
+
+    process = px.EDM()
+    net = px.nn.MLP(3, 3, width=4, depth=1, classes=10, key=KEY)
+    model = px.Preconditioned(net, process)
+    options = dict(steps_per_dispatch=1, steps=6)
+    with pytest.raises(ValueError, match=r"labels must run from 0 to 9.*57"):
+        fit(model, px.DenoisingScoreMatching(process), data=data, **options)
+
+    def turned(step):
+        x, y = regression(8)
+        return (x.T if step == 3 else x), y
+
+    with pytest.raises(
+        ValueError, match=r"of the first.*\(8, 3\).*at step 3|first axis"
+    ):
+        fit(data=turned, **options)
+
+
+def test_what_a_callback_returns_is_checked():
+    for wrong in (0.5, {"step": 3}):
+        with pytest.raises(ValueError, match="callback must return None or a dict"):
+            fit(callback=lambda *_, wrong=wrong: wrong, log_every=2)
+
+
+def test_an_update_that_is_not_finite_stops_too():
+    """It would live on in the objective's state, where no one looks."""
+
+    class Spoilt(px.distill.AbstractObjective):
+        inner: WithState = WithState()
+
+        def check(self, model, data):
+            pass
+
+        def init(self, model, *, key):
+            return self.inner.init(model, key=key)
+
+        def trainable(self, state):
+            return ()
+
+        def advance(self, model, state, update):
+            return self.inner.advance(model, state, update)
+
+        @property
+        def refresh_every(self):
+            return None
+
+        def refresh(self, model, state, *, key):
+            return state
+
+        def loss(self, model, state, sample, progress, *, key):
+            loss, _ = self.inner.loss(model, state, sample, progress, key=key)
+            late = jnp.where(progress > 0.3, jnp.nan, 1.0)
+            return loss, ({"size": late}, {})
+
+    with pytest.raises(px.NonFiniteError, match=r"update of the objective's state.*4"):
+        fit(objective=Spoilt())
 
 
 def test_a_refresh_must_keep_the_structure():

@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 
 from .._checks import require, require_positive
+from ..distill import AbstractObjective
 from ._parallel import Place
 from ._state import is_key
 
@@ -21,10 +22,25 @@ def check_counts(**numbers: Any) -> None:
         )
 
 
-def check_values(
-    key: Any, clip: float | None, ema: Sequence[float], ramp: float | None
+def check_arguments(
+    objective: Any,
+    optimiser: Any,
+    key: Any,
+    clip: float | None,
+    ema: Sequence[float],
+    ramp: float | None,
 ) -> None:
-    """A typed key, positive numbers, decays below one."""
+    """An objective, an optimiser, a typed key; positive numbers, decays below one."""
+    if not isinstance(objective, AbstractObjective):
+        raise ValueError(
+            f"objective must be an instance of AbstractObjective, got {objective!r}. "
+            "For example DenoisingScoreMatching(process)."
+        )
+    if optimiser is not None and not hasattr(optimiser, "update"):
+        raise ValueError(
+            f"optimiser must be an Optax transformation, got {optimiser!r}. Call it "
+            "with its learning rate: optax.adam(1e-3)."
+        )
     if not eqx.is_array(key) or not is_key(key) or key.shape:
         raise ValueError(
             f"key must be one random key, got {type(key).__name__}. Make it with "
@@ -34,8 +50,8 @@ def check_values(
         require_positive(clip=clip)
     if ramp is not None:
         require_positive(ema_ramp=ramp)
-    if isinstance(ema, float):
-        raise ValueError(f"ema must be a sequence of decays, got {ema}: ema=({ema},).")
+    if not isinstance(ema, Sequence):
+        raise ValueError(f"ema must be a tuple of decays, got {ema}: (0.999,) or ().")
     for decay in ema:
         require(
             None,

@@ -23,6 +23,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs in one directory go unnoticed
+    fcntl = None
+
 from ..store import header, load, save
 from ._describe import differences
 from ._state import is_key
@@ -50,11 +55,13 @@ class Checkpoints:
     decays: tuple[float, ...]
     scores: dict[int, float] = dataclasses.field(default_factory=dict)
     last_good: Path | None = None
+    lock: Any = None
 
     def prepare(self) -> None:
         """Make the directory, and see that it can be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
             for leftover in self.folder.glob(".step_*.tmp"):
                 leftover.unlink()  # of a run that was killed while writing
             probe = self.folder / ".writable"
@@ -65,6 +72,26 @@ class Checkpoints:
                 f"directory must be one that can be written, got {self.directory} "
                 f"({error.strerror}). Choose another, or change its permissions."
             ) from error
+
+    def _lock(self) -> None:
+        """Hold the directory until `release`, or until this process ends."""
+        if fcntl is None:
+            return
+        self.lock = open(self.folder / ".lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise ValueError(
+                f"directory must not be in use, got {self.directory}, to which another "
+                "run is writing. Wait for it, or choose another."
+            ) from error
+
+    def release(self) -> None:
+        """Let another run have the directory."""
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
 
     @property
     def folder(self) -> Path:
@@ -83,12 +110,13 @@ class Checkpoints:
         self.last_good = path
         if score is not None:
             self.scores[step] = score
-        kept = set(sorted(self.files())[-self.keep :])
+        past = [old for old in sorted(self.files()) if old <= step]
+        kept = set(past[-self.keep :])
         if self.scores:
             kept.add(min(self.scores, key=lambda s: (self.scores[s], s)))
-        for old, file in self.files().items():
+        for old in past:  # what is later was refused, and is left to its owner
             if old not in kept:
-                file.unlink()
+                self.files()[old].unlink()
                 self.scores.pop(old, None)
         return path
 
@@ -144,8 +172,21 @@ class Checkpoints:
                 f"{path} is a checkpoint of another run:\n  "
                 + "\n  ".join(found[:8])
                 + more
-                + "\nChange the arguments back, or choose another directory."
+                + "\nChange the arguments back; or choose another directory, and start "
+                "from these weights with fit(px.restore(directory, model), ...)."
             )
+
+
+def checkpoints_in(
+    directory: str | Path | None,
+    config: Mapping[str, str],
+    keep: int,
+    decays: tuple[float, ...],
+) -> Checkpoints | None:
+    """Those of a directory; None without one."""
+    if directory is None:
+        return None
+    return Checkpoints(Path(directory), config, keep, decays)
 
 
 class _Different(ValueError):

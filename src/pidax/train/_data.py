@@ -7,6 +7,7 @@ very row at which it was killed, and no state is kept for it.
 """
 
 import abc
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,11 +18,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 _CONTAINERS = tuple | list | dict | eqx.Module
+_HASHED = 2**28  # bytes; of larger arrays some rows are
 _IN_MEMORY = 2**31  # bytes; larger arrays are checked batch by batch only
 
 
 class AbstractSource(abc.ABC):
     """Batches by step, as NumPy arrays of the whole batch or of a part of it."""
+
+    batch_size: int
+    check: Callable[[PyTree], None] | None = None  # of a batch, by the objective
 
     @abc.abstractmethod
     def example(self) -> PyTree:
@@ -38,6 +43,9 @@ class AbstractSource(abc.ABC):
 
 class NoData(AbstractSource):
     """For objectives that need none."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
 
     def example(self) -> PyTree:
         return None
@@ -79,7 +87,6 @@ class ArrayData(AbstractSource):
         return self.arrays
 
     def describe(self) -> dict[str, Any]:
-        ends = [0, self.count // 2, self.count - 1]
         leaves = jax.tree.leaves_with_path(self.arrays)
         return {
             "kind": "arrays",
@@ -87,11 +94,7 @@ class ArrayData(AbstractSource):
                 f"{jax.tree_util.keystr(path)}: {leaf.dtype}{list(leaf.shape)}"
                 for path, leaf in leaves
             ],
-            "some rows": [
-                float(np.asarray(leaf[i], np.float64).sum())
-                for _, leaf in leaves
-                for i in ends
-            ],
+            "content": [_digest(leaf) for _, leaf in leaves],
         }
 
     def rows(self, step: int, part: slice) -> PyTree:
@@ -120,6 +123,7 @@ class StepData(AbstractSource):
         self.function: Callable[[int], PyTree] | None = None
         self.iterator: Iterator[PyTree] | None = None
         self.kept: tuple[int, PyTree] | None = None  # the last batch, and its step
+        self.kinds: dict[str, Any] = {}
         self.iterable = None
         if callable(data):
             self.function = data
@@ -138,7 +142,8 @@ class StepData(AbstractSource):
     def _batch(self, step: int) -> PyTree:
         if self.kept is None or self.kept[0] != step:
             batch = self.function(step) if self.function else self._next(step)
-            batch = jax.tree.map(np.asarray, batch)
+            # A copy: loaders like to fill one buffer again and again.
+            batch = jax.tree.map(lambda a: np.array(a), batch)
             for path, leaf in jax.tree.leaves_with_path(batch):
                 if leaf.shape[:1] != (self.batch_size,):
                     raise ValueError(
@@ -146,8 +151,24 @@ class StepData(AbstractSource):
                         f"(batch_size) samples as its first axis, got "
                         f"{leaf.shape} at data{jax.tree_util.keystr(path)}."
                     )
+            self._require_the_same_kind(batch, step)
             self.kept = step, batch
         return self.kept[1]
+
+    def _require_the_same_kind(self, batch: PyTree, step: int) -> None:
+        kinds = {
+            jax.tree_util.keystr(path): (leaf.dtype, leaf.shape)
+            for path, leaf in jax.tree.leaves_with_path(batch)
+        }
+        self.kinds = self.kinds or kinds
+        if kinds != self.kinds:
+            raise ValueError(
+                f"every batch must have the shapes and dtypes of the first, "
+                f"{self.kinds}, got {kinds} at step {step}."
+            )
+        integers = any(np.issubdtype(d, np.integer) for d, _ in kinds.values())
+        if integers and self.check is not None:
+            self.check(batch)  # labels may be out of range
 
     def _next(self, step: int) -> PyTree:
         assert self.iterable is not None
@@ -158,9 +179,16 @@ class StepData(AbstractSource):
         if batch is None:
             raise ValueError(
                 f"the data ended before step {step}. Give an iterable of at least "
-                "`steps` batches (itertools.cycle repeats one), or arrays."
+                "`steps` batches (a generator that loops for ever, say), or arrays."
             )
         return batch
+
+
+def _digest(array: np.ndarray) -> str:
+    """A hash of an array, or of a thousand of its rows where it is too large."""
+    if array.nbytes > _HASHED:
+        array = array[:: max(1, len(array) // 1000)]
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
 def require_finite_data(leaf: np.ndarray, where: str, name: str) -> None:
@@ -181,7 +209,7 @@ def as_source(
 ) -> AbstractSource:
     """The source that the `data` of `fit` means."""
     if data is None:
-        return NoData()
+        return NoData(batch_size)
     if not callable(data) and isinstance(data, jax.Array | np.ndarray | _CONTAINERS):
         leaves = jax.tree.leaves(data)
         if leaves and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):

@@ -70,10 +70,12 @@ def _children(value: Any) -> list[tuple[str, Any]] | None:
         return [(".self", value.__self__)]
     if isinstance(value, types.FunctionType):
         names = value.__code__.co_freevars
-        return [
-            (f".{n}", _content(cell))
-            for n, cell in zip(names, value.__closure__ or (), strict=True)
-        ]
+        cells = zip(names, value.__closure__ or (), strict=True)
+        found = [(f".{n}", _content(cell)) for n, cell in cells]
+        given = {"defaults": value.__defaults__, "keywords": value.__kwdefaults__}
+        return found + [(f".{n}", v) for n, v in given.items() if v]
+    if type(value).__module__.startswith("optax") and hasattr(value, "__dict__"):
+        return [(f".{n}", v) for n, v in vars(value).items()]
     return None
 
 
@@ -88,9 +90,20 @@ def _kind(value: Any) -> str:
     if isinstance(value, types.FunctionType | types.MethodType):
         text = f"{value.__module__}.{value.__qualname__}"
         if value.__name__ == "<lambda>":  # its name says nothing: what it holds does
-            text += f" of {value.__code__.co_names} {value.__code__.co_consts}"
+            text += f" of {_code(value.__code__)}"
         return text
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _code(code: types.CodeType) -> str:
+    """The names and constants of a function's code, the same in every process."""
+    constants = [
+        _code(c)
+        if isinstance(c, types.CodeType)
+        else repr(sorted(map(repr, c)) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]
+    return f"{code.co_names} {constants}"
 
 
 def _leaf(value: Any, values: bool) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +73,13 @@ def _fill(buffer: np.ndarray, row: np.ndarray, i: int) -> None:
 
 
 @contextlib.contextmanager
-def prefetched(dispatches: Iterator[Dispatch], ahead: int = 2):
-    """The same dispatches, prepared by a thread up to `ahead` of their use."""
+def prefetched(
+    dispatches: Iterator[Dispatch], stopping: Callable[[], bool], ahead: int = 2
+):
+    """The same dispatches, prepared by a thread up to `ahead` of their use.
+
+    They end early when `stopping()`, even if the data keep one waiting.
+    """
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     closed = threading.Event()
     x64 = jnp.zeros(()).dtype == jnp.float64  # a thread starts with JAX's defaults
@@ -97,10 +102,14 @@ def prefetched(dispatches: Iterator[Dispatch], ahead: int = 2):
             put(error)
 
     def received() -> Iterator[Dispatch]:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        while not stopping():
+            with contextlib.suppress(queue.Empty):
+                item = ready.get(timeout=0.2)
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    return
+                yield item
 
     thread = threading.Thread(target=work, name="pidax data", daemon=True)
     thread.start()
@@ -108,4 +117,4 @@ def prefetched(dispatches: Iterator[Dispatch], ahead: int = 2):
         yield received()
     finally:
         closed.set()
-        thread.join()
+        thread.join(timeout=1)  # it may be waiting for the data, and dies with us

@@ -8,18 +8,24 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from .. import nn
 from ..distill import AbstractObjective
 from ..types import Key
-from ._arguments import check_batch_size, check_counts, check_values
-from ._checkpoint import Checkpoints
+from ._arguments import check_arguments, check_batch_size, check_counts
+from ._checkpoint import checkpoints_in
 from ._data import AbstractSource, as_source
 from ._describe import describe
 from ._loop import Looks, Run
 from ._parallel import Place
 from ._result import Result
 from ._schedule import default_optimiser
-from ._start import check_loss, first_state, loops_are_slow
+from ._start import (
+    as_jax,
+    check_loss,
+    dispatch_length,
+    first_state,
+    loops_are_slow,
+    trainable_or_default,
+)
 from ._step import Recipe
 
 if TYPE_CHECKING:
@@ -71,7 +77,8 @@ def fit(
     - `ema`: decays of the averages of the weights to keep; `result.ema(0.999)`
       chooses one. `ema_ramp` shortens them in the first steps; None does not.
     - `trainable`: a filter specification of what to train, as `equinox.partition`
-      takes it; default `pidax.nn.trainable(model)`.
+      takes it; default all floating-point arrays of the networks, and none of their
+      frequencies or of a process.
     - `devices`: default all. `steps_per_dispatch`: steps for each call of the compiled
       function; more hide the time between them, and make Ctrl-C wait.
 
@@ -89,15 +96,16 @@ def fit(
     is not finite raises `NonFiniteError`, and nothing is overwritten.
     """
     place = Place(devices)
-    trainable = nn.trainable(model) if trainable is None else trainable
+    model, trainable = as_jax(model), trainable_or_default(model, trainable)
     numbers = dict(steps=steps, batch_size=batch_size, accumulate=accumulate)
     numbers |= dict(checkpoint_every=checkpoint_every, keep=keep, log_every=log_every)
     check_counts(**numbers, steps_per_dispatch=steps_per_dispatch or 1)
-    check_values(key, clip, ema, ema_ramp)
+    check_arguments(objective, optimiser, key, clip, ema, ema_ramp)
     check_batch_size(batch_size, accumulate, place)
     init_key, step_key, refresh_key, data_key = jax.random.split(key, 4)
     source = as_source(data, batch_size, jax.random.key_data(data_key))
     objective.check(model, source.example())
+    source.check = lambda batch: objective.check(model, batch)
     own = objective.init(model, key=init_key)
     convolves = check_loss(model, objective, own, source, trainable)
     slow = convolves and loops_are_slow(place)
@@ -109,19 +117,19 @@ def fit(
         steps=steps,
         batch_size=batch_size,
         accumulate=accumulate,
-        per_dispatch=min(steps, steps_per_dispatch or (1 if slow else 16)),
+        per_dispatch=min(steps, steps_per_dispatch or dispatch_length(source, slow)),
         unroll=slow,
         clip=clip,
         decays=tuple(float(decay) for decay in ema),
         ramp=ema_ramp,
     )
-    checkpoints = None
-    if directory is not None:
-        config = configuration(model, objective, recipe, source, key)
-        checkpoints = Checkpoints(Path(directory), config, keep, recipe.decays)
+    config = configuration(model, objective, recipe, source, key)
+    checkpoints = checkpoints_in(directory, config, keep, recipe.decays)
     looks = Looks(log_every, checkpoint_every, best, callback, progress)
     run = Run(recipe, objective, place, source, refresh_key, checkpoints, looks)
-    return run.go(first_state(model, own, objective, recipe, key=step_key))
+    state = first_state(model, own, objective, recipe, key=step_key)
+    del own  # which may be large, and is copied in the state
+    return run.go(state)
 
 
 def configuration(

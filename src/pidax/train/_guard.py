@@ -9,15 +9,17 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ._checkpoint import Checkpoints, to_arrays
+from ._checkpoint import to_arrays
 from ._parallel import Place
 from ._result import NonFiniteError, Result
 from ._state import TrainState
-from ._step import LOSS_FAILED
+from ._step import LOSS_FAILED, RESERVED, UPDATE_FAILED
 
 
 def failed_term(code: int, terms: Mapping[str, np.ndarray], trained: PyTree) -> str:
     """In words, what was not finite."""
+    if code == UPDATE_FAILED:
+        return "an update of the objective's state that is not finite"
     if code == LOSS_FAILED:
         bad = [n for n, value in terms.items() if not np.isfinite(value).all()]
         bad = [n for n in bad if n not in ("loss", "gradient_norm")]
@@ -34,20 +36,20 @@ def failed_term(code: int, terms: Mapping[str, np.ndarray], trained: PyTree) -> 
 def require_finite_state(
     state: TrainState, step: int, last: Path | None, result: Callable[..., Result]
 ) -> None:
-    """A checkpoint is never written of weights that are lost."""
+    """Weights that an optimiser has spoilt by itself are not saved, nor returned."""
     for name, array in to_arrays((state.model, state.averages)).items():
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
             what = f"weights that are not finite ({name})"
-            raise NonFiniteError(step - 1, what, last, result(state))
+            raise NonFiniteError(step - 1, what, last, result(state), intact=False)
 
 
-def same_everywhere(place: Place, checkpoints: Checkpoints | None) -> None:
+def same_everywhere(place: Place, configuration: Any) -> None:
     """Every process was started with the same configuration."""
-    if place.processes == 1 or checkpoints is None:
+    if place.processes == 1:
         return
     from jax.experimental import multihost_utils
 
-    text = repr(sorted(checkpoints.config.items())).encode()
+    text = repr(configuration).encode()
     mark = np.frombuffer(hashlib.sha256(text).digest()[:8], np.int32)
     marks: Any = np.asarray(multihost_utils.process_allgather(mark))
     other = [i for i, m in enumerate(marks) if (m != marks[0]).any()]
@@ -56,3 +58,13 @@ def same_everywhere(place: Place, checkpoints: Checkpoints | None) -> None:
             "every process must call fit with the same arguments, got others on "
             f"processes {other} than on process 0."
         )
+
+
+def check_terms(terms: Any) -> dict[str, float]:
+    """What a callback returned: numbers by names that are free."""
+    if not isinstance(terms, Mapping) or RESERVED & set(terms):
+        raise ValueError(
+            "callback must return None or a dict of numbers, under none of the names "
+            f"{sorted(RESERVED)}, got {terms!r}."
+        )
+    return {name: float(value) for name, value in terms.items()}

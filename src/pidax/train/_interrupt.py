@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from sys import stderr
 
 
 class StopTraining(Exception):  # a request, not an error
@@ -37,6 +38,7 @@ def listening() -> Iterator[Interrupt]:
 
     def note(number: int, frame: object) -> None:
         interrupt.signal = number
+        print("\nstopping after this dispatch; once more to stop at once", file=stderr)
         restore()
 
     try:

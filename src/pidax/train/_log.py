@@ -38,7 +38,7 @@ class Log:
         self.bar.unpause()
         if self.file is not None and self.file.exists():
             self.lines = [x for x in read_lines(self.file) if x["step"] <= step]
-            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            text = "".join(map(_json, self.lines))
             temporary = self.file.with_suffix(".tmp")
             temporary.write_text(text)
             os.replace(temporary, self.file)
@@ -70,7 +70,7 @@ class Log:
             return
         try:
             with open(self.file, "a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(_json(line))
         except OSError as error:
             message = f"a line of {self.file} was not written: {error}"
             warnings.warn(message, stacklevel=4)
@@ -79,7 +79,7 @@ class Log:
         """The mean of a term over the lines since the last checkpoint."""
         lines, self.since_checkpoint = self.since_checkpoint, []
         values = [line[name] for line in lines if name in line]
-        if lines and not values:
+        if lines and not any(name in line for line in self.lines):
             warnings.warn(
                 f"best={name!r} is not among the terms {sorted(lines[-1])}: this "
                 "checkpoint has no score. Choose one of them, or let the callback "
@@ -94,9 +94,19 @@ class Log:
         """Every term as an array over the lines; NaN where a line lacks it."""
         names = list(dict.fromkeys(name for line in self.lines for name in line))
         return {
-            name: np.array([line.get(name, np.nan) for line in self.lines])
+            name: np.array([_number(line.get(name)) for line in self.lines])
             for name in names
         }
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _json(line: Mapping[str, Any]) -> str:
+    """One line; JSON has no NaN."""
+    finite = {n: x if np.isfinite(x) else None for n, x in line.items()}
+    return json.dumps(finite) + "\n"
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

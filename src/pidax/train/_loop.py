@@ -19,13 +19,22 @@ from ..types import Key
 from ._checkpoint import Checkpoints
 from ._data import AbstractSource
 from ._feed import Dispatch, batches, plan, prefetched
-from ._guard import failed_term, require_finite_state, same_everywhere
+from ._guard import (
+    check_terms,
+    failed_term,
+    require_finite_state,
+    same_everywhere,
+)
 from ._interrupt import Interrupt, StopTraining, listening
 from ._log import Log
 from ._parallel import Devices, Place
 from ._result import NonFiniteError, Result
-from ._state import TrainState, own_copy
+from ._state import TrainState, gathered
 from ._step import Recipe, Record, dispatch
+
+
+class DisagreementError(RuntimeError):
+    """Replicas that should hold the same weights do not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +59,30 @@ class Run:
     refresh_key: Key
     checkpoints: Checkpoints | None
     looks: Looks
+    asked: bool = False  # by the callback, to stop
 
     def go(self, state: TrainState) -> Result:
         """Resume or start, train, and return what there is."""
-        same_everywhere(self.place, self.checkpoints)
-        lines = None
-        if self.checkpoints is not None and self.writes:
-            self.checkpoints.prepare()
-            lines = self.checkpoints.directory / "metrics.jsonl"
-        state, start = self._resume(state)
-        progress = self.looks.progress and self.writes
-        with Log(self.recipe.steps, lines, self.place.total, progress) as self.log:
-            self.log.resume(start)
-            if start < self.recipe.steps:
-                with listening() as interrupt:
-                    state = self._train(state, start, interrupt)
-        return self._result(state)
+        recipe, looks = self.recipe, self.looks
+        numbers = [recipe.steps, recipe.batch_size, recipe.accumulate]
+        numbers += [recipe.per_dispatch, looks.log_every, looks.checkpoint_every]
+        config = self.checkpoints and sorted(self.checkpoints.config.items())
+        same_everywhere(self.place, (numbers, config))
+        try:
+            state, start = self._resume(state)
+            lines = None
+            if self.checkpoints is not None and self.writes:
+                lines = self.checkpoints.directory / "metrics.jsonl"
+            progress = looks.progress and self.writes
+            with Log(recipe.steps, lines, self.place.total, progress) as self.log:
+                self.log.resume(start)
+                if start < recipe.steps:
+                    with listening() as interrupt:
+                        state = self._train(state, start, interrupt)
+            return self._result(state)
+        finally:
+            if self.checkpoints is not None:
+                self.checkpoints.release()
 
     @property
     def writes(self) -> bool:
@@ -75,7 +92,17 @@ class Run:
     def _resume(self, state: TrainState) -> tuple[TrainState, int]:
         if self.checkpoints is None:
             return state, 0
-        found = self.checkpoints.read_last(state) if self.writes else None
+        found, error = None, None
+        if self.writes:
+            try:
+                self.checkpoints.prepare()
+                found = self.checkpoints.read_last(state)
+            except ValueError as caught:
+                error = caught
+        # All processes must fail if one does: it would be waited for.
+        failed = bool(self.place.share(np.bool_(error is not None)))
+        if failed:
+            raise error or ValueError("process 0 could not resume: see its error.")
         start = int(self.place.share(np.int32(-1 if found is None else found[1])))
         if start < 0:
             return state, 0
@@ -92,27 +119,50 @@ class Run:
         devices = Devices(run, place, state, self.objective)
         size, most = recipe.batch_size, recipe.per_dispatch
         steps = plan(start, recipe.steps, most, self._intervals())
-        pending: deque[tuple[Dispatch, Record]] = deque()
-        end, stop = start, False
-        with prefetched(batches(self.source, place, size, most, steps)) as received:
-            for now in received:
-                asked = interrupt.signal is not None
-                record = devices(now.samples, now.count, asked, size // place.total)
-                pending.append((now, record))
-                end = now.first + now.count
-                wanted = self._state_is_wanted(end)
-                while len(pending) > (0 if wanted else 1):
-                    stop |= self._absorb(*pending.popleft(), devices)
-                if wanted:
-                    stop |= self._look(devices, end)
-                # One process may stop at once; several must agree (see `_absorb`).
-                if stop or (place.processes == 1 and interrupt.signal is not None):
-                    break
-        while pending:
-            self._absorb(*pending.popleft(), devices)
-        self._write_line(end)
-        self._checkpoint(devices.state, end)
+        stopping = lambda: place.processes == 1 and interrupt.signal is not None
+        self.pending: deque[tuple[Dispatch, Record]] = deque()
+        self.end = start
+        feed = batches(self.source, place, size, most, steps)
+        try:
+            with prefetched(feed, stopping) as received:
+                for now in received:
+                    if self._advance(devices, now, interrupt) or stopping():
+                        break
+        except (NonFiniteError, DisagreementError):
+            raise
+        except Exception:  # of the data or the callback: what was done is kept
+            if place.processes == 1:
+                self._finish(devices)
+            raise
+        self._finish(devices)
         return devices.state
+
+    def _advance(self, devices: Devices, now: Dispatch, interrupt: Interrupt) -> bool:
+        """One dispatch, and a look at the one before; whether all are to stop."""
+        renew, size = self.objective.refresh_every, self.recipe.batch_size
+        if renew and now.first and now.first % renew == 0:
+            devices.put(self._refresh(devices.state, now.first))
+        asked = interrupt.signal is not None or self.asked
+        record = devices(now.samples, now.count, asked, size // self.place.total)
+        self.pending.append((now, record))
+        self.end = now.first + now.count
+        stop, wanted = False, self._state_is_wanted(self.end)
+        while len(self.pending) > (0 if wanted else 1):
+            stop |= self._absorb(*self.pending.popleft(), devices)
+        if wanted and self._look(devices, self.end):
+            # One process may stop at once; several agree on it in the next dispatch.
+            self.asked = True
+            stop |= self.place.processes == 1
+        return stop
+
+    def _finish(self, devices: Devices) -> None:
+        """Look at what is still under way, and write it down."""
+        while self.pending:
+            self._absorb(*self.pending.popleft(), devices)
+        self._write_line(self.end)
+        last = self.checkpoints.last_good if self.checkpoints else None
+        require_finite_state(devices.state, self.end, last, self._result)
+        self._checkpoint(devices.state, self.end)
 
     def _intervals(self) -> list[int]:
         """No dispatch runs across a multiple of one of these."""
@@ -135,7 +185,7 @@ class Run:
         failures = values.pop("failure")[: sent.count]
         end = sent.first + sent.count
         if not values.pop("agree", True):
-            raise RuntimeError(
+            raise DisagreementError(
                 f"expected the same weights on all {self.place.total} devices after "
                 f"{end} steps, got different ones. Give every process the same model, "
                 "key and arguments."
@@ -166,10 +216,8 @@ class Run:
         raise NonFiniteError(step, term, last, self._result(state))
 
     def _look(self, devices: Devices, end: int) -> bool:
-        """Refresh, callback, checkpoint; whether the callback asked to stop."""
-        renew, stop = self.objective.refresh_every, False
-        if renew and end % renew == 0 and end < self.recipe.steps:
-            devices.put(self._refresh(devices.state, end))
+        """Callback, checkpoint; whether the callback asked to stop."""
+        stop = False
         if self.looks.callback is not None and end % self.looks.log_every == 0:
             stop = self._call_back(devices.state, end)
         if end % self.looks.checkpoint_every == 0:
@@ -179,13 +227,16 @@ class Run:
     def _call_back(self, state: TrainState, end: int) -> bool:
         assert self.looks.callback is not None
         line, stop, extra = self.log.line(end), False, None
-        # A copy: the next dispatch uses up the buffers, and a user may keep theirs.
-        result = self._result(own_copy(state))
+        result = self._result(state)
         try:
             extra = self.looks.callback(end, dict(line), result)
         except StopTraining:
             stop = True
-        self.log.write(line | {name: float(x) for name, x in (extra or {}).items()})
+        finally:
+            if extra is None:
+                self.log.write(line)
+        if extra is not None:
+            self.log.write(line | check_terms(extra))
         return stop
 
     def _write_line(self, end: int) -> None:
@@ -202,8 +253,9 @@ class Run:
         self.checkpoints.write_or_warn(state, end, self.log.score(self.looks.best))
 
     def _refresh(self, state: TrainState, end: int) -> TrainState:
-        model = eqx.combine(state.model, self.recipe.model)
-        own = eqx.combine(state.objective, self.recipe.objective)
+        # On one device and free to be moved, as the teacher's arrays may not be.
+        model = eqx.combine(gathered(state.model), self.recipe.model)
+        own = eqx.combine(gathered(state.objective), self.recipe.objective)
         key = jax.random.fold_in(self.refresh_key, end)
         arrays = eqx.filter(self.objective.refresh(model, own, key=key), eqx.is_array)
         new, old = (jax.tree.structure(t) for t in (arrays, state.objective))
@@ -212,9 +264,10 @@ class Run:
                 f"refresh of {type(self.objective).__name__} must return a state of "
                 f"the structure of the one it was given, {old}, got {new}."
             )
-        return dataclasses.replace(state, objective=own_copy(arrays))
+        return dataclasses.replace(state, objective=gathered(arrays))
 
     def _result(self, state: TrainState) -> Result:
+        state = gathered(state)
         step = int(state.step)
         return Result(
             model=eqx.combine(state.model, self.recipe.model),

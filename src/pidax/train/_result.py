@@ -16,15 +16,25 @@ class NonFiniteError(RuntimeError):
     not finite, `checkpoint` the last good one, `result` the run as it was before.
     """
 
-    def __init__(self, step: int, term: str, checkpoint: Path | None, result: "Result"):
+    def __init__(
+        self,
+        step: int,
+        term: str,
+        checkpoint: Path | None,
+        result: "Result",
+        *,
+        intact: bool = True,
+    ):
         self.step, self.term, self.checkpoint = step, term, checkpoint
         self.result = result
         where = f"is {checkpoint}" if checkpoint else "does not exist"
+        weights = "still those before that step" if intact else "not to be used"
         super().__init__(
             f"expected finite numbers, got {term} at step {step}. The weights are "
-            "still those before that step (in .result of this error); the last good "
-            f"checkpoint {where}. Lower the learning rate, warm it up, clip the "
-            "gradient (clip=1.0), or look at the loss of that step's samples."
+            f"{weights} (in .result of this error); the last good checkpoint {where}. "
+            "Lower the learning rate, warm it up, or clip the gradient (clip=1.0), and "
+            "start in another directory, perhaps from px.restore(directory, model); or "
+            "look at the loss of that step's samples."
         )
 
 

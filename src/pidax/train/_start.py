@@ -8,12 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .. import nn
 from ..distill import AbstractObjective
+from ..process import AbstractProcess
 from ..types import Key
 from ._data import AbstractSource
 from ._parallel import Place
 from ._state import TrainState, average_of, own_copy
-from ._step import Recipe, split_objective
+from ._step import RESERVED, Recipe, split_objective
+
+_FIXED = (nn.AbstractFeatures, AbstractProcess)  # what holds arrays but no weights
+_DISPATCH_BYTES = 2**26
 
 
 def check_loss(
@@ -52,12 +57,32 @@ def check_loss(
             "convert the network's output with .astype(jnp.float32) first."
         )
     wrong = {n: t for n, t in terms.items() if t.shape != ()}
-    if wrong or {"loss", "gradient_norm", "failure", "interrupt"} & set(terms):
+    if wrong or RESERVED & set(terms):
         raise ValueError(
-            f"the terms of {name} must be single numbers, not called loss or "
-            f"gradient_norm, which the engine reports; got {terms}."
+            f"the terms of {name} must be single numbers, under none of the names "
+            f"{sorted(RESERVED)} which are the engine's; got {terms}."
         )
     return _convolves(jaxpr.jaxpr)
+
+
+def as_jax(model: PyTree) -> PyTree:
+    """The model with its NumPy arrays and numbers as JAX's."""
+    one = lambda x: jnp.asarray(x) if isinstance(x, np.ndarray | np.generic) else x
+    return jax.tree.map(one, model)
+
+
+def trainable_or_default(model: PyTree, trainable: PyTree) -> PyTree:
+    """What to train: as asked, or all that `nn.trainable` and a process leave."""
+    return nn.trainable(as_jax(model), _FIXED) if trainable is None else trainable
+
+
+def dispatch_length(source: AbstractSource, slow: bool) -> int:
+    """Steps in a dispatch: few enough that their samples take little memory."""
+    if slow:
+        return 1
+    leaves = jax.tree.leaves(source.example())
+    size = source.batch_size * sum(x[:1].nbytes for x in leaves)
+    return max(1, min(16, _DISPATCH_BYTES // max(size, 1)))
 
 
 def loops_are_slow(place: Place) -> bool:

@@ -12,6 +12,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from ..types import Key, Scalar
@@ -34,21 +35,20 @@ class TrainState(eqx.Module):
     key: Key
 
 
-def decay_at(decay: float, ramp: float | None, step: Int[Array, ""]) -> Scalar | float:
-    """The decay of an average at this step, counted from 0."""
-    if ramp is None or decay in (0.0, 1.0):
-        return decay
+def rate_at(decay: float, ramp: float | None, step: Int[Array, ""]) -> Scalar | float:
+    """One minus the decay of an average at this step, counted from 0."""
+    if ramp is None or decay == 0.0:
+        return 1 - decay
     half_life = -1 / math.log2(decay)
     now = jnp.minimum(half_life, ramp * step.astype(jnp.zeros(()).dtype))
-    return jnp.exp2(-1 / jnp.maximum(now, 1e-3))
+    return -jnp.expm1(-math.log(2) / jnp.maximum(now, 1e-3))
 
 
-def averaged(averages: PyTree, weights: PyTree, decay: Scalar | float) -> PyTree:
+def averaged(averages: PyTree, weights: PyTree, rate: Scalar | float) -> PyTree:
     """One step of an average towards the weights, in the average's dtype."""
 
     def one(mean: Array, weight: Array) -> Array:
-        rate = jnp.asarray(1 - decay, mean.dtype)
-        return mean + rate * (weight.astype(mean.dtype) - mean)
+        return mean + jnp.asarray(rate, mean.dtype) * (weight.astype(mean.dtype) - mean)
 
     return jax.tree.map(one, averages, weights)
 
@@ -81,3 +81,16 @@ def own_copy(tree: PyTree) -> PyTree:
         return jnp.array(leaf, leaf.dtype, copy=True)
 
     return jax.tree.map(lambda a: one(a) if eqx.is_array(a) else a, tree)
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """The arrays as anyone makes them: a copy on one device, bound to none."""
+
+    def one(leaf: Array) -> Array:
+        if is_key(leaf):
+            impl = jax.random.key_impl(leaf)
+            data = np.asarray(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(jnp.array(data), impl=impl)
+        return jnp.array(np.asarray(leaf), leaf.dtype)
+
+    return jax.tree.map(one, tree)

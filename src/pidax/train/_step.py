@@ -23,13 +23,16 @@ from jaxtyping import Array, Int, PyTree
 
 from ..distill import AbstractObjective
 from ..types import Scalar
-from ._state import TrainState, averaged, decay_at
+from ._state import TrainState, averaged, rate_at
 
 if TYPE_CHECKING:
     import optax
 
 Record = dict[str, Array]
-LOSS_FAILED = 1  # failure codes: the loss, or 2 + i for the i-th leaf of the gradient
+# Failure codes: the update, the loss, or 2 + i for the i-th leaf of the gradient.
+UPDATE_FAILED, LOSS_FAILED = -1, 1
+RESERVED = {"step", "steps_per_second", "loss", "gradient_norm"}
+RESERVED |= {"failure", "interrupt", "agree"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,6 +146,10 @@ def train_step(
         lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
     )
     gradient, norm, failure = _inspect(recipe, loss, gradient)
+    floats = jax.tree.leaves(eqx.filter(update, eqx.is_inexact_array))
+    for leaf in floats:  # it would live on in the objective's state
+        bad = (failure == 0) & ~jnp.isfinite(leaf).all()
+        failure = jnp.where(bad, UPDATE_FAILED, failure).astype(jnp.int32)
     # Optax computes by JAX's standard promotion; a user's session may be strict.
     with jax.numpy_dtype_promotion("standard"):
         steps, optimiser = recipe.optimiser.update(gradient, state.optimiser, trained)
@@ -155,7 +162,7 @@ def train_step(
         objective=eqx.filter(own, eqx.is_array),
         optimiser=optimiser,
         averages=tuple(
-            averaged(mean, weights, decay_at(decay, recipe.ramp, state.step))
+            averaged(mean, weights, rate_at(decay, recipe.ramp, state.step))
             for mean, decay in zip(state.averages, recipe.decays, strict=True)
         ),
         step=state.step + 1,
