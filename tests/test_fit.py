@@ -292,6 +292,25 @@ def test_the_objectives_state_is_trained_advanced_and_refreshed(devices):
     assert_close(own["drawn"], 2 + sum(map(float, draws)), eps)
 
 
+def test_a_teacher_from_one_device_teaches_on_two():
+    """Its arrays are bound to a device, the state's are on both, pairs are on none."""
+    arrays_, rest = eqx.partition(px.GaussianMixture.ring(), eqx.is_array)
+    teacher = eqx.combine(jax.device_put(arrays_, ONE[0]), rest)
+    flow = px.ProbabilityFlow(teacher, px.EDM())
+    pairs = px.KnowledgeDistillation(
+        flow, pairs=8, times=jnp.array([80.0, 0.002]), refresh_every=2, steps=4
+    )
+    student = px.Student(px.nn.MLP(2, 2, width=4, depth=1, key=KEY), px.EDM())
+    one, two = (
+        fit(student, pairs, data=None, steps=4, devices=devices)
+        for devices in (ONE, TWO)
+    )
+    for a, b in zip(arrays(one.state), arrays(two.state), strict=True):
+        assert_close(a, b, 1e-5)
+    z = jax.device_put(jnp.ones(2), TWO[1])  # the result is bound to no device
+    assert np.isfinite(two.model.sample(z)).all()
+
+
 def test_a_part_of_the_model_can_be_trained():
     spec = Line(False, True)  # type: ignore[arg-type]
     result = fit(optimiser=optax.sgd(0.1), trainable=spec)

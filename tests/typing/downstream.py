@@ -58,9 +58,30 @@ def physics(mean: Float[Array, " x"], cov: Float[Array, "x x"]) -> Float[Array, 
     return px.encode(flow, path.end).end
 
 
+def training(data: Float[Array, "sample 2"]) -> px.Student:
+    process = px.EDM()
+    net = px.nn.MLP(2, 2, key=jax.random.key(0))
+    run = px.fit(
+        px.Preconditioned(px.nn.LowPrecision(net), process),
+        px.DenoisingScoreMatching(process, law=px.distill.UniformAngle()),
+        data=data,
+        steps=10,
+        batch_size=4,
+        key=jax.random.key(1),
+        directory="runs/here",
+        callback=lambda step, terms, result: {"twice": 2 * terms["loss"]},
+    )
+    assert_type(run, px.Result)
+    flow = px.ProbabilityFlow(run.ema(0.999), process)
+    pairs = px.KnowledgeDistillation(flow, pairs=64, rtol=1e-3)
+    student = px.Student(net, process)
+    return px.fit(student, pairs, steps=10, batch_size=4, key=jax.random.key(2)).model
+
+
 def mistakes() -> None:
     px.solve(px.EDM(), jax.numpy.ones(2))  # pyright: ignore[reportArgumentType]
     flow = px.ProbabilityFlow(px.Circle(), px.EDM())
     px.solve(flow, jax.numpy.ones(2), tolerance=1.0)  # pyright: ignore[reportCallIssue]
     px.solve(flow, jax.numpy.ones(2), rtol="1")  # pyright: ignore[reportArgumentType]
     px.karras("18", px.EDM())  # pyright: ignore[reportArgumentType]
+    px.fit(flow, px.EDM(), steps=1, batch_size=1, key=jax.random.key(0))  # pyright: ignore[reportArgumentType]

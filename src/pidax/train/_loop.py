@@ -5,6 +5,7 @@ wait for the host, except where the state itself is wanted: at a checkpoint, a r
 a callback.
 """
 
+import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -131,8 +132,9 @@ class Run:
         except (NonFiniteError, DisagreementError):
             raise
         except Exception:  # of the data or the callback: what was done is kept
-            if place.processes == 1:
-                self._finish(devices)
+            if place.processes == 1 and self.end > start:
+                with contextlib.suppress(Exception):
+                    self._finish(devices)
             raise
         self._finish(devices)
         return devices.state
