@@ -14,7 +14,7 @@ is constructed.
 import dataclasses
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +179,14 @@ class Checkpoints:
 
 def checkpoints_in(
     directory: str | Path | None,
-    config: Mapping[str, str],
+    config: Callable[[], Mapping[str, str]],
     keep: int,
     decays: tuple[float, ...],
 ) -> Checkpoints | None:
-    """Those of a directory; None without one."""
+    """Those of a directory; None without one, and then nothing is described."""
     if directory is None:
         return None
-    return Checkpoints(Path(directory), config, keep, decays)
+    return Checkpoints(Path(directory), config(), keep, decays)
 
 
 class _Different(ValueError):

@@ -123,7 +123,7 @@ def fit(
         decays=tuple(float(decay) for decay in ema),
         ramp=ema_ramp,
     )
-    config = configuration(model, objective, recipe, source, key)
+    config = lambda: configuration(model, objective, recipe, source, key)
     checkpoints = checkpoints_in(directory, config, keep, recipe.decays)
     looks = Looks(log_every, checkpoint_every, best, callback, progress)
     run = Run(recipe, objective, place, source, refresh_key, checkpoints, looks)
