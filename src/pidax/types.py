@@ -7,6 +7,7 @@ wrong shape is reported by argument, axis and size. Set the environment variable
 switch the check off. Under `jax.jit` it costs nothing after the first trace.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -33,7 +34,19 @@ if TYPE_CHECKING:
 else:
     from beartype import beartype
 
-    typed = jaxtyped(typechecker=beartype)
+    def typed(fn, /):
+        """Check the array arguments of `fn` at every call."""
+        checked = None  # made at the first call: to make them all slows the import
+
+        @functools.wraps(fn)
+        def call(*args, **kwargs):
+            nonlocal checked
+            if checked is None:
+                checked = jaxtyped(typechecker=beartype)(fn)
+            return checked(*args, **kwargs)
+
+        return call
+
 
 # What a user may pass, and what a function returns. NumPy arrays are welcome as input.
 Scalar: TypeAlias = Float[Array, ""]
