@@ -57,7 +57,7 @@ def average_of(weights: PyTree) -> PyTree:
     """The start of an average: the weights, in at least float32."""
 
     def one(weight: Array) -> Array:
-        dtype = jnp.promote_types(weight.dtype, jnp.float32)
+        dtype = weight.dtype if weight.dtype.itemsize >= 4 else jnp.float32
         return jnp.array(weight, dtype, copy=True)
 
     return jax.tree.map(one, weights)

@@ -213,8 +213,7 @@ def _over_micro_batches(recipe, total, trained, samples, indices):
 def _inspect(recipe: Recipe, loss: Scalar, gradient: PyTree):
     """The gradient, clipped; its norm; and what in it or the loss is not finite."""
     leaves = jax.tree.leaves(gradient)
-    real = jnp.promote_types(loss.dtype, jnp.float32)
-    square = lambda g: jnp.square(jnp.abs(g).astype(real)).sum()
+    square = lambda g: jnp.square(jnp.abs(g).astype(loss.dtype)).sum()
     squares = jnp.stack([square(g) for g in leaves])
     norm = jnp.sqrt(squares.sum())
     bad = ~jnp.isfinite(squares)
