@@ -69,6 +69,6 @@ def test_a_schedulers_sigterm_writes_a_checkpoint_and_ends_the_process(tmp_path)
     )
     assert done.returncode == -15, done.stderr
     assert "not reached" not in done.stdout
-    files = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    files = [path.name for path in (tmp_path / "checkpoints").glob("step_*")]
     assert len(files) == 1
     assert 10 <= int(files[0][5:14]) <= 60
