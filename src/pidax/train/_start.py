@@ -88,8 +88,8 @@ def dispatch_length(source: AbstractSource, slow: bool) -> int:
 def loops_are_slow(place: Place) -> bool:
     """Whether convolutions inside a compiled loop are slow here.
 
-    XLA's CPU compiler gives them to Eigen outside a loop and not inside: measured 35
-    times slower (jax 0.10). There a loop is unrolled, or left to Python.
+    On XLA's CPU backend they are, by far (seen with jax 0.10): there a loop is
+    unrolled, or left to Python.
     """
     return place.devices[0].platform == "cpu"
 
