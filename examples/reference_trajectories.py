@@ -109,13 +109,13 @@ def main():
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     scale, few = process.scale(times), slice(0, 24)
-    px.plot.trajectories(
+    px.plot.paths(
         times[::4], xs[few, ::4], scale=scale[::4], exact=exact[few, ::4], ax=axes[0]
     ).set_title("Gaussian data: solver and closed form")
     px.plot.error_along_path(times[1:], errors, ax=axes[1])
     axes[1].set_title("error along the path, Gaussian data")
     axes[1].set_ylim(bottom=1e-14)  # room for the legend
-    px.plot.trajectories(times, path.xs, scale=scale, ax=axes[2])
+    px.plot.paths(times, path.xs, scale=scale, ax=axes[2])
     axes[2].set_title("a ring of eight Gaussians")
     target = Path("outputs/reference_trajectories.png")
     target.parent.mkdir(exist_ok=True)

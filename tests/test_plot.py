@@ -1,5 +1,6 @@
 """Figures against what they were given: lines, images, limits, labels, panels."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import pidax as px
+from pidax.compare import Floor, Report, Solution
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +32,10 @@ def ax(plt):
 # --- solutions -----------------------------------------------------------------------
 
 
-def test_trajectories_are_drawn_in_units_of_their_scale(ax):
+def test_paths_are_drawn_in_units_of_their_scale(ax):
     ts, scale = jnp.array([2.0, 1.0, 0.5]), jnp.array([2.0, 1.0, 0.5])
     xs = jnp.arange(12.0).reshape(2, 3, 2)
-    px.plot.trajectories(ts, xs, scale=scale, exact=xs, ax=ax)
+    px.plot.paths(ts, xs, scale=scale, exact=xs, ax=ax)
     first, second, noise, data, exact = ax.lines
     np.testing.assert_allclose(first.get_xydata(), xs[0] / scale[:, None])
     np.testing.assert_allclose(second.get_xydata(), xs[1] / scale[:, None])
@@ -58,6 +60,144 @@ def test_errors_and_work_precision_are_logarithmic(ax):
     many = [{"evaluations": 1, "rms": 1.0, "label": str(i)} for i in range(8)]
     with pytest.raises(ValueError, match="at most 7 lines"):
         px.plot.work_precision(many, ax=ax)
+
+
+# --- comparisons ---------------------------------------------------------------------
+
+COUNT, TIMES = 6, np.array([8.0, 2.0, 0.5, 0.1])
+
+
+def solution(label, event, seed, **distances):
+    """Four of six paths, errors that grow, the first of them zero."""
+    rng = np.random.default_rng(seed)
+    errors = np.linspace(0, 1, 4) * rng.uniform(0.01, 1, size=(COUNT, 4))
+    end, paths = rng.normal(size=(COUNT, *event)), rng.normal(size=(4, 4, *event))
+    return Solution(label, 1.0, errors, end, paths, **distances)
+
+
+def comparison(*event, clean=True):
+    names = ("student", "adaptive", "euler", "heun", "reference")
+    solutions = {name: solution(name, event, seed) for seed, name in enumerate(names)}
+    samples = np.random.default_rng(9).normal(size=(COUNT, *event))
+    none = np.zeros((COUNT, 4))
+    return Report(
+        **solutions,
+        student_to_euler=none,
+        student_to_heun=none,
+        z=np.zeros((COUNT, *event)),
+        condition=None,
+        times=TIMES,
+        grid=TIMES,
+        scale=np.hypot(0.5, TIMES),
+        floor=Floor("exact samples", samples, 1.0, 0.1, 0.0) if clean else None,
+        settings={"per_component": False},
+    )
+
+
+def test_the_teachers_trajectories_lie_over_the_students(ax):
+    report = comparison(2)
+    assert px.plot.trajectories(report, count=3, ax=ax) is ax
+    scale = report.scale[:, None]
+    student, teacher = ax.lines[:3], ax.lines[3:6]
+    for lines, some in ((student, report.student), (teacher, report.reference)):
+        for line, path in zip(lines, some.paths, strict=False):
+            np.testing.assert_allclose(line.get_xydata(), path / scale)
+    blue, orange = px.plot.COLOURS[:2]
+    assert {line.get_color() for line in teacher} == {blue}
+    assert {line.get_color() for line in student} == {orange}
+    zorders = [max(line.get_zorder() for line in some) for some in (student, teacher)]
+    assert zorders[0] < zorders[1]
+    noise, off, end = ax.lines[6:9]
+    starts, ends = report.reference.paths[:3, 0], report.student.paths[:3, -1]
+    np.testing.assert_allclose(noise.get_xydata(), starts / scale[0])
+    np.testing.assert_allclose(off.get_xydata(), ends / scale[-1])
+    last = report.reference.paths[:3, -1]
+    np.testing.assert_allclose(end.get_xydata(), last / scale[-1])
+    assert texts(ax) == ["noise, t = 8", "teacher, to t = 0.1", "student"]
+    assert ax.get_xlabel() == "$y_1$"
+
+
+def test_errors_of_student_and_solvers_are_relative_to_the_state(ax):
+    report = comparison(3)
+    assert px.plot.errors(report, ax=ax) is ax
+    size = np.sqrt(3) * report.scale
+    names = ["adaptive", "student", "euler", "heun"]
+    for line, name in zip(ax.lines, names, strict=True):
+        rms = np.sqrt(np.mean(report.solutions[name].errors ** 2, axis=0)) / size
+        np.testing.assert_allclose(line.get_xydata(), np.stack([TIMES, rms], 1)[1:])
+    assert ax.lines[1].get_color() == px.plot.COLOURS[1]
+    (band,) = ax.collections
+    edges = band.get_paths()[0].vertices[:, 1]
+    expected = [
+        np.quantile(report.student.errors, q, axis=0) / size for q in (0.5, 0.99)
+    ]
+    assert {float(f"{e:.6g}") for e in edges} == {
+        float(f"{e:.6g}") for e in np.concatenate(expected) if e > 0
+    }
+    assert texts(ax) == [*names, "student, median to 99th percentile"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.xaxis_inverted()
+    same = comparison(3)
+    same.adaptive.errors[:] = 0
+    ax.clear()
+    px.plot.errors(same, ax=ax)
+    assert np.isnan(ax.lines[0].get_ydata()).all()
+
+
+def test_samples_of_the_same_noise_are_points_side_by_side(plt):
+    report = comparison(2)
+    panels: Any = px.plot.side_by_side(report, count=5)
+    assert [ax.get_title() for ax in panels] == [
+        "exact samples",
+        "teacher",
+        "student",
+        "teacher to student",
+    ]
+    assert report.floor is not None
+    teacher, student = report.reference.end[:5], report.student.end[:5]
+    for ax, some in zip(panels, (report.floor.samples[:5], teacher, student)):  # noqa: B905
+        np.testing.assert_allclose(ax.lines[0].get_xydata(), some)
+        assert ax.get_xlim() == panels[-1].get_xlim()
+        assert ax.get_ylim() == panels[-1].get_ylim()
+    segments = panels[-1].collections[0].get_segments()
+    np.testing.assert_allclose(segments, np.stack([teacher, student], axis=1))
+    assert len(px.plot.side_by_side(comparison(2, clean=False))) == 3
+
+
+def test_images_of_the_same_noise_are_in_two_rows(plt):
+    report = comparison(3, 4, 1)
+    (ax,) = px.plot.side_by_side(report, count=4, cmap="viridis")
+    drawn = [np.asarray(image.get_array()) for image in ax.images]
+    expected = np.concatenate([report.reference.end[:4], report.student.end[:4]])
+    np.testing.assert_allclose(drawn, expected[..., 0])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["teacher", "student"]
+    left, _, _, _ = corners(ax)
+    assert len(np.unique(left)) == 4
+
+
+def test_more_components_than_two_are_drawn_by_two_and_said(ax):
+    report = comparison(3, 4, 1)
+    px.plot.trajectories(report, ax=ax)
+    first = report.student.paths[0].reshape(4, -1)[:, :2] / report.scale[:, None]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), first)
+    assert ax.get_xlabel() == "$y_1$, of 12 components"
+    panels = px.plot.side_by_side(comparison(5))
+    assert panels[0].get_ylabel() == "$x_2$, of 5 components"
+
+
+def test_comparisons_that_cannot_be_drawn_are_refused(ax):
+    with pytest.raises(ValueError, match=r"at least two components, got .* \(1,\)"):
+        px.plot.trajectories(comparison(1), ax=ax)
+    with pytest.raises(ValueError, match="count must be at least 1, got count=0"):
+        px.plot.side_by_side(comparison(2), count=0)
+    report, none = comparison(2), np.zeros((0, 4, 2))
+    bare = {
+        name: dataclasses.replace(getattr(report, name), paths=none)
+        for name in ("student", "reference")
+    }
+    with pytest.raises(ValueError, match="got a report made with paths=0"):
+        px.plot.trajectories(dataclasses.replace(report, **bare), ax=ax)
+    assert not ax.lines
 
 
 # --- loss curves ---------------------------------------------------------------------

@@ -13,6 +13,7 @@ from . import store as store
 from . import student as student
 from . import train as train
 from . import types as types
+from .compare import compare as compare  # the function, and not its room
 from .denoiser import AbstractDenoiser as AbstractDenoiser
 from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser
 from .denoiser import Circle as Circle

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 import pidax as px
+from pidax.compare import Report
 
 
 class Cosine(px.AbstractProcess):
@@ -76,6 +77,14 @@ def training(data: Float[Array, "sample 2"]) -> px.Student:
     pairs = px.KnowledgeDistillation(flow, pairs=64, rtol=1e-3)
     student = px.Student(net, process)
     return px.fit(student, pairs, steps=10, batch_size=4, key=jax.random.key(2)).model
+
+
+def comparing(flow: px.ProbabilityFlow, student: px.Student) -> float:
+    report = px.compare(flow, student, key=jax.random.key(0), rtol=1e-6, classes=10)
+    assert_type(report, Report)
+    px.plot.trajectories(report, count=8).set_title("teacher over student")
+    assert_type(report.euler.endpoint, dict[str, float])
+    return report.endpoint_rms
 
 
 def mistakes() -> None:

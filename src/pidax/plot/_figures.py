@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @typed
-def trajectories(
+def paths(
     ts: Float[Array | np.ndarray, " time"],
     xs: Float[Array | np.ndarray, "path time 2"],
     *,

@@ -41,7 +41,7 @@ def samples(
     points = {label: np.asarray(some, float) for label, some in sets.items()}
     _require_planar(points)
     if axes is None:
-        panels = _panels(len(points), columns)
+        panels = panels_of(len(points), columns)
     else:
         panels = list(axes)
         require(
@@ -83,7 +83,7 @@ def _panel(ax: "Axes", label: str, points: np.ndarray, window: np.ndarray) -> No
         ax.text(0.97, 0.03, text, ha="right", va="bottom", size=7, transform=corner)
 
 
-def _panels(count: int, columns: int | None) -> "list[Axes]":
+def panels_of(count: int, columns: int | None = None) -> "list[Axes]":
     """New axes in rows; those left over in the last row are not drawn."""
     columns = min(count, _ACROSS if columns is None else columns)
     require(

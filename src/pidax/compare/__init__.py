@@ -1,0 +1,6 @@
+"""Teacher and student from the same noise: errors, distances and cost, as data."""
+
+from ._compare import compare as compare
+from ._report import Floor as Floor
+from ._report import Report as Report
+from ._report import Solution as Solution

@@ -1,0 +1,199 @@
+"""What a comparison found: numbers with their units, as data, a table and JSON."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from ._table import table
+
+
+def summary(errors: Float[np.ndarray, "sample ..."]) -> dict[str, np.ndarray]:
+    """Root mean square, median, 99th percentile and maximum over the samples."""
+    return {
+        "rms": np.sqrt(np.square(errors).mean(axis=0)),
+        "median": np.median(errors, axis=0),
+        "p99": np.quantile(errors, 0.99, axis=0),
+        "max": errors.max(axis=0),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solution:
+    r"""One way from noise to data, and how it fared against the reference.
+
+    - `label`: in words.
+    - `evaluations`: of the network, for one sample (the mean over blocks of an
+      adaptive solve; None if the solver's calls cannot be counted).
+    - `errors`: $|\Delta x|$ of every sample at every time.
+    - `end`: the states at `t_min`: the samples.
+    - `paths`: the states at all times, of the first samples.
+    - `seconds`: for one batch, compiled, the median; None if not timed.
+    - `sliced_wasserstein`, `mmd`: of `end` from clean samples; None without any. `mmd`
+      is the square, unbiased: about zero, on either side, where the laws agree.
+    """
+
+    label: str
+    evaluations: float | None
+    errors: Float[np.ndarray, "sample time"]
+    end: Float[np.ndarray, "sample *event"]
+    paths: Float[np.ndarray, "path time *event"]
+    seconds: float | None = None
+    sliced_wasserstein: float | None = None
+    mmd: float | None = None
+
+    @property
+    def along(self) -> dict[str, Float[np.ndarray, " time"]]:
+        """`rms`, `median`, `p99` and `max` of the error, each at every time."""
+        return summary(self.errors)
+
+    @property
+    def endpoint(self) -> dict[str, float]:
+        """`rms`, `median`, `p99` and `max` of the error at `t_min`."""
+        return {name: float(value[-1]) for name, value in self.along.items()}
+
+    @property
+    def endpoint_rms(self) -> float:
+        """The root mean square error at `t_min`."""
+        return self.endpoint["rms"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Floor:
+    """Clean samples, and how far a second set of them is from the first.
+
+    - `source`: `"exact samples"` or `"held-out samples"`.
+    - `samples`: the set that all distances are to.
+    - `bandwidth`: of the kernel of every `mmd`: the median distance within the set.
+    - `sliced_wasserstein`, `mmd`: of the second set, of the same size.
+    """
+
+    source: str
+    samples: Float[np.ndarray, "sample *event"]
+    bandwidth: float
+    sliced_wasserstein: float
+    mmd: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    r"""What `compare` found. `print(report)` is a table, `report.save(path)` is JSON.
+
+    - `student`, `adaptive`, `euler`, `heun`: a `Solution` each: the student, the
+      teacher's default solve, and its Euler and Heun steps on the student's grid.
+    - `reference`: the `Solution` that errors are measured from.
+    - `student_to_euler`, `student_to_heun`: $|\Delta x|$ of the student from the
+      states of Euler and of Heun, for every sample at every time: what a student that
+      was taught one of them has not learned.
+    - `z`, `condition`: the prior draws and their conditions, all of them.
+    - `times`: where the paths were compared; `grid`: where Euler and Heun stepped.
+    - `scale`: the size of one component of the state at those times,
+      $\sqrt{(\alpha\sigma_{data})^2 + \sigma^2}$.
+    - `floor`: the clean samples that laws were compared with, or None.
+    - `settings`: process, precision, options, device and versions, in words.
+    """
+
+    student: Solution
+    adaptive: Solution
+    euler: Solution
+    heun: Solution
+    reference: Solution
+    student_to_euler: Float[np.ndarray, "sample time"]
+    student_to_heun: Float[np.ndarray, "sample time"]
+    z: Float[np.ndarray, "sample *event"]
+    condition: PyTree
+    times: Float[np.ndarray, " time"]
+    grid: Float[np.ndarray, " node"]
+    scale: Float[np.ndarray, " time"]
+    floor: Floor | None
+    settings: dict[str, Any]
+
+    @property
+    def solutions(self) -> dict[str, Solution]:
+        """The four that are compared with the reference, by name."""
+        names = ("student", "adaptive", "euler", "heun")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def endpoint(self) -> dict[str, float]:
+        """The student's `rms`, `median`, `p99` and `max` error at `t_min`."""
+        return self.student.endpoint
+
+    @property
+    def endpoint_rms(self) -> float:
+        """The student's root mean square error at `t_min`."""
+        return self.student.endpoint_rms
+
+    def relative(
+        self, errors: Float[np.ndarray, "*sample time"]
+    ) -> Float[np.ndarray, "*sample time"]:
+        r"""Errors at the times in units of the size of the state there.
+
+        $|\Delta x|$ over $\sqrt{d}$ times `scale`, with $d$ components: relative to
+        the root mean square of $|x|$, whether errors are per component or not.
+        """
+        size = 1 if self.settings["per_component"] else self.z[0].size
+        return errors / (np.sqrt(size) * self.scale)
+
+    def speed_up(self, name: str) -> float | None:
+        """How many times faster the student is than this solution; None if untimed."""
+        ours, theirs = self.student.seconds, self.solutions[name].seconds
+        return None if ours is None or theirs is None else theirs / ours
+
+    def samples_per_second(self, name: str) -> float | None:
+        """Samples a second of this solution, on this device; None if not timed."""
+        seconds = self.solutions[name].seconds
+        return None if seconds is None else self.settings["batch"] / seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers but those of single samples, as JSON holds them."""
+        found: dict[str, Any] = {"settings": self.settings}
+        found["times"], found["grid"] = self.times.tolist(), self.grid.tolist()
+        found["scale"] = self.scale.tolist()
+        for name, solution in self.solutions.items():
+            along = solution.along
+            along["relative_rms"] = self.relative(along["rms"])
+            found[name] = {
+                **_numbers(solution),
+                "endpoint": solution.endpoint,
+                "along": {key: value.tolist() for key, value in along.items()},
+                "seconds_per_batch": solution.seconds,
+                "samples_per_second": self.samples_per_second(name),
+                "student_speed_up": self.speed_up(name),
+            }
+        for name in ("student_to_euler", "student_to_heun"):
+            apart = summary(getattr(self, name))
+            found[name] = {key: value.tolist() for key, value in apart.items()}
+        found["reference"] = _numbers(self.reference)
+        found["floor"] = None
+        if self.floor is not None:
+            found["floor"] = {
+                "source": self.floor.source,
+                "size": len(self.floor.samples),
+                "bandwidth": self.floor.bandwidth,
+                "sliced_wasserstein": self.floor.sliced_wasserstein,
+                "mmd": self.floor.mmd,
+            }
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `as_dict()` to a JSON file."""
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        return table(self.as_dict())
+
+
+def _numbers(solution: Solution) -> dict[str, Any]:
+    """What every solution has, the reference too."""
+    return {
+        "label": solution.label,
+        "evaluations": solution.evaluations,
+        "sliced_wasserstein": solution.sliced_wasserstein,
+        "mmd": solution.mmd,
+    }
