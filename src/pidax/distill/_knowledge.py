@@ -16,16 +16,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import require, show
+from .._checks import require
 from ..flow import ProbabilityFlow, SolveOptions, solve_batch
 from ..process import karras
-from ..student import Student
 from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
 from ._base import AbstractObjective, State, Terms, Update
-from ._data import at_least_float32, classes_of, is_known, mean_square
+from ._data import at_least_float32, mean_square
+from ._distilled import check_grid, check_student, event_shape
 
 _TIMES = 18  # nodes of the default grid, EDM's own number for small images
-_SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
 
 
 class Pairs(eqx.Module):
@@ -126,38 +125,11 @@ class KnowledgeDistillation(AbstractObjective):
             "endpoint and refresh_fraction must be in (0, 1], got endpoint="
             f"{self.endpoint}, refresh_fraction={self.refresh_fraction}.",
         )
-        ends = jnp.array([self.flow.process.t_max, self.flow.process.t_min])
-        ends = ends.astype(self.times.dtype)
-        given = self.times[jnp.array([0, -1])] if self.times.size > 1 else jnp.nan
-        require(
-            None,
-            (jnp.abs(given - ends) <= _SLACK * ends).all()
-            & (jnp.diff(self.times) < 0).all(),
-            f"times must decrease from t_max to t_min, here from {show(ends[0])} to "
-            f"{show(ends[1])}, got {show(self.times)}. Use a time grid of the process "
-            "without a final zero, such as karras(18, process).",
-        )
+        check_grid(self.times, self.flow.process)
 
     def check(self, model: PyTree, data: PyTree) -> None:
-        if not isinstance(model, Student):
-            raise ValueError(
-                "knowledge distillation trains a student, got a model of type "
-                f"{type(model).__name__}. Make one of your network with "
-                "Student(network, process)."
-            )
-        if data is not None:
-            raise ValueError(
-                "knowledge distillation learns from the trajectories it solves: "
-                f"expected no data, got {type(data).__name__}. Leave data= out."
-            )
-        if not eqx.tree_equal(model.process, self.flow.process):
-            raise ValueError(
-                "student and teacher's flow must have the same process, got "
-                f"{model.process} and {self.flow.process}. Make both with one object."
-            )
-        _check_shapes(model.shape, self.flow.shape)
-        _check_classes(self.classes, "teacher", classes_of(self.flow.denoiser))
-        _check_classes(self.classes, "student", classes_of(model))
+        check_student("knowledge distillation", self, model, data)
+        event_shape(self.flow, model)
 
     def init(self, model: PyTree, *, key: Key) -> Pairs:
         return self._solve(model, self.pairs, key)
@@ -213,12 +185,7 @@ class KnowledgeDistillation(AbstractObjective):
 
     def _solve(self, model: Any, count: int, key: Key) -> Pairs:
         """Draw and solve this many pairs, in equal blocks so that one compiles."""
-        shape = self.flow.shape if self.flow.shape is not None else model.shape
-        if shape is None:
-            raise ValueError(
-                "the shape of one sample is not known. Pass shape= to ProbabilityFlow "
-                "or to Student."
-            )
+        shape = event_shape(self.flow, model)
         blocks = math.ceil(count / self.block)
         size = math.ceil(count / blocks)
         keys = jax.random.split(key, blocks)
@@ -259,28 +226,4 @@ def _require_counts(**counts: int | None) -> None:
             None,
             count is None or count >= 1,
             f"{name} must be at least 1, got {name}={count}.",
-        )
-
-
-def _check_shapes(student: Shape | None, teacher: Shape | None) -> None:
-    if student is None and teacher is None:
-        raise ValueError(
-            "the shape of one sample is not known, got None from student and flow. "
-            "Pass shape= to ProbabilityFlow or to Student."
-        )
-    if None not in (student, teacher) and student != teacher:
-        raise ValueError(
-            f"the teacher's samples have the shape {teacher}, the student's {student}. "
-            "Make the student's network for the teacher's shape."
-        )
-
-
-def _check_classes(classes: int | None, who: str, known: Any) -> None:
-    if classes is None or not is_known(known):
-        return
-    if known is None or known < classes:
-        raise ValueError(
-            f"labels of {classes} classes are drawn, but the {who} knows "
-            f"{'none' if known is None else known}. Make it with classes={classes}, or "
-            "leave out classes= for unconditional distillation."
         )

@@ -1,3 +1,11 @@
-"""The whole trajectory x(z, t) as one network."""
+"""The whole trajectory x(z, t) as one network, and its derivative in time."""
 
+from ._derivatives import AbstractDerivative as AbstractDerivative
+from ._derivatives import Central as Central
+from ._derivatives import CoupledAutomaticNumerical as CoupledAutomaticNumerical
+from ._derivatives import Exact as Exact
+from ._derivatives import Upwind as Upwind
+from ._residual import residual as residual
+from ._solver_step import SolverStep as SolverStep
+from ._stencil import Stencil as Stencil
 from ._student import Student as Student

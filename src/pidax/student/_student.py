@@ -11,17 +11,41 @@ $$ x(z, t) = \tfrac tT z + \tfrac{T - t}T F\bigl(z/\sqrt{\sigma_{data}^2 + T^2},
     \tfrac14 \ln t\bigr), $$
 
 eq. 7 of Tee, Zhang et al. 2024, "Physics informed distillation for diffusion models".
+
+A soft boundary condition keeps $\alpha_t F$ instead of the second term, so that
+$x(z, T) = z$ must be learned (by `PID(..., boundary_weight=)`); it is what PINNs
+usually do, and here to be compared with.
 """
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..denoiser import log_ratio, one_sample
+from .._checks import require
+from ..denoiser import (
+    AbstractCoefficients,
+    AbstractDenoiser,
+    Preconditioned,
+    log_ratio,
+    one_sample,
+)
 from ..process import AbstractProcess
-from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
+from ..types import (
+    Condition,
+    Elementwise,
+    Key,
+    Sample,
+    SampleLike,
+    Scalar,
+    ScalarLike,
+    Shape,
+    typed,
+)
+
+_MOST_AMPLIFIED = 4.0  # of the network's error by its map to x0, in units of sigma_data
 
 
 class Student(eqx.Module):
@@ -39,19 +63,70 @@ class Student(eqx.Module):
       `EDMCoefficients`, whose architecture and weights may be taken over.
     - `process`: in whose `(x, t)` it answers.
     - `shape`: the shape of one sample; by default `network.shape` if it has one.
+    - `boundary`: `"hard"`, as above, or `"soft"`: $x = (\sigma_t/\sigma_T) z + \alpha_t
+      F$, whose `F` must learn to vanish at $T$ (for a process without signal at $T$ the
+      two are one).
+    - `coefficients`: those of the teacher whose network this is; see `from_teacher`,
+      which is the way to start from a teacher's weights.
     """
 
     network: Any
     process: AbstractProcess
+    teacher_coefficients: AbstractCoefficients | None
     event: Shape | None = eqx.field(static=True)
+    boundary: Literal["hard", "soft"] = eqx.field(static=True)
 
     @typed
     def __init__(
-        self, network: Any, process: AbstractProcess, *, shape: Shape | None = None
+        self,
+        network: Any,
+        process: AbstractProcess,
+        *,
+        shape: Shape | None = None,
+        boundary: str = "hard",
+        coefficients: AbstractCoefficients | None = None,
     ):
+        if boundary not in ("hard", "soft"):
+            raise ValueError(
+                f"boundary must be 'hard' or 'soft', got {boundary!r}. 'hard' gives "
+                "x(z, T) = z by construction."
+            )
         self.network = network
         self.process = process
+        self.teacher_coefficients = coefficients
         self.event = getattr(network, "shape", None) if shape is None else shape
+        self.boundary = boundary  # type: ignore[assignment]
+
+    @staticmethod
+    @typed
+    def from_teacher(
+        denoiser: AbstractDenoiser,
+        process: AbstractProcess,
+        *,
+        boundary: str = "hard",
+    ) -> "Student":
+        r"""A student that starts from a teacher's weights.
+
+        `denoiser` is a `Preconditioned` network. The student's network is a copy of the
+        teacher's, which sees $c_{in}(T)\,z$ and the teacher's own $c_{noise}(t)$, and
+        whose output is mapped to a clean sample by the teacher's coefficients at $T$:
+
+        $$ F = c_{skip}(T)\, z + c_{out}(T)\, N(c_{in}(T)\,z,\ c_{noise}(t)). $$
+
+        So at $T$ the student's $F$ *is* the teacher's $D(z, T)$, and its residual there
+        is zero from the start. (The authors' code leaves out the map, and starts from
+        $N$.) With `EDMCoefficients` $c_{out}(T) \approx \sigma_{data}$. A network that
+        predicts the noise has $c_{out}(T) = -\sigma_T/\alpha_T$, 80 where EDM begins:
+        its error would be amplified so many times, and it is refused.
+        """
+        coefficients = _usable_coefficients(denoiser, process)
+        return Student(
+            denoiser.network,  # type: ignore[attr-defined]
+            process,
+            shape=denoiser.shape,
+            boundary=boundary,
+            coefficients=coefficients,
+        )
 
     @property
     def shape(self) -> Shape | None:
@@ -90,26 +165,86 @@ class Student(eqx.Module):
         return self(z, self.process.t_min, condition)
 
     def coefficients(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        r"""$\sigma_t/\sigma_T$ and $\alpha_t - \alpha_T\sigma_t/\sigma_T$."""
+        r"""The factors of `z` and of `F` at time `t`.
+
+        $\sigma_t/\sigma_T$ and $\alpha_t - \alpha_T\sigma_t/\sigma_T$, or $\alpha_t$.
+        """
         process = self.process
         last = jnp.asarray(process.t_max, t.dtype)
         noise = process.sigma(t) / process.sigma(last)
         end = t == last
         noise = _exactly(1.0, noise, where=end)
-        gap = process.alpha(t) - process.alpha(last) * noise
-        return noise, _exactly(0.0, gap, where=end)
+        gap = self.gap(process.sigma(t), process.alpha(t))
+        hard = end if self.boundary == "hard" else jnp.asarray(False)
+        return noise, _exactly(0.0, gap, where=hard)
+
+    def gap(self, sigma: Elementwise, alpha: Elementwise) -> Elementwise:
+        r"""The factor of `F` in a state of the level `(sigma, alpha)` of any chart.
+
+        $\alpha - \alpha_T\sigma/\sigma_T$; $\alpha$ with a soft boundary condition.
+        """
+        if self.boundary == "soft":
+            return alpha
+        last = jnp.asarray(self.process.t_max, sigma.dtype)
+        return alpha - sigma * (self.process.alpha(last) / self.process.sigma(last))
 
     def clean(
         self, z: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
     ) -> Sample:
         """The network's part $F$, of the size of a clean sample."""
         process = self.process
-        c_in = 1 / process.scale(jnp.asarray(process.t_max, z.dtype))
-        alpha = jnp.maximum(process.alpha(t), 0.0)  # a cosine may round below zero
-        c_noise = 0.25 * log_ratio(process.sigma(t), alpha, process)
-        out = self.network(c_in * z, c_noise, condition, key=key)
+        last = jnp.asarray(process.t_max, z.dtype)
+        # A cosine may round below zero.
+        level, start = (
+            (process.sigma(at), jnp.maximum(process.alpha(at), 0.0)) for at in (t, last)
+        )
+        coefficients = self.teacher_coefficients
+        if coefficients is None:
+            c_noise = 0.25 * log_ratio(*level, process)
+            return self._ask(z / process.scale(last), c_noise, condition, key)
+        c_skip, c_out, c_in, _ = coefficients(*start, process)
+        c_noise = coefficients(*level, process)[3]
+        return c_skip * z + c_out * self._ask(c_in * z, c_noise, condition, key)
+
+    def _ask(
+        self, x: Sample, c_noise: Scalar, condition: Condition, key: Key | None
+    ) -> Sample:
+        out = self.network(x, c_noise, condition, key=key)
         cure = "The network's last layer must have as many channels as its input."
-        return one_sample(out, z, "the network", cure).astype(z.dtype)
+        return one_sample(out, x, "the network", cure).astype(x.dtype)
+
+
+def _usable_coefficients(
+    denoiser: AbstractDenoiser, process: AbstractProcess
+) -> AbstractCoefficients:
+    """The coefficients of a teacher whose network's output is near x0 at T."""
+    if not isinstance(denoiser, Preconditioned):
+        raise ValueError(
+            "from_teacher takes over the network of a Preconditioned denoiser, got a "
+            f"{type(denoiser).__name__}, whose output cannot be mapped to a clean "
+            "sample without amplifying its error (a predicted noise or score), or "
+            "which has no single network. Pass the Preconditioned inside it, or start "
+            "from a new network: Student(network, process)."
+        )
+    scale = float(process.sigma_data)
+    if not math.isclose(float(denoiser.process.sigma_data), scale, rel_tol=1e-6):
+        raise ValueError(
+            "teacher and student must measure the data alike, got sigma_data="
+            f"{denoiser.process.sigma_data} and {scale}. Make both with one process."
+        )
+    last = jnp.asarray(process.t_max, float)
+    sigma, alpha = process.sigma(last), jnp.maximum(process.alpha(last), 0.0)
+    c_out = denoiser.coefficients(sigma, alpha, process)[1]
+    factor = float(jnp.abs(c_out)) / scale
+    require(
+        None,
+        factor <= _MOST_AMPLIFIED,
+        f"the teacher's network is multiplied by {factor:.3g} sigma_data to give the "
+        "clean sample at t_max, and so is its error: it predicts something like the "
+        "noise, and is no start for a student, whose network predicts the clean "
+        "sample. Start from a new network: Student(network, process).",
+    )
+    return denoiser.coefficients
 
 
 def _exactly(number: float, value: Scalar, *, where: Scalar) -> Scalar:

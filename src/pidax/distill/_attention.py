@@ -1,0 +1,226 @@
+r"""Which times a residual attends to: how often they are drawn, and with what weight.
+
+A grid has one residual for each row, from noise (row 0) to data. A *sampling* says how
+likely each row is; a *weighting* multiplies its loss. Both may look at the running
+losses of the rows and at the progress of the run.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import require, require_positive
+from ..types import Scalar, Times
+
+Rows = Float[Array, " row"]
+_MEMORY = 0.99  # of the running losses, a step
+
+
+class AbstractSampling(eqx.Module):
+    """How likely each row of the grid is to be drawn."""
+
+    @property
+    @abc.abstractmethod
+    def watches(self) -> bool:
+        """Whether it needs the running losses."""
+
+    @property
+    @abc.abstractmethod
+    def compensates(self) -> bool:
+        """Whether a loss is divided by the probability of its row.
+
+        The mean loss then stays that of even draws.
+        """
+
+    @abc.abstractmethod
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        """The probabilities of the rows, up to a common factor."""
+
+
+class Even(AbstractSampling):
+    """Every row as often as any other: the paper's uniform index."""
+
+    @property
+    def watches(self) -> bool:
+        return False
+
+    @property
+    def compensates(self) -> bool:
+        return False
+
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        return jnp.ones_like(losses)
+
+
+class ByLoss(AbstractSampling):
+    r"""Rows where the loss is large more often; each draw counts for less there.
+
+    $p_i \propto (1 - u)\, L_i^a / \sum_k L_k^a + u / rows$ with the running losses $L$.
+    The expected loss is that of even draws; its noise is smaller. The least noise is
+    at $p$ proportional to the size of the gradient, which for a squared distance is
+    about $\sqrt L$: hence `power` $a = 1/2$.
+
+    **Arguments:** `power` $a$; `even` $u$, the share drawn evenly, in (0, 1].
+    """
+
+    power: float = 0.5
+    even: float = 0.2
+
+    def __check_init__(self):
+        require_positive(power=self.power)
+        require(
+            None,
+            0 < self.even <= 1,
+            f"even is the share drawn evenly, in (0, 1], got even={self.even}: with "
+            "none, a row whose loss was small once is never seen again.",
+        )
+
+    @property
+    def watches(self) -> bool:
+        return True
+
+    @property
+    def compensates(self) -> bool:
+        return True
+
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        raised = jnp.maximum(losses, jnp.finfo(losses.dtype).tiny) ** self.power
+        return (1 - self.even) * raised / raised.sum() + self.even / losses.size
+
+
+class Opening(AbstractSampling):
+    r"""Noisy rows first; the others open one after another as the run goes on.
+
+    When a share $s$ of the run is done, the first `rows * min(1, s / by)` rows are
+    drawn evenly: what a later time should be depends on the earlier ones.
+    """
+
+    by: float = 0.5
+
+    def __check_init__(self):
+        require(
+            None,
+            0 < self.by <= 1,
+            f"by is the share of the run after which all rows are open, in (0, 1], got "
+            f"by={self.by}.",
+        )
+
+    @property
+    def watches(self) -> bool:
+        return False
+
+    @property
+    def compensates(self) -> bool:
+        return False
+
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        open_rows = 1 + losses.size * jnp.minimum(progress / self.by, 1.0)
+        return (jnp.arange(losses.size) < open_rows).astype(losses.dtype)
+
+
+class Towards(AbstractSampling):
+    r"""Rows near the data more often: $p_i \propto (1 + i)^a$ for row `i` from noise.
+
+    A change of the objective, not only of its noise: the sample's end counts for more.
+    Negative powers turn towards noise.
+    """
+
+    power: float = 1.0
+
+    @property
+    def watches(self) -> bool:
+        return False
+
+    @property
+    def compensates(self) -> bool:
+        return False
+
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        return (1.0 + jnp.arange(losses.size, dtype=losses.dtype)) ** self.power
+
+
+class AbstractWeighting(eqx.Module):
+    """What the loss of each row is multiplied by."""
+
+    @property
+    @abc.abstractmethod
+    def watches(self) -> bool:
+        """Whether it needs the running losses."""
+
+    @abc.abstractmethod
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        """The weights of the rows."""
+
+
+class Unweighted(AbstractWeighting):
+    """One for every row: the paper's."""
+
+    @property
+    def watches(self) -> bool:
+        return False
+
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        return jnp.ones_like(losses)
+
+
+class Causal(AbstractWeighting):
+    r"""A row counts when those before it are small.
+
+    $w_i = e^{-\epsilon\sum_{k<i} L_k}$, from noise to data; $L$ are running losses.
+    Wang, Sankaran & Perdikaris 2022, "Respecting causality is all you need for training
+    physics-informed neural networks", whose $\epsilon$ is `strictness`: the inverse of
+    the sum of losses at which the next row is to be let in.
+    """
+
+    strictness: float = 1.0
+
+    def __check_init__(self):
+        require_positive(strictness=self.strictness)
+
+    @property
+    def watches(self) -> bool:
+        return True
+
+    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+        before = jnp.cumsum(losses) - losses
+        return jnp.exp(-self.strictness * before)
+
+
+class RunningLosses(eqx.Module):
+    """Mean losses of the rows over the last hundred steps or so; one at the start."""
+
+    total: Rows
+    count: Rows
+
+    @staticmethod
+    def start(rows: int) -> "RunningLosses":
+        small = jnp.full(rows, 1e-3)
+        return RunningLosses(small, small)
+
+    def means(self) -> Rows:
+        return self.total / self.count
+
+    def update(self, total: Rows, count: Rows) -> "RunningLosses":
+        """After a step, with the batch means of (loss, 1) put into each row."""
+        keep = lambda old, new: _MEMORY * old + new.astype(old.dtype)
+        return RunningLosses(keep(self.total, total), keep(self.count, count))
+
+
+def draw_row(
+    sampling: AbstractSampling,
+    weighting: AbstractWeighting,
+    times: Times,
+    losses: Rows,
+    progress: Scalar,
+    key: Array,
+) -> tuple[Array, Scalar]:
+    """The index of a row, and what its loss is multiplied by."""
+    weights = weighting(times, losses, progress)
+    chances = sampling(times, losses, progress)
+    i = jax.random.categorical(key, jnp.log(chances))
+    if not sampling.compensates:
+        return i, weights[i]
+    return i, weights[i] * chances.mean() / chances[i]

@@ -1,0 +1,251 @@
+r"""Physics-informed distillation: a student with no residual *is* the teacher's ODE.
+
+$$ L = E_{z, i}\; w_i\; d\bigl(\hat D(z, t_i),\ D(x(z, t_i), t_i)\bigr), $$
+
+where $\hat D$ is the clean sample that the student's motion implies and $D$ the one the
+teacher sees in its state (`pidax.student.residual`). For EDM $\hat D = x - t\,dx/dt$:
+eq. 9 and 11 of Tee, Zhang et al. 2024, "Physics informed distillation for diffusion
+models". Noise is all that is drawn: there are no data and no solves.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .._checks import require
+from ..flow import ProbabilityFlow, TimeClock
+from ..process import karras
+from ..student import AbstractDerivative, Central, Stencil, Upwind, residual
+from ..types import Key, Sample, Scalar, Times, TimesLike, typed
+from ._attention import (
+    AbstractSampling,
+    AbstractWeighting,
+    Even,
+    RunningLosses,
+    Unweighted,
+    draw_row,
+)
+from ._base import AbstractObjective, State, Terms, Update
+from ._data import at_least_float32, mean_square
+from ._denoising import velocity_factor
+from ._distances import L2
+from ._distilled import check_grid, check_student, check_teacher, event_shape
+
+_TIMES = 35  # nodes of the default grid; more change nothing (docs/pid.md)
+_PAPER_TIMES = 250
+Form = Literal["clean", "velocity"]
+
+
+class PIDState(eqx.Module):
+    """What PID remembers: running losses of the rows, a slow copy of the student."""
+
+    losses: RunningLosses | None
+    slow: Any
+
+
+class PID(AbstractObjective):
+    r"""Teach a student the teacher's ODE by its residual alone: Tee et al. 2024.
+
+    A step costs the derivative's passes of the student and one evaluation of the
+    teacher a sample. `PID.paper(flow)` and `PID.authors(flow)` are the choices of the
+    paper's text and of its authors' code.
+
+    **Arguments:**
+
+    - `flow`: the teacher's ODE.
+    - `times`: process times from `t_max` to `t_min`; by default `karras(35, process)`.
+    - `derivative`: of the student in time, and its clock; by default `Central()`. See
+      `pidax.student`.
+    - `distance`: a function of two samples: `L2()`, `L1()`, `PseudoHuber()`, your own.
+    - `form`: `"clean"` compares clean samples (eq. 9 and 11), `"velocity"` velocities
+      `dx/dt` (eq. 8): the same residual times $\dot\alpha - \dot\sigma\alpha/\sigma$,
+      for EDM $-1/t$.
+    - `stop_gradient`: hold the teacher's side fixed. False differentiates through the
+      teacher.
+    - `sampling`, `weighting`: which times are drawn, and what they count: `Even()`,
+      `ByLoss()`, `Opening()`, `Towards()`; `Unweighted()`, `Causal()`.
+    - `slow`: ask the teacher in the state of a slow copy of the student, its average
+      with this decay, at the price of its passes. None for the student itself.
+    - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
+      images.
+    - `classes`: draw a label from `0..classes-1` for every sample, and give it to
+      teacher and student.
+    - `boundary_weight`: of $|x(z, T) - z|^2 / n$ for a student with a soft boundary.
+
+    The reported term `residual` is the mean squared residual per component, as a clean
+    sample, unweighted.
+    """
+
+    flow: ProbabilityFlow
+    times: Times
+    derivative: AbstractDerivative
+    stencil: Stencil
+    distance: Callable[[Sample, Sample], Scalar]
+    sampling: AbstractSampling
+    weighting: AbstractWeighting
+    slow: float | None
+    clamp: tuple[float, float] | None
+    boundary_weight: float
+    form: Form = eqx.field(static=True)
+    stop_gradient: bool = eqx.field(static=True)
+    classes: int | None = eqx.field(static=True)
+
+    @typed
+    def __init__(
+        self,
+        flow: ProbabilityFlow,
+        *,
+        times: TimesLike | None = None,
+        derivative: AbstractDerivative | None = None,
+        distance: Callable[..., Any] | None = None,
+        form: str = "clean",
+        stop_gradient: bool = True,
+        sampling: AbstractSampling | None = None,
+        weighting: AbstractWeighting | None = None,
+        slow: float | None = None,
+        clamp: tuple[float | int, float | int] | None = None,
+        classes: int | None = None,
+        boundary_weight: float | int = 1.0,
+    ):
+        if form not in get_args(Form):
+            raise ValueError(f"form must be one of {get_args(Form)}, got {form!r}.")
+        times = karras(_TIMES, flow.process) if times is None else times
+        self.flow = flow
+        self.times = check_grid(jnp.asarray(times), flow.process)
+        self.derivative = Central() if derivative is None else derivative
+        self.stencil = self.derivative.stencil(flow.process, self.times)
+        self.distance = L2() if distance is None else distance
+        self.sampling = Even() if sampling is None else sampling
+        self.weighting = Unweighted() if weighting is None else weighting
+        self.slow = slow
+        self.clamp = None if clamp is None else (float(clamp[0]), float(clamp[1]))
+        self.boundary_weight = float(boundary_weight)
+        self.form = form  # type: ignore[assignment]
+        self.stop_gradient = stop_gradient
+        self.classes = classes
+
+    def __check_init__(self):
+        require(
+            None,
+            self.slow is None or 0 < self.slow < 1,
+            f"slow is the decay of an average, between 0 and 1, got slow={self.slow}. "
+            "Use 0.98, or None for the student itself.",
+        )
+        require(
+            None,
+            self.clamp is None or self.clamp[0] < self.clamp[1],
+            f"clamp must be (least, most), got {self.clamp}.",
+        )
+        require(
+            None,
+            self.boundary_weight >= 0,
+            f"boundary_weight must not be negative, got {self.boundary_weight}.",
+        )
+
+    @staticmethod
+    def paper(flow: ProbabilityFlow, n: int = _PAPER_TIMES, **choices: Any) -> "PID":
+        """The choices of the paper's text: Tee et al. 2024, eq. 11 and Algorithm 1.
+
+        Upwind differences in the process's own time on `karras(250)`, the index drawn
+        evenly from the states that are unknown (0 to N - 2, as in its proof). Its
+        distance is LPIPS for images; here L2 until another is given. `choices` replaces
+        any argument of `PID`.
+        """
+        made = {"times": karras(n, flow.process), "derivative": Upwind(TimeClock())}
+        return PID(flow, **{**made, **choices})
+
+    @staticmethod
+    def authors(flow: ProbabilityFlow, n: int = _PAPER_TIMES, **choices: Any) -> "PID":
+        """The choices of the authors' code: one index more than the paper's text.
+
+        The index runs to N - 1, where there is no next node: the difference there is
+        to the node before, and the student has one equation more than unknowns. Their
+        student also starts from the teacher's network itself,
+        `Student(teacher.network, process)`, without the map to a clean sample that
+        `Student.from_teacher` takes from the teacher.
+        """
+        derivative = Upwind(TimeClock(), last=True)
+        made = {"times": karras(n, flow.process), "derivative": derivative}
+        return PID(flow, **{**made, **choices})
+
+    def check(self, model: PyTree, data: PyTree) -> None:
+        check_student("physics-informed distillation", self, model, data)
+        check_teacher(self.flow, self.times, event_shape(self.flow, model))
+
+    def init(self, model: PyTree, *, key: Key) -> PIDState:
+        watches = self.sampling.watches or self.weighting.watches
+        losses = RunningLosses.start(len(self.stencil)) if watches else None
+        copy = lambda a: jnp.array(a) if eqx.is_array(a) else a
+        slow = None if self.slow is None else jax.tree.map(copy, model)
+        return PIDState(losses, slow)
+
+    def loss(
+        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
+    ) -> tuple[Scalar, tuple[Update, Terms]]:
+        z_key, row_key, label_key = jax.random.split(key, 3)
+        z = self.flow.process.prior(z_key, event_shape(self.flow, model))
+        condition = None
+        if self.classes is not None:
+            condition = jax.random.randint(label_key, (), 0, self.classes)
+        i, weight = self._draw(state, progress, row_key)
+        row = self.stencil[i]
+        implied, clean = residual(
+            model, self.flow, self.derivative, row, z, condition, inside=state.slow
+        )
+        if self.clamp is not None:
+            clean = jnp.clip(clean, *self.clamp)
+        if self.stop_gradient:
+            clean = jax.lax.stop_gradient(clean)
+        factor = 1.0 if self.form == "clean" else self._velocity_factor(i)
+        loss = self.distance(implied * factor, clean * factor)
+        loss = loss.astype(at_least_float32(loss.dtype))
+        terms = {"residual": mean_square(implied, clean)}
+        update = self._observed(state, i, loss)
+        loss = weight.astype(loss.dtype) * loss
+        if model.boundary == "soft":
+            start = model(z, self.flow.process.t_max, condition)
+            terms["boundary"] = mean_square(start, z)
+            loss = loss + self.boundary_weight * terms["boundary"]
+        return loss, (update, terms)
+
+    def trainable(self, state: State) -> PyTree:
+        return ()
+
+    def advance(self, model: PyTree, state: State, update: Update) -> PIDState:
+        losses = None if state.losses is None else state.losses.update(*update)
+        if self.slow is None:
+            return PIDState(losses, None)
+        decay = self.slow
+
+        def mean(old: Any, new: Any) -> Any:
+            if not eqx.is_inexact_array(old):
+                return old
+            return (decay * old + (1 - decay) * new).astype(old.dtype)
+
+        return PIDState(losses, jax.tree.map(mean, state.slow, model))
+
+    @property
+    def refresh_every(self) -> int | None:
+        return None
+
+    def refresh(self, model: PyTree, state: State, *, key: Key) -> PIDState:
+        return state
+
+    def _draw(self, state: PIDState, progress: Scalar, key: Key) -> tuple[Any, Scalar]:
+        rows = len(self.stencil)
+        losses = jnp.ones(rows) if state.losses is None else state.losses.means()
+        times = self.stencil.times[:, 0]
+        return draw_row(self.sampling, self.weighting, times, losses, progress, key)
+
+    def _observed(self, state: PIDState, i: Any, loss: Scalar) -> Update:
+        if state.losses is None:
+            return ()
+        one = jax.nn.one_hot(i, len(self.stencil), dtype=loss.dtype)
+        return one * jax.lax.stop_gradient(loss), one
+
+    def _velocity_factor(self, i: Any) -> Scalar:
+        return velocity_factor(self.flow.process, self.stencil.at_time[i])

@@ -1,0 +1,264 @@
+r"""The student's derivative in time: what its motion says the clean sample is.
+
+A student moves, from node to node of a grid, or from moment to moment. Each of these
+small objects turns that motion into a clean sample (`_stencil.py`), to be compared
+with what the teacher says of the same state: the residual of the ODE. They differ in
+order, in the network passes they cost, and in how much they amplify the network's
+error; any of them works on any clock.
+
+| | passes | order | with two nodes |
+|---|---|---|---|
+| `Upwind()` | 2 | 1 | the student's optimum is Euler's trajectory |
+| `Central()` | 2 | 2 | that of the midpoint rule with the mean of both states |
+| `Central("nodes")` | 3 | 2 | the leapfrog's |
+| `CoupledAutomaticNumerical()` | 2, one with a tangent | 2 | |
+| `Exact()` | 1 with its tangent | - | the ODE itself |
+| `SolverStep(solver)` | 2 | the solver's | the solver's own trajectory |
+"""
+
+import abc
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._checks import require
+from ..flow import AbstractClock, AngleClock, ProbabilityFlow
+from ..process import AbstractProcess
+from ..types import Condition, Sample, Times
+from ._stencil import Stencil, exactly, make_stencil, rounded, widened
+
+
+class AbstractDerivative(eqx.Module):
+    """How the derivative of the student in time is taken, and on which clock.
+
+    A subclass writes `_stencil`; one whose residual is not the denoiser at one state
+    also writes `target`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def fewest(self) -> int:
+        """The number of nodes that a grid must have at least."""
+
+    @abc.abstractmethod
+    def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+        """The rows for this grid, with float64 enabled."""
+
+    @abc.abstractmethod
+    def target(
+        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
+    ) -> Sample:
+        """The teacher's clean sample for the student's states at the nodes of a row."""
+
+    def stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+        """The coefficients on this grid, one row for each residual.
+
+        Times decrease from `t_max`. The rows go from noise to data, and there are as
+        many as nodes after `t_max`, one for each state that is unknown (`Exact` has
+        one for every node).
+        """
+        name = type(self).__name__
+        require(
+            None,
+            times.size >= self.fewest,
+            f"{name} needs a grid of at least {self.fewest} times, got {times.size}. "
+            "Take a finer grid, or another derivative.",
+        )
+        with exactly(process, times):
+            made = self._stencil(widened(process), jnp.asarray(times, float))
+        return rounded(made)
+
+
+def denoised_state(
+    flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
+) -> Sample:
+    """The denoiser at the one state in which a row asks the ODE."""
+    state = jnp.tensordot(row.state.astype(states.dtype), states, axes=1)
+    return flow.denoiser(state, row.at_sigma, row.at_alpha, condition)
+
+
+class Upwind(AbstractDerivative):
+    r"""The difference to the next node: Tee et al. 2024, eq. 10.
+
+    $$ \dot v_i \approx \frac{v_i - v_{i+1}}{\tau_i - \tau_{i+1}} $$
+
+    First order. On `TimeClock` this is the paper's, and the student with no residual
+    is Euler's trajectory on the grid (Lemma 1).
+
+    `last=True` adds a row at the last node, where the difference is to the node before:
+    as the authors' code does, one equation more than there are unknown states.
+    """
+
+    clock: AbstractClock = AngleClock()
+    last: bool = eqx.field(static=True, default=False)
+
+    @property
+    def fewest(self) -> int:
+        return 2
+
+    def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+        return two_nodes(self.clock, process, times, last=self.last)
+
+    def target(
+        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
+    ) -> Sample:
+        return denoised_state(flow, row, states, condition)
+
+
+Form = Literal["midpoint", "nodes"]
+
+
+class Central(AbstractDerivative):
+    r"""A difference across the point where the ODE is asked for: second order.
+
+    - `"midpoint"`: between two neighbouring nodes, asked midway between them on the
+      clock, in the mean of their states,
+
+        $$ \dot v_{i+1/2} \approx \frac{v_i - v_{i+1}}{\tau_i - \tau_{i+1}}, \qquad
+           v_{i+1/2} \approx \tfrac12 (v_i + v_{i+1}), $$
+
+        so that two passes are enough, and every row is alike;
+    - `"nodes"`: through the node before and the node after, asked at the node itself,
+      with the weights that are exact for parabolas on an uneven grid; three passes.
+      The central difference of Tee et al. 2024, Table 3, who do not say what happens
+      at the ends: at $T$, where there is no node before, it is the upwind difference.
+    """
+
+    form: Form = eqx.field(static=True, default="midpoint")
+    clock: AbstractClock = AngleClock()
+
+    def __check_init__(self):
+        if self.form not in get_args(Form):
+            raise ValueError(
+                f"form must be one of {get_args(Form)}, got {self.form!r}."
+            )
+
+    @property
+    def fewest(self) -> int:
+        return 2 if self.form == "midpoint" else 3
+
+    def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+        if self.form == "midpoint":
+            nodes = jnp.stack([times[:-1], times[1:]], axis=1)
+            readings = self.clock.reading(process, nodes)
+            step = readings[:, 0] - readings[:, 1]
+            ends = jnp.array([1.0, -1.0])
+            return make_stencil(
+                process,
+                self.clock,
+                nodes,
+                readings.mean(axis=1),
+                state=jnp.full_like(nodes, 0.5),
+                slope=ends / step[:, None],
+                reference=1,
+            )
+        # The node before the first does not exist; it is the first, with weight 0.
+        before = jnp.concatenate([times[:1], times[:-2]])
+        nodes = jnp.stack([before, times[:-1], times[1:]], axis=1)
+        tau = self.clock.reading(process, nodes)
+        up, down = tau[:, 0] - tau[:, 1], tau[:, 1] - tau[:, 2]
+        inner = jnp.arange(nodes.shape[0]) > 0
+        up = jnp.where(inner, up, 1.0)
+        share = jnp.where(inner, down / (up + down), 0.0)  # of the difference upwards
+        slope = jnp.stack(
+            [share / up, (1 - share) / down - share / up, -(1 - share) / down], axis=1
+        )
+        state = jnp.zeros_like(nodes).at[:, 1].set(1.0)
+        at = tau[:, 1]
+        return make_stencil(
+            process, self.clock, nodes, at, state=state, slope=slope, reference=2
+        )
+
+    def target(
+        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
+    ) -> Sample:
+        return denoised_state(flow, row, states, condition)
+
+
+class Exact(AbstractDerivative):
+    r"""The derivative itself, by forward-mode differentiation of the network.
+
+    $\hat D = F + (\sigma g/(\sigma\dot\alpha - \alpha\dot\sigma))\,\dot F$, the same
+    number on every clock; for EDM $F - (1 - t/T)\,dF/d\ln t$. No grid limits its
+    accuracy, and nothing ties neighbouring times together: see docs/pid.md for what
+    that costs.
+    """
+
+    clock: AbstractClock = AngleClock()
+
+    @property
+    def fewest(self) -> int:
+        return 2
+
+    def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+        nodes = times[:, None]
+        return make_stencil(
+            process,
+            self.clock,
+            nodes,
+            self.clock.reading(process, times),
+            state=jnp.ones_like(nodes),
+            slope=jnp.zeros_like(nodes),
+            slope_of_slope=(1.0,),
+        )
+
+    def target(
+        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
+    ) -> Sample:
+        return denoised_state(flow, row, states, condition)
+
+
+class CoupledAutomaticNumerical(AbstractDerivative):
+    r"""The difference to the next node, with that node's exact derivative.
+
+    $$ \dot v_i \approx 2\,\frac{v_i - v_{i+1}}{\tau_i - \tau_{i+1}} - \dot v_{i+1} $$
+
+    Second order by Taylor's formula, where `Upwind` is first, and it ties neighbouring
+    times together, as `Exact` does not: the idea of Chiu et al. 2022, "CAN-PINN: a fast
+    physics-informed neural network based on coupled-automatic-numerical
+    differentiation method", for one step upwind.
+    """
+
+    clock: AbstractClock = AngleClock()
+
+    @property
+    def fewest(self) -> int:
+        return 2
+
+    def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+        return two_nodes(self.clock, process, times, coupled=True)
+
+    def target(
+        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
+    ) -> Sample:
+        return denoised_state(flow, row, states, condition)
+
+
+def two_nodes(
+    clock: AbstractClock,
+    process: AbstractProcess,
+    times: Times,
+    *,
+    coupled: bool = False,
+    last: bool = False,
+) -> Stencil:
+    """A node and the next one, the ODE being asked at the first of them."""
+    nodes = jnp.stack([times[:-1], times[1:]], axis=1)
+    if last:
+        nodes = jnp.concatenate([nodes, nodes[-1:, ::-1]])
+    readings = clock.reading(process, nodes)
+    step = (readings[:, 0] - readings[:, 1])[:, None]
+    first, ends = jnp.array([1.0, 0.0]), jnp.array([1.0, -1.0])
+    return make_stencil(
+        process,
+        clock,
+        nodes,
+        readings[:, 0],
+        state=jnp.broadcast_to(first, nodes.shape),
+        slope=(2.0 if coupled else 1.0) * ends / step,
+        slope_of_slope=(0.0, -1.0) if coupled else None,
+        reference=1,
+        stop=readings[:, 1],
+    )

@@ -1,0 +1,92 @@
+r"""The residual of the probability-flow ODE, in the student's own terms.
+
+$$ R(z, t) = \hat D(z, t) - D(x(z, t), t) $$
+
+is the clean sample that the student's motion implies less the one that the teacher
+sees in the student's state; for EDM, $x - t\,dx/dt - D(x, t)$: eq. 9 of Tee et al.
+2024. It is zero for the solution, in every chart, and of the size of a clean sample at
+every time.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..flow import ProbabilityFlow
+from ..types import Condition, Key, Sample
+from ._derivatives import AbstractDerivative
+from ._stencil import Stencil
+from ._student import Student
+
+
+def residual(
+    student: Student,
+    flow: ProbabilityFlow,
+    derivative: AbstractDerivative,
+    row: Stencil,
+    z: Sample,
+    condition: Condition = None,
+    *,
+    inside: Student | None = None,
+    key: Key | None = None,
+) -> tuple[Sample, Sample]:
+    """The two sides for one sample: `(implied, denoised)`; the residual is their
+    difference.
+
+    `row` is one row of `derivative.stencil(process, times)`; `inside` another student,
+    in whose state the teacher is asked (a slow copy of the first). All nodes see the
+    same `key`, for differences between them are what matters.
+    """
+    row = jax.tree.map(lambda a: a.astype(z.dtype), row)
+    values, slopes = _network(student, row, z, condition, key)
+    implied = _implied(student, row, z, values, slopes)
+    who = student if inside is None else inside
+    if inside is not None:
+        values = _network(inside, row, z, condition, None)[0]
+    states = _states(who, row, z, values)
+    return implied, derivative.target(flow, row, states, condition)
+
+
+def _network(
+    student: Student, row: Stencil, z: Sample, condition: Condition, key: Key | None
+) -> tuple[Any, dict[int, Sample]]:
+    """F at the nodes, and dF/dtau at those of them where the row asks for it."""
+    of = lambda t: student.clean(z, t, condition, key=key)
+    count = row.times.shape[0]
+    plain = [j for j in range(count) if j not in row.differentiated]
+    values: list[Any] = [None] * count
+    slopes = {}
+    if plain:
+        some = jax.vmap(of)(row.times[jnp.array(plain)])
+        for place, j in enumerate(plain):
+            values[j] = some[place]
+    for j in row.differentiated:
+        values[j], slopes[j] = jax.jvp(of, (row.times[j],), (row.rates[j, 2],))
+    return jnp.stack(values), slopes
+
+
+def _implied(
+    student: Student, row: Stencil, z: Sample, values: Any, slopes: dict[int, Sample]
+) -> Sample:
+    """The clean sample of the student's motion: see `_stencil.py`."""
+    zeta = z / student.process.sigma(jnp.asarray(student.process.t_max, z.dtype))
+    r = row.reference
+    total = row.noise * zeta + student.gap(row.noise, row.signal) * values[r]
+    gaps = student.gap(row.sigma, row.alpha)
+    for j in range(values.shape[0]):
+        if j != r:
+            total = total + row.value[j] * gaps[j] * (values[j] - values[r])
+    for j, slope in slopes.items():
+        gap_rate = student.gap(row.rates[j, 0], row.rates[j, 1])
+        other = gap_rate * (values[j] - values[r]) if j != r else 0.0
+        total = total + row.slope[j] * (other + gaps[j] * slope)
+    return total
+
+
+def _states(student: Student, row: Stencil, z: Sample, values: Any) -> Any:
+    """The student's states at the nodes, on the clock."""
+    zeta = z / student.process.sigma(jnp.asarray(student.process.t_max, z.dtype))
+    spread = lambda a: a.reshape(-1, *[1] * z.ndim)
+    gaps = student.gap(row.sigma, row.alpha)
+    return spread(row.sigma) * zeta + spread(gaps) * values

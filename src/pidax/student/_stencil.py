@@ -1,0 +1,161 @@
+r"""What a numerical derivative says the clean sample is, as numbers to multiply with.
+
+On a clock, $v = \sigma\zeta + gF$ is the student's state at the level
+$(\sigma, \alpha)(\tau)$, with $\zeta = z/\sigma_T$ and $g$ the factor of $F$. The ODE,
+solved for the denoiser, reads in every clock
+
+$$ D = \frac{\sigma\,\dot v - \dot\sigma\,v}{\sigma\dot\alpha - \alpha\dot\sigma}. $$
+
+A derivative replaces $v$ and $\dot v$ by weighted sums over a few nodes,
+$v \approx \sum_j m_j v_j$ and $\dot v \approx \sum_j d_j v_j + e_j \dot v_j$. What
+comes out is the clean sample that the student's motion *implies*:
+
+$$ \hat D = \sum_j w_j v_j + s_j \dot v_j
+   = Z\zeta + A\,F_r + \sum_{j \ne r} w_j g_j (F_j - F_r)
+     + \sum_j s_j (\dot g_j (F_j - F_r) + g_j \dot F_j). $$
+
+The second form is what is computed. Its constants $Z = \sum_j w_j\sigma_j +
+s_j\dot\sigma_j$ (zero for the paper's scheme: `z` cancels) and $A$ (near one) are sums
+of large numbers that cancel; they are taken in float64 when the grid is made, once.
+What is left to float32 are differences of the network. In the first form the states of
+size $\sigma_T$ would be subtracted there.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._checks import is_traced
+from ..flow import AbstractClock
+from ..process import AbstractProcess
+
+Nodes = Float[Array, "*row node"]
+Rows = Float[Array, "*row"]
+
+
+class Stencil(eqx.Module):
+    """The coefficients of a derivative on a grid; one row for each residual.
+
+    `stencil[i]` is that of the residual of index `i`.
+
+    - `times`: process times of the nodes; `sigma`, `alpha` their levels on the clock;
+    - `value`, `slope`: the factors $w$ of $v_j$ and $s$ of $\\dot v_j$ in the implied
+      clean sample; `noise` is $Z$, and `signal` the same sum over $\\alpha$: $A$ is the
+      student's factor of $F$ at this level;
+    - `rates`: $\\dot\\sigma, \\dot\\alpha$ and $dt/d\\tau$ at the nodes;
+    - `state`: the factors $m$ of $v_j$ in the state whose denoiser is asked;
+      `at_sigma`, `at_alpha` its level and `at_time` its process time; `start`, `stop`
+      the clock there and at the end of the step;
+    - `reference`: the node $r$; `differentiated`: the nodes with a slope.
+    """
+
+    times: Nodes
+    sigma: Nodes
+    alpha: Nodes
+    rates: Float[Array, "*row node 3"]
+    value: Nodes
+    slope: Nodes
+    state: Nodes
+    noise: Rows
+    signal: Rows
+    at_sigma: Rows
+    at_alpha: Rows
+    at_time: Rows
+    start: Rows
+    stop: Rows
+    reference: int = eqx.field(static=True)
+    differentiated: tuple[int, ...] = eqx.field(static=True)
+
+    def __getitem__(self, i: Array | int) -> "Stencil":
+        return jax.tree.map(lambda a: a[i], self)
+
+    def __len__(self) -> int:
+        return self.times.shape[0]
+
+
+def make_stencil(
+    process: AbstractProcess,
+    clock: AbstractClock,
+    times: Nodes,
+    at: Rows,
+    *,
+    state: Nodes,
+    slope: Nodes,
+    slope_of_slope: tuple[float, ...] | None = None,
+    reference: int = 0,
+    stop: Rows | None = None,
+) -> Stencil:
+    r"""Rows from the nodes and the weights $m$, $d$ and $e$ of the derivative.
+
+    `at` is the clock's reading where the ODE is asked for, `stop` that at the end of a
+    solver's step. Called inside `exactly`.
+    """
+    readings = clock.reading(process, times)
+    sigma, alpha, sigma_rate, alpha_rate = _level(process, clock, readings)
+    s, a, ds, da = _level(process, clock, at)
+    time_rate = _derivative(lambda r: clock.time(process, r), readings)[1]
+    exact = (0.0,) * times.shape[1] if slope_of_slope is None else slope_of_slope
+    column = lambda row: row[:, None]
+    wronskian = column(s * da - a * ds)
+    w = (column(s) * slope - column(ds) * state) / wronskian
+    ws = column(s) * jnp.array(exact) / wronskian
+    return Stencil(
+        times=times,
+        sigma=sigma,
+        alpha=alpha,
+        rates=jnp.stack([sigma_rate, alpha_rate, time_rate], axis=-1),
+        value=w,
+        slope=ws,
+        state=state,
+        noise=(w * sigma + ws * sigma_rate).sum(axis=1),
+        signal=(w * alpha + ws * alpha_rate).sum(axis=1),
+        at_sigma=s,
+        at_alpha=a,
+        at_time=clock.time(process, at),
+        start=at,
+        stop=at if stop is None else stop,
+        reference=reference,
+        differentiated=tuple(j for j, e in enumerate(exact) if e != 0),
+    )
+
+
+@contextlib.contextmanager
+def exactly(*known: object) -> Iterator[None]:
+    """Compute in float64, whatever the session's precision, with what is known."""
+    if is_traced(*known):
+        yield
+        return
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        yield
+
+
+def rounded(stencil: Stencil) -> Stencil:
+    """The same in the session's own precision."""
+    if is_traced(stencil):
+        return stencil
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a), float), stencil)
+
+
+def widened(tree: PyTree) -> PyTree:
+    """Its floating-point arrays in the precision that is now the widest."""
+    wide = lambda a: a.astype(float) if eqx.is_inexact_array(a) else a
+    return jax.tree.map(wide, tree)
+
+
+def _level(
+    process: AbstractProcess, clock: AbstractClock, tau: Array
+) -> tuple[Array, Array, Array, Array]:
+    """sigma, alpha and their derivatives at these readings of the clock."""
+    level, rates = _derivative(lambda r: clock.level(process, r), tau)
+    return *level, *rates
+
+
+def _derivative(fn: Callable[[Array], Any], x: Array) -> tuple[Any, Any]:
+    """An elementwise function and its derivative."""
+    return jax.jvp(fn, (x,), (jnp.ones_like(x),))
