@@ -1,0 +1,163 @@
+"""What the ablation varies: each row is a problem, a recipe and one change to it."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import diffrax
+import optax
+
+import pidax as px
+from pidax.distill import Towards
+
+RECIPES = ("paper", "ours", "kd")
+ADAM_RATE = 3e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One training run, but for its seed. Names are those of the tables."""
+
+    problem: str
+    recipe: str  # paper, ours or kd
+    change: str = ""  # of the recipe, "" for itself
+    choices: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scale: int = 1  # the student's width is divided by this
+    teacher_weights: bool = False
+    steps: int = 8000
+    optimiser: str = ""  # "" for the recipe's
+
+    @property
+    def name(self):
+        return "/".join(
+            [self.problem, self.recipe, self.change or "-", f"{self.steps}"]
+        )
+
+
+def objective(setting, problem):
+    """The objective of a row, on this problem's flow."""
+    flow, choices = problem.flow, dict(setting.choices)
+    if setting.recipe == "kd":
+        return px.KnowledgeDistillation(flow, classes=problem.classes, **choices)
+    if "times" in choices:
+        choices["times"] = choices["times"](flow.process)
+    if setting.recipe == "paper":
+        return px.PID.paper(flow, classes=problem.classes, **choices)
+    return px.PID(flow, classes=problem.classes, **choices)
+
+
+def optimiser(setting):
+    """The paper's RAdam, decayed from 1e-3; ours: Muon, or Adam for a residual net.
+
+    A step of Muon multiplies each weight matrix with itself fifteen times, which a
+    batch of 1024 hides and one of 256 does not.
+    """
+    ours = "Muon" if setting.problem == "ring" else "Adam"
+    name = setting.optimiser or ("RAdam" if setting.recipe == "paper" else ours)
+    if name == "Muon":
+        rate = px.warmup_cosine(1e-2, setting.steps)
+        return optax.contrib.muon(rate, adam_b2=0.99)
+    if name == "Adam":
+        return optax.adam(px.warmup_cosine(ADAM_RATE, setting.steps), b2=0.99)
+    return optax.radam(optax.cosine_decay_schedule(1e-3, setting.steps))
+
+
+def karras(n):
+    return {"times": lambda process: px.karras(n, process)}
+
+
+def angles(n):
+    return {"times": lambda process: px.uniform_angle(n, process)}
+
+
+DERIVATIVES = {
+    "upwind, time": px.Upwind(px.TimeClock()),
+    "upwind, angle": px.Upwind(),
+    "central, time": px.Central(clock=px.TimeClock()),
+    "central, angle": px.Central(),
+    "central at nodes, time": px.Central("nodes", px.TimeClock()),
+    "central at nodes, angle": px.Central("nodes"),
+    "Heun step, time": px.SolverStep(diffrax.Heun(), px.TimeClock()),
+    "Heun step, angle": px.SolverStep(diffrax.Heun()),
+    "coupled, angle": px.CoupledAutomaticNumerical(),
+    "exact": px.Exact(),
+}
+CHANGES = {
+    **{name: {"derivative": d} for name, d in DERIVATIVES.items()},
+    **{f"N = {n}": karras(n) for n in (18, 35, 80, 250, 1000)},
+    "even angles, N = 35": angles(35),
+    "no stop-gradient": {"stop_gradient": False},
+    "velocity form (eq. 8)": {"form": "velocity"},
+    "pseudo-Huber": {"distance": px.PseudoHuber()},
+    "L1": {"distance": px.L1()},
+    "drawn by loss": {"sampling": px.ByLoss()},
+    "drawn towards data": {"sampling": Towards()},
+    "opened from T": {"sampling": px.Opening()},
+    "causal weights": {"weighting": px.Causal()},
+    "slow target": {"slow": 0.98},
+}
+_ITSELF = {  # what a recipe has already
+    "paper": ("upwind, time", "N = 250"),
+    "ours": ("central, angle", "N = 35"),
+}
+
+
+def settings(*, quick=False):
+    """All rows in the order in which they are worth having."""
+    rows = []
+    for problem in ("ring", "digits", "mixture", "learned"):
+        rows += _heads(problem)
+    rows += [
+        Setting("ring", recipe, change, choices, steps=2000)
+        for change, choices in {"": {}, **CHANGES}.items()
+        for recipe in ("paper", "ours")
+        if change not in _ITSELF[recipe]
+    ]
+    rows += [
+        Setting("ring", recipe, f"width / {k}", scale=k, steps=2000)
+        for k in (2, 4)
+        for recipe in ("paper", "ours", "kd")
+    ]
+    rows += [
+        Setting("ring", recipe, name, steps=2000, optimiser=name)
+        for recipe, name in itertools.product(RECIPES, ("RAdam", "Adam", "Muon"))
+        if name != ("RAdam" if recipe == "paper" else "Muon")  # its own
+    ]
+    rows.append(Setting("ring", "kd", steps=2000))
+    if not quick:
+        return rows
+    few = [r for r in rows if r.problem == "ring" and r.change in ("", "N = 18")]
+    return [dataclasses.replace(row, steps=20) for row in few]
+
+
+def _heads(problem):
+    """The recipes themselves, and the two changes that the paper warns of."""
+    if problem == "ring":
+        return [
+            Setting(problem, "paper"),
+            Setting(problem, "ours", steps=5000),
+            Setting(problem, "ours", "N = 18", karras(18), steps=5000),
+            Setting(problem, "ours", "N = 250", karras(250), steps=5000),
+            Setting(problem, "kd"),
+            Setting(problem, "kd", "RAdam", optimiser="RAdam"),
+        ]
+    own = {"digits", "learned"}  # the teacher is a network, whose weights can be had
+    start = problem in own
+    steps = 1500
+    twice = {"paper": steps, "ours": steps, "kd": 2 * steps}  # its steps cost less
+    rows = [
+        Setting(problem, r, steps=n, teacher_weights=start) for r, n in twice.items()
+    ]
+    if problem in own:
+        rows += [Setting(problem, r, "random start", steps=n) for r, n in twice.items()]
+    return rows + [
+        Setting(
+            problem,
+            r,
+            "no stop-gradient",
+            CHANGES["no stop-gradient"],
+            steps=steps,
+            teacher_weights=start,
+        )
+        for r in ("paper", "ours")
+    ]

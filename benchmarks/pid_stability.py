@@ -1,0 +1,73 @@
+r"""When does training on the residual contract? The linear problem, solved.
+
+    python benchmarks/pid_stability.py     # seconds; writes results/pid_stability.json
+
+Near its solution a residual is linear in the student's values F at the nodes:
+R = (L - a M) F, with L what the student's motion implies, M the states in which the
+teacher is asked, and a the teacher's slope dD/dx. With the teacher's side stopped the
+gradient is A F, A = L^T (L - a M), which is no gradient of anything. A table of values
+converges if the eigenvalues of A have positive real parts; a network, whose values at
+different times and draws move together by a kernel K of its own, is sure to converge
+(in the norm of K^-1) only if the symmetric part of A is positive.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import record
+
+import pidax as px
+
+SLOPES = (0.5, 1.0, 1.3, 2.0)
+DERIVATIVES = {
+    "upwind, time": px.Upwind(px.TimeClock()),
+    "upwind, angle": px.Upwind(),
+    "central, angle": px.Central(),
+    "central, time": px.Central(clock=px.TimeClock()),
+}
+
+
+def operators(derivative, process, times):
+    """L and M on the values of F at the nodes after the first, row by row."""
+    stencil = derivative.stencil(process, times)
+    last = jnp.asarray(process.t_max)
+    leak = process.alpha(last) / process.sigma(last)
+    gap = stencil.alpha - leak * stencil.sigma
+    where = jnp.searchsorted(-times, -stencil.times)
+    rows = jnp.arange(len(stencil))[:, None]
+    empty = jnp.zeros((len(stencil), times.size))
+    implied = empty.at[rows, where].add(stencil.value * gap)
+    asked = stencil.state * gap / stencil.at_alpha[:, None]
+    return np.asarray(implied)[:, 1:], np.asarray(empty.at[rows, where].add(asked))[
+        :, 1:
+    ]
+
+
+def row(name, derivative, n, slope):
+    process = px.EDM()
+    implied, asked = operators(derivative, process, px.karras(n, process))
+    matrix = implied.T @ (implied - slope * asked)
+    return {
+        "derivative": name,
+        "n": n,
+        "slope": slope,
+        "least_real_part": float(np.linalg.eigvals(matrix).real.min()),
+        "least_symmetric": float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min()),
+        "amplification": float(np.abs(implied).max()),
+    }
+
+
+def main():
+    rows = []
+    for name, derivative in DERIVATIVES.items():
+        for n in (18, 35, 80, 250):
+            for slope in SLOPES:
+                rows.append(row(name, derivative, n, slope))
+                print(rows[-1])
+    record.save("pid_stability", {"dtype": "float64", "seeds": [0], "rows": rows})
+
+
+if __name__ == "__main__":
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    main()

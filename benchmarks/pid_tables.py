@@ -1,0 +1,163 @@
+"""The numbers of PID as they stand in docs/pid.md, and their figures.
+
+    python benchmarks/pid_tables.py
+
+writes the tables between the page's marks and the figures beside it, from
+benchmarks/results/pid_ablation.json and pid_stability.json. A test compares.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/pid.md"
+RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
+
+
+def load():
+    results = ROOT / "benchmarks/results"
+    names = ("pid_ablation", "pid_stability")
+    return {n: json.loads((results / f"{n}.json").read_text()) for n in names}
+
+
+def grouped(rows):
+    """Rows of all seeds by their name, in the order of the first."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["name"], []).append(row)
+    return groups
+
+
+def number(group, name, index=-1):
+    """The mean over seeds, and their range."""
+    values = [row[name][index] for row in group if "diverged" not in row]
+    bad = len(group) - len(values)
+    text = "" if not values else spread(values)
+    return text + (f" ({bad} of {len(group)} diverged)" if bad else "")
+
+
+def spread(values):
+    low, high, mean = min(values), max(values), float(np.mean(values))
+    if len(values) == 1:
+        return f"{mean:.4f}"
+    return f"{mean:.4f} ({low:.4f} to {high:.4f})"
+
+
+def distance(group, who="student"):
+    some = [row["sliced_wasserstein"][who] for row in group if "diverged" not in row]
+    return f"{np.mean(some):.4f}" if some else ""
+
+
+def minutes(group):
+    steps = [int(row["name"].split("/")[3]) for row in group]
+    some = [
+        n / row["steps_per_second"] / 60
+        for n, row in zip(steps, group, strict=True)
+        if "diverged" not in row
+    ]
+    return f"{np.mean(some):.1f}" if some else ""
+
+
+def heads(groups, problem):
+    """The recipes of one problem and what else was run at their length."""
+    lines = [
+        "| | seeds | steps | RMS at $t_{min}$ (range of seeds) | median | 99% | sliced "
+        "W2 | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, group in groups.items():
+        where, recipe, change, steps = name.split("/")
+        if where != problem or (problem == "ring" and steps == "2000"):
+            continue
+        label = RECIPES[recipe] + ("" if change == "-" else f", {change}")
+        lines.append(
+            f"| {label} | {len(group)} | {int(steps):,} | {number(group, 'rms')} | "
+            f"{number(group, 'median').split(' ')[0]} | "
+            f"{number(group, 'p99').split(' ')[0]} | {distance(group)} | "
+            f"{minutes(group)} |"
+        )
+    some = next(g for n, g in groups.items() if n.startswith(problem + "/"))
+    last = f"Sliced W2 of the teacher: {distance(some, 'teacher')}; "
+    return "\n".join(lines) + f"\n\n{last}floor: {distance(some, 'floor')}."
+
+
+def changes(groups):
+    """Each change alone, to the paper's preset and to ours."""
+    table = {}
+    for name, group in groups.items():
+        where, recipe, change, steps = name.split("/")
+        if where == "ring" and steps == "2000" and recipe != "kd":
+            table.setdefault(change, {})[recipe] = number(group, "rms")
+    lines = ["| changed | the paper's preset | ours |", "|---|---|---|"]
+    for change, found in table.items():
+        label = "nothing" if change == "-" else change
+        cells = [found.get(recipe, "the same") for recipe in ("paper", "ours")]
+        lines.append(f"| {label} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
+
+
+def stability(results):
+    lines = [
+        "| | nodes | least eigenvalue of the symmetric part of $A$: $a = 0.5$ | 1 | "
+        "1.3 | 2 | least real part of an eigenvalue, $a = 2$ | $\\max\\kappa + 1$ |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    table = {}
+    for row in results["rows"]:
+        table.setdefault((row["derivative"], row["n"]), []).append(row)
+    for (name, n), rows in table.items():
+        cells = " | ".join(f"{row['least_symmetric']:.2f}" for row in rows)
+        lines.append(
+            f"| {name} | {n} | {cells} | {rows[-1]['least_real_part']:.3f} | "
+            f"{rows[0]['amplification']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def ablation(results):
+    groups = grouped(results["rows"])
+    parts = []
+    titles = {
+        "ring": "The ring of eight in the plane, an exact teacher",
+        "mixture": "A mixture of eight Gaussians in 64 dimensions, exact",
+        "digits": "Digits by class, a learned teacher",
+        "learned": "The mixture in 64 dimensions, learned from samples",
+    }
+    for problem, title in titles.items():
+        if any(name.startswith(problem + "/") for name in groups):
+            parts += [f"### {title}", heads(groups, problem)]
+    if any(n.startswith("ring/") and n.endswith("/2000") for n in groups):
+        parts += ["### One change at a time (ring, 2,000 steps)", changes(groups)]
+    return "\n\n".join(parts)
+
+
+def pages(results):
+    """The text that docs/pid.md must hold."""
+    parts = {
+        "pid_stability": stability(results["pid_stability"]),
+        "pid_ablation": ablation(results["pid_ablation"]),
+    }
+    return {
+        PAGE: [
+            f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
+            for name, text in parts.items()
+        ]
+    }
+
+
+def main():
+    results = load()
+    for page, blocks in pages(results).items():
+        text = page.read_text()
+        for block in blocks:
+            first, last = block.split("\n", 1)[0], block.rsplit("\n", 1)[1]
+            start, end = text.index(first), text.index(last) + len(last)
+            text = text[:start] + block + text[end:]
+        page.write_text(text)
+        print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main()
