@@ -17,7 +17,7 @@ import record
 
 import pidax as px
 
-SLOPES = (0.5, 1.0, 1.3, 2.0)
+SLOPES = (0.5, 1.0, 1.1, 1.2, 2.0)
 DERIVATIVES = {
     "upwind, time": px.Upwind(px.TimeClock()),
     "upwind, angle": px.Upwind(),

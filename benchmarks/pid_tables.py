@@ -99,14 +99,17 @@ def changes(groups):
 
 
 def stability(results):
-    lines = [
-        "| | nodes | least eigenvalue of the symmetric part of $A$: $a = 0.5$ | 1 | "
-        "1.3 | 2 | least real part of an eigenvalue, $a = 2$ | $\\max\\kappa + 1$ |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Least eigenvalues of A and of its symmetric part."""
     table = {}
     for row in results["rows"]:
         table.setdefault((row["derivative"], row["n"]), []).append(row)
+    slopes = [row["slope"] for row in next(iter(table.values()))]
+    columns = [f"$a = {a:g}$" for a in slopes]
+    lines = [
+        f"| | nodes | {' | '.join(columns)} | eigenvalue, $a = {slopes[-1]:g}$ | "
+        "$\\max\\kappa + 1$ |",
+        "|---" * (len(slopes) + 4) + "|",
+    ]
     for (name, n), rows in table.items():
         cells = " | ".join(f"{row['least_symmetric']:.2f}" for row in rows)
         lines.append(

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 import pidax as px
 
+KEY = jax.random.key(7)
 ONE = jax.devices()[:1]
 
 
@@ -45,6 +46,22 @@ def regression(count=50, seed=0) -> tuple[np.ndarray, np.ndarray]:
     x = generator.normal(size=(count, 3)).astype(dtype)
     y = x @ np.array([1.0, -2.0, 0.5], dtype) + generator.normal(size=count)
     return x, y.astype(dtype)
+
+
+def fit(model: Any = None, objective: Any = None, **options: Any) -> px.Result:
+    """A short run: what is not given is small and quiet."""
+    options = (
+        dict(
+            steps=12,
+            batch_size=8,
+            key=KEY,
+            data=regression(),
+            progress=False,
+            devices=ONE,
+        )
+        | options
+    )
+    return px.fit(model or line(), objective or LeastSquares(), **options)
 
 
 class Witness(px.distill.AbstractObjective):

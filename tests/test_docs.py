@@ -17,6 +17,7 @@ X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 PAGES = [
     "README.md",
     "docs/index.md",
+    "docs/pid.md",
     pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
     pytest.param("docs/solvers.md", marks=pytest.mark.slow),
@@ -58,12 +59,14 @@ def squash(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("name", ["reference_figure", "engine_table"])
+@pytest.mark.parametrize("name", ["reference_figure", "engine_table", "pid_tables"])
 def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     tables = importlib.import_module(name)
-    for page, text in tables.pages(tables.load()).items():
-        assert text in page.read_text(), f"run python benchmarks/{name}.py for {page}"
+    for page, texts in tables.pages(tables.load()).items():
+        for text in [texts] if isinstance(texts, str) else texts:
+            message = f"run python benchmarks/{name}.py for {page}"
+            assert text in page.read_text(), message
     sys.modules.pop(name)
 
 
@@ -83,7 +86,8 @@ def test_the_benchmarks_say_where_they_come_from():
     engine = results("engine")
     parts = ["speed", "checkpoint", "memory", "parallel", "quality"]
     assert list(engine) == parts
-    for part in (solved, results("reliability"), *engine.values()):
+    pid = [results(name) for name in ("pid_ablation", "pid_stability")]
+    for part in (solved, results("reliability"), *engine.values(), *pid):
         assert_provenance(part)
     assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 from helpers import assert_close, tolerance
 from objectives import (
+    KEY,
     ONE,
     LeastSquares,
     Line,
@@ -17,6 +18,7 @@ from objectives import (
     Witness,
     arrays,
     assert_same_bits,
+    fit,
     line,
     regression,
 )
@@ -25,23 +27,7 @@ import pidax as px
 from pidax.train._data import ArrayData
 from pidax.train._state import rate_at
 
-KEY = jax.random.key(7)
 TWO = jax.devices()[:2]
-
-
-def fit(model: Any = None, objective: Any = None, **options: Any) -> px.Result:
-    options = (
-        dict(
-            steps=12,
-            batch_size=8,
-            key=KEY,
-            data=regression(),
-            progress=False,
-            devices=ONE,
-        )
-        | options
-    )
-    return px.fit(model or line(), objective or LeastSquares(), **options)
 
 
 def batches(data, steps, batch_size):

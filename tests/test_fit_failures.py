@@ -8,28 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from objectives import ONE, LeastSquares, WithState, assert_same_bits, line, regression
+from objectives import (
+    KEY,
+    ONE,
+    LeastSquares,
+    WithState,
+    assert_same_bits,
+    fit,
+    line,
+    regression,
+)
 
 import pidax as px
 from pidax.train._step import fingerprint
 
-KEY = jax.random.key(7)
 TWO = jax.devices()[:2]
-
-
-def fit(model: Any = None, objective: Any = None, **options: Any) -> px.Result:
-    options = (
-        dict(
-            steps=12,
-            batch_size=8,
-            key=KEY,
-            data=regression(),
-            progress=False,
-            devices=ONE,
-        )
-        | options
-    )
-    return px.fit(model or line(), objective or LeastSquares(), **options)
 
 
 # --- numbers that are not finite -----------------------------------------------------

@@ -8,6 +8,13 @@ from helpers import PROCESSES, assert_close, gaussian, level, tolerance
 from networks import Network, Trajectory
 
 import pidax as px
+from pidax.denoiser import (
+    AbstractCoefficients,
+    EDMCoefficients,
+    FlowCoefficients,
+    Preconditioned,
+    VelocityCoefficients,
+)
 from pidax.student import Student
 
 every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
@@ -96,6 +103,84 @@ def test_it_states_what_it_is():
     assert jnp.abs(student.sample(z) - student.sample(z, 1)).max() > 1e-3
 
 
+# --- a soft boundary condition -------------------------------------------------------
+
+
+@every_process
+def test_a_soft_boundary_condition_keeps_the_whole_signal(make, dtype):
+    """(sigma_t / sigma_T) z + alpha_t F, with F that of the hard one."""
+    process, network = make(), Network()
+    hard, soft = (Student(network, process, boundary=b) for b in ("hard", "soft"))
+    z = process.prior(jax.random.key(0), (3,))
+    last = level(process, process.t_max)
+
+    def both(t):
+        sigma, alpha = process.sigma(t), process.alpha(t)
+        F = hard.clean(z, t, None)
+        missing = last[1] * sigma / last[0] * F
+        return soft(z, t), sigma / last[0] * z + alpha * F, hard(z, t) + missing
+
+    found, formula, other = jax.jit(jax.vmap(both))(px.uniform_angle(5, process))
+    eps = tolerance(dtype, 10)
+    assert_close(found, formula, eps)
+    assert_close(found, other, eps)
+    ends = np.abs(np.asarray(found[0] - z)).max()
+    assert (ends > 1e-4) == (float(last[1]) > 1e-3 or isinstance(process, px.VP))
+
+
+# --- from a teacher ------------------------------------------------------------------
+
+COEFFICIENTS = {
+    "edm": EDMCoefficients(),
+    "velocity": VelocityCoefficients(),
+    "flow": FlowCoefficients(),
+}
+
+
+@pytest.mark.parametrize("name", COEFFICIENTS)
+@every_process
+def test_from_a_teacher_its_f_at_the_start_is_the_teachers_denoiser(make, name, dtype):
+    process, network = make(), Network(classes=4)
+    teacher = Preconditioned(network, process, COEFFICIENTS[name])
+    student = Student.from_teacher(teacher, process)
+    z, label = process.prior(jax.random.key(0), (3,)), jnp.array(2)
+    sigma, alpha = level(process, process.t_max)
+    middle = jnp.asarray(0.01 * process.t_max)
+
+    @jax.jit
+    def both(z):
+        c_skip, c_out, c_in, _ = COEFFICIENTS[name](sigma, alpha, process)
+        now = process.sigma(middle), process.alpha(middle)
+        c_noise = COEFFICIENTS[name](*now, process)[3]
+        later = c_skip * z + c_out * network(c_in * z, c_noise, label)
+        start = student.clean(z, jnp.asarray(process.t_max), label)
+        return (start, student.clean(z, middle, label)), (
+            teacher(z, sigma, alpha, label),
+            later,
+        )
+
+    found, expected = both(z)
+    assert_close(found, expected, tolerance(dtype, 10))
+    assert jnp.abs(found[0] - found[1]).max() > 1e-3
+    np.testing.assert_array_equal(student(z, process.t_max, label), z)
+
+
+def test_from_a_teacher_it_knows_what_the_teacher_knows():
+    teacher = Preconditioned(Network(classes=4), px.EDM())
+    student = Student.from_teacher(teacher, px.EDM(), boundary="soft")
+    assert student.network is teacher.network
+    assert (student.shape, student.classes, student.boundary) == ((3,), 4, "soft")
+    anything = Preconditioned(lambda x, *rest, **options: x, px.EDM(), shape=(2, 2))
+    assert Student.from_teacher(anything, px.EDM()).shape == (2, 2)
+
+
+class NoiseCoefficients(AbstractCoefficients):
+    """A network that predicts the noise: D = (x - sigma N) / alpha."""
+
+    def __call__(self, sigma, alpha, process):
+        return 1 / alpha, -sigma / alpha, 1 / process.scale(1.0), jnp.log(sigma / alpha)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -106,6 +191,28 @@ def test_it_states_what_it_is():
         (
             lambda: Student(lambda *a, **k: a[0][:1], px.EDM()).sample(jnp.ones(2)),
             r"the network must return one array of the shape \(2,\).*got \(1,\)",
+        ),
+        (
+            lambda: Student(Network(), px.EDM(), boundary="x"),
+            "boundary must be 'hard' or 'soft', got 'x'. 'hard' gives",
+        ),
+        (
+            lambda: Student.from_teacher(
+                px.from_noise(lambda x, t: x, px.EDM()), px.EDM()
+            ),
+            r"of a Preconditioned denoiser, got a Wrapped.*Student\(network, process\)",
+        ),
+        (
+            lambda: Student.from_teacher(
+                Preconditioned(Network(), px.EDM(), NoiseCoefficients()), px.EDM()
+            ),
+            "multiplied by 160 sigma_data.*no start for a student.*new network",
+        ),
+        (
+            lambda: Student.from_teacher(
+                Preconditioned(Network(), px.EDM()), px.EDM(sigma_data=0.3)
+            ),
+            "sigma_data=0.5 and 0.3. Make both with one process",
         ),
     ],
 )

@@ -17,8 +17,13 @@ def is_traced(*values: object) -> bool:
 
 
 def require(value: PyTree, ok: Array | bool, message: str) -> PyTree:
-    """Return `value`, having checked `ok`. The returned value must be used."""
+    """Return `value`, having checked `ok`. The returned value must be used.
+
+    A traced `ok` needs an array in `value` to ride on; without one nothing is checked.
+    """
     if is_traced(ok):
+        if not any(eqx.is_array(leaf) for leaf in jax.tree.leaves(value)):
+            return value
         return eqx.error_if(value, ~jnp.asarray(ok), message)
     if not bool(ok):
         raise ValueError(message)

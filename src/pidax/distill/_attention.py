@@ -94,8 +94,8 @@ class ByLoss(AbstractSampling):
 class Opening(AbstractSampling):
     r"""Noisy rows first; the others open one after another as the run goes on.
 
-    When a share $s$ of the run is done, the first `rows * min(1, s / by)` rows are
-    drawn evenly: what a later time should be depends on the earlier ones.
+    When a share $s$ of the run is done, the first row and a share `s / by` of all rows
+    are drawn evenly: what a later time should be depends on the earlier ones.
     """
 
     by: float = 0.5
@@ -118,7 +118,8 @@ class Opening(AbstractSampling):
 
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         open_rows = 1 + losses.size * jnp.minimum(progress / self.by, 1.0)
-        return (jnp.arange(losses.size) < open_rows).astype(losses.dtype)
+        i = jnp.arange(losses.size, dtype=open_rows.dtype)
+        return (i < open_rows).astype(losses.dtype)
 
 
 class Towards(AbstractSampling):

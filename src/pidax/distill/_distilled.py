@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from .._checks import is_traced, require, show
@@ -53,18 +54,21 @@ def check_student(name: str, objective: Any, model: PyTree, data: PyTree) -> Non
     _check_classes(objective.classes, "student", classes_of(model))
 
 
-def check_teacher(flow: ProbabilityFlow, times: Times, shape: Shape) -> None:
+def check_teacher(
+    flow: ProbabilityFlow, times: Times, shape: Shape, classes: int | None
+) -> None:
     """The teacher is finite at each of these times, for noise of the states' size."""
     if is_traced(flow, times):
         return
     process = flow.process
+    label = None if classes is None else jnp.zeros((), int)
     noise = jax.random.normal(jax.random.key(0), shape, times.dtype)
 
-    @jax.jit
+    @eqx.filter_jit
     def finite(flow: ProbabilityFlow, times: Times) -> Any:
         def at(t: Any) -> Any:
             x = process.scale(t) * noise
-            x0 = flow.denoiser(x, process.sigma(t), process.alpha(t))
+            x0 = flow.denoiser(x, process.sigma(t), process.alpha(t), label)
             return jnp.isfinite(x0).all()
 
         return jax.lax.map(at, times)
@@ -88,6 +92,13 @@ def event_shape(flow: ProbabilityFlow, model: Any) -> Shape:
             "Pass shape= to ProbabilityFlow or to Student."
         )
     return shape
+
+
+def dtype_of(model: PyTree) -> np.dtype:
+    """The widest of the model's weights, at least float32: what it computes in."""
+    leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
+    double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
+    return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
 def _check_shapes(student: Shape | None, teacher: Shape | None) -> None:

@@ -22,7 +22,7 @@ from ..process import karras
 from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
 from ._base import AbstractObjective, State, Terms, Update
 from ._data import at_least_float32, mean_square
-from ._distilled import check_grid, check_student, event_shape
+from ._distilled import check_grid, check_student, dtype_of, event_shape
 
 _TIMES = 18  # nodes of the default grid, EDM's own number for small images
 
@@ -194,7 +194,7 @@ class KnowledgeDistillation(AbstractObjective):
             lambda *parts: jnp.concatenate(parts)[:count],
             *[part[:3] for part in solved],
         )
-        dtype = _dtype_of(model)
+        dtype = dtype_of(model)
         spent = jnp.asarray([size * part[3] for part in solved], float).sum()
         return Pairs(z.astype(dtype), x.astype(dtype), condition, spent)
 
@@ -211,13 +211,6 @@ class KnowledgeDistillation(AbstractObjective):
         )
         calls = path.stats["evaluations"]
         return z, path.xs[:, 1:], condition, math.nan if calls is None else calls
-
-
-def _dtype_of(model: PyTree) -> Any:
-    """The widest of the model's weights, at least float32: what it computes in."""
-    leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
-    double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
-    return jnp.dtype(jnp.float64 if double else jnp.float32)
 
 
 def _require_counts(**counts: int | None) -> None:

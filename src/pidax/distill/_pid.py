@@ -33,7 +33,13 @@ from ._base import AbstractObjective, State, Terms, Update
 from ._data import at_least_float32, mean_square
 from ._denoising import velocity_factor
 from ._distances import L2
-from ._distilled import check_grid, check_student, check_teacher, event_shape
+from ._distilled import (
+    check_grid,
+    check_student,
+    check_teacher,
+    dtype_of,
+    event_shape,
+)
 
 _TIMES = 35  # nodes of the default grid; more change nothing (docs/pid.md)
 _PAPER_TIMES = 250
@@ -174,7 +180,8 @@ class PID(AbstractObjective):
 
     def check(self, model: PyTree, data: PyTree) -> None:
         check_student("physics-informed distillation", self, model, data)
-        check_teacher(self.flow, self.times, event_shape(self.flow, model))
+        shape = event_shape(self.flow, model)
+        check_teacher(self.flow, self.times, shape, self.classes)
 
     def init(self, model: PyTree, *, key: Key) -> PIDState:
         watches = self.sampling.watches or self.weighting.watches
@@ -188,6 +195,7 @@ class PID(AbstractObjective):
     ) -> tuple[Scalar, tuple[Update, Terms]]:
         z_key, row_key, label_key = jax.random.split(key, 3)
         z = self.flow.process.prior(z_key, event_shape(self.flow, model))
+        z = z.astype(dtype_of(model))
         condition = None
         if self.classes is not None:
             condition = jax.random.randint(label_key, (), 0, self.classes)

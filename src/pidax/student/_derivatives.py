@@ -67,7 +67,9 @@ class AbstractDerivative(eqx.Module):
             "Take a finer grid, or another derivative.",
         )
         with exactly(process, times):
-            made = self._stencil(widened(process), jnp.asarray(times, float))
+            # Compiled: one by one, its operations would take seconds.
+            make = eqx.filter_jit(type(self)._stencil)
+            made = make(self, widened(process), jnp.asarray(times, float))
         return rounded(made)
 
 
@@ -82,7 +84,7 @@ def denoised_state(
 class Upwind(AbstractDerivative):
     r"""The difference to the next node: Tee et al. 2024, eq. 10.
 
-    $$ \dot v_i \approx \frac{v_i - v_{i+1}}{\tau_i - \tau_{i+1}} $$
+    $$ \dot u_i \approx \frac{u_i - u_{i+1}}{\tau_i - \tau_{i+1}} $$
 
     First order. On `TimeClock` this is the paper's, and the student with no residual
     is Euler's trajectory on the grid (Lemma 1).
@@ -116,8 +118,8 @@ class Central(AbstractDerivative):
     - `"midpoint"`: between two neighbouring nodes, asked midway between them on the
       clock, in the mean of their states,
 
-        $$ \dot v_{i+1/2} \approx \frac{v_i - v_{i+1}}{\tau_i - \tau_{i+1}}, \qquad
-           v_{i+1/2} \approx \tfrac12 (v_i + v_{i+1}), $$
+        $$ \dot u_{i+1/2} \approx \frac{u_i - u_{i+1}}{\tau_i - \tau_{i+1}}, \qquad
+           u_{i+1/2} \approx \tfrac12 (u_i + u_{i+1}), $$
 
         so that two passes are enough, and every row is alike;
     - `"nodes"`: through the node before and the node after, asked at the node itself,
@@ -213,7 +215,7 @@ class Exact(AbstractDerivative):
 class CoupledAutomaticNumerical(AbstractDerivative):
     r"""The difference to the next node, with that node's exact derivative.
 
-    $$ \dot v_i \approx 2\,\frac{v_i - v_{i+1}}{\tau_i - \tau_{i+1}} - \dot v_{i+1} $$
+    $$ \dot u_i \approx 2\,\frac{u_i - u_{i+1}}{\tau_i - \tau_{i+1}} - \dot u_{i+1} $$
 
     Second order by Taylor's formula, where `Upwind` is first, and it ties neighbouring
     times together, as `Exact` does not: the idea of Chiu et al. 2022, "CAN-PINN: a fast

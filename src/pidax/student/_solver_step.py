@@ -16,14 +16,15 @@ from ._stencil import Stencil
 class SolverStep(AbstractDerivative):
     r"""The student's difference quotient against the mean slope of a solver's step.
 
-    $$ \frac{v_{i+1} - v_i}{\tau_{i+1} - \tau_i} \quad\text{against}\quad
-       \frac{\Phi(v_i) - v_i}{\tau_{i+1} - \tau_i}, $$
+    $$ \frac{u_{i+1} - u_i}{\tau_{i+1} - \tau_i} \quad\text{against}\quad
+       \frac{\Phi(u_i) - u_i}{\tau_{i+1} - \tau_i}, $$
 
     where $\Phi$ is one step of any explicit one-step solver of Diffrax. A student
     without residual is that solver's trajectory on the grid, and Lemma 1 of Tee et al.
     2024 (which is the case of `Euler`) holds with the solver's order. It costs two
     passes of the student and as many of the teacher as the solver has stages.
 
+    Diffrax's Runge-Kutta steps are differentiated in reverse mode, as training does.
     Refused are solvers that carry a history from step to step (multistep ones), which a
     student asked at two nodes does not have, and implicit ones.
     """
@@ -62,7 +63,7 @@ class SolverStep(AbstractDerivative):
             shape=flow.shape,
             extrapolate=True,  # the flow itself has been checked
         )
-        # The increment alone is stepped: v + increment - v would lose its digits.
+        # The increment alone is stepped: u + increment - u would lose its digits.
         term = diffrax.ODETerm(lambda tau, w, args: field(tau, first + w, args))
         start, stop, zero = row.start, row.stop, jnp.zeros_like(first)
         state = self.solver.init(term, start, stop, zero, condition)

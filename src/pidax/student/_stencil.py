@@ -1,16 +1,16 @@
 r"""What a numerical derivative says the clean sample is, as numbers to multiply with.
 
-On a clock, $v = \sigma\zeta + gF$ is the student's state at the level
+On a clock, $u = \sigma\zeta + gF$ is the student's state at the level
 $(\sigma, \alpha)(\tau)$, with $\zeta = z/\sigma_T$ and $g$ the factor of $F$. The ODE,
 solved for the denoiser, reads in every clock
 
-$$ D = \frac{\sigma\,\dot v - \dot\sigma\,v}{\sigma\dot\alpha - \alpha\dot\sigma}. $$
+$$ D = \frac{\sigma\,\dot u - \dot\sigma\,u}{\sigma\dot\alpha - \alpha\dot\sigma}. $$
 
-A derivative replaces $v$ and $\dot v$ by weighted sums over a few nodes,
-$v \approx \sum_j m_j v_j$ and $\dot v \approx \sum_j d_j v_j + e_j \dot v_j$. What
+A derivative replaces $u$ and $\dot u$ by weighted sums over a few nodes,
+$u \approx \sum_j m_j u_j$ and $\dot u \approx \sum_j d_j u_j + e_j \dot u_j$. What
 comes out is the clean sample that the student's motion *implies*:
 
-$$ \hat D = \sum_j w_j v_j + s_j \dot v_j
+$$ \hat D = \sum_j w_j u_j + s_j \dot u_j
    = Z\zeta + A\,F_r + \sum_{j \ne r} w_j g_j (F_j - F_r)
      + \sum_j s_j (\dot g_j (F_j - F_r) + g_j \dot F_j). $$
 
@@ -45,11 +45,11 @@ class Stencil(eqx.Module):
     `stencil[i]` is that of the residual of index `i`.
 
     - `times`: process times of the nodes; `sigma`, `alpha` their levels on the clock;
-    - `value`, `slope`: the factors $w$ of $v_j$ and $s$ of $\\dot v_j$ in the implied
+    - `value`, `slope`: the factors $w$ of $u_j$ and $s$ of $\\dot u_j$ in the implied
       clean sample; `noise` is $Z$, and `signal` the same sum over $\\alpha$: $A$ is the
       student's factor of $F$ at this level;
     - `rates`: $\\dot\\sigma, \\dot\\alpha$ and $dt/d\\tau$ at the nodes;
-    - `state`: the factors $m$ of $v_j$ in the state whose denoiser is asked;
+    - `state`: the factors $m$ of $u_j$ in the state whose denoiser is asked;
       `at_sigma`, `at_alpha` its level and `at_time` its process time; `start`, `stop`
       the clock there and at the end of the step;
     - `reference`: the node $r$; `differentiated`: the nodes with a slope.

@@ -1,0 +1,264 @@
+"""The student's derivative in time: Lemma 1, orders of convergence, charts, labels."""
+
+from typing import Any, cast
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from helpers import CLOCKS, PROCESSES, assert_close, gaussian
+from networks import Network, Trajectory
+from residuals import ANGLE, TIME, difference, joined, prior, sides, states
+
+import pidax as px
+from pidax.denoiser import log_ratio
+from pidax.student import (
+    Central,
+    CoupledAutomaticNumerical,
+    Exact,
+    SolverStep,
+    Student,
+    Upwind,
+)
+
+# --- Lemma 1 -------------------------------------------------------------------------
+
+
+class Table(eqx.Module):
+    """An affine map for each node of a grid after the first, whose F has no weight."""
+
+    maps: jax.Array
+    nodes: jax.Array
+
+    def __call__(self, x, c_noise, condition=None, *, augment=None, key=None):
+        nearest = self.maps[jnp.argmin(jnp.abs(self.nodes - c_noise))]
+        return nearest[:, :-1] @ x + nearest[:, -1]
+
+
+@eqx.filter_jit
+def best_table(flow, derivative, rows, times):
+    """The least-squares solution of the residuals, which are affine in the table."""
+    process = flow.process
+    nodes = 0.25 * log_ratio(process.sigma(times), process.alpha(times), process)[1:]
+    corners = jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3)])
+    z = process.sigma(times[0]) * corners  # d + 1 points know an affine map
+    shape = (nodes.size, 3, 4)
+
+    def student(maps):
+        return Student(Table(maps.reshape(shape), nodes), process, shape=(3,))
+
+    def residuals(maps):
+        implied, denoised = sides(student(maps), flow, derivative, rows, z)
+        return (implied - denoised).ravel()
+
+    size = int(np.prod(shape))
+    offset = residuals(jnp.zeros(size))
+    columns = jax.lax.map(residuals, jnp.eye(size)) - offset
+    matrix = lx.MatrixLinearOperator(columns.T)
+    return student(lx.linear_solve(matrix, -offset, lx.QR()).value)
+
+
+def distilled(flow, derivative, times, z):
+    """The optimal student's states at the nodes."""
+    rows = derivative.stencil(flow.process, times)
+    return np.asarray(states(best_table(flow, derivative, rows, times), z, times))
+
+
+@pytest.mark.parametrize(
+    ("process", "clock"),
+    [(px.EDM(), TIME), (px.Flow(), ANGLE)],
+    ids=["EDM-time", "Flow-angle"],
+)
+def test_without_residual_the_student_is_the_solver(process, clock, x64):
+    """Lemma 1 of Tee et al. 2024, for Euler's, Heun's and the midpoint rule."""
+    flow = px.ProbabilityFlow(gaussian(), process, clock=clock)
+    times, z = px.karras(9, process), prior(process)
+
+    def solved(solver):
+        path = px.solve_batch(flow, z, times=times, steps=times, solver=solver)
+        return np.asarray(path.xs)
+
+    euler, heun = solved(diffrax.Euler()), solved(diffrax.Heun())
+    assert np.abs(euler - heun)[:, -1].max() > 1e-3
+    assert_close(distilled(flow, Upwind(clock), times, z), euler, 1e-9)
+    heuns = SolverStep(diffrax.Heun(), clock)
+    assert_close(distilled(flow, heuns, times, z), heun, 1e-9)
+    if clock == TIME:
+        eulers = SolverStep(diffrax.Euler(), clock)
+        assert_close(distilled(flow, eulers, times, z), euler, 1e-9)
+        return
+    x = distilled(flow, Central(clock=clock), times, z)
+    tau = np.asarray(clock.reading(process, times))
+    v = x * np.asarray(flow.magnification(times))[:, None]
+    middle = (tau[:-1] + tau[1:]) / 2, (v[:, :-1] + v[:, 1:]) / 2
+    slope = jax.jit(jax.vmap(jax.vmap(flow), (None, 0)))(*middle)
+    assert_close(difference(v, tau), slope, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("derivative", "order"), [(Upwind(), 1), (Central(), 2)], ids=["upwind", "central"]
+)
+def test_the_optimal_student_has_the_derivatives_order(derivative, order, x64):
+    """Against the exact trajectory, at all nodes and in the angle's chart."""
+    process, exact = px.EDM(), gaussian()
+    flow = px.ProbabilityFlow(exact, process)
+    student = Student(Trajectory(exact, process), process, shape=(3,))
+    z, errors = prior(process), []
+    for n in (9, 17):
+        times = px.uniform_angle(n, process)
+        error = distilled(flow, derivative, times, z) - states(student, z, times)
+        scale = np.hypot(0.5, times)[:, None]
+        errors.append(np.abs(np.asarray(error) / scale).max())
+    assert abs(np.log2(errors[0] / errors[1]) - order) < 0.1
+
+
+# --- orders and charts ---------------------------------------------------------------
+
+ORDERS = {
+    "upwind": (Upwind(), 1),
+    "central": (Central(), 2),
+    "nodes": (Central("nodes"), 2),
+    "coupled": (CoupledAutomaticNumerical(), 2),
+    "heun": (SolverStep(diffrax.Heun()), 2),
+    "bosh3": (SolverStep(diffrax.Bosh3()), 3),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [(px.EDM, ORDERS), (px.VP, ["central"]), (px.Flow, ["nodes", "coupled"])],
+    ids=["EDM", "VP", "Flow"],
+)
+def test_the_exact_trajectory_has_a_residual_of_that_order(make, names, x64):
+    process, exact = make(), gaussian()
+    flow = px.ProbabilityFlow(exact, process)
+    student = Student(Trajectory(exact, process), process, shape=(3,))
+    z, grids = prior(process), [px.uniform_angle(n, process) for n in (9, 17)]
+    for name in names:
+        derivative, order = ORDERS[name]
+        rows = joined(*(derivative.stencil(process, times) for times in grids))
+        implied, denoised = map(np.asarray, sides(student, flow, derivative, rows, z))
+        size = np.abs(implied - denoised).max(axis=(0, 2))
+        size[[0, 8]] *= name != "nodes"  # its first row is the upwind difference
+        assert abs(np.log2(size[:8].max() / size[8:].max()) - order) < 0.25, name
+
+
+def same_levels(name):
+    """The process between the noise-to-signal ratios 0.01 and 50."""
+    make = PROCESSES[name]
+    if name in ("EDM", "VE"):
+        return make(sigma_min=0.01, sigma_max=50.0)
+    return make(t_min=float(make().time(0.01)), t_max=float(make().time(50.0)))
+
+
+def test_with_the_exact_derivative_it_is_one_number_in_every_chart(x64):
+    """Five processes over the same noise levels, three clocks, and for EDM by hand."""
+    network, exact, found = Network(), gaussian(), []
+    unit = jax.random.normal(jax.random.key(4), (3, 3))
+    for name in PROCESSES:
+        process = same_levels(name)
+        student, flow = Student(network, process), px.ProbabilityFlow(exact, process)
+        times = px.uniform_angle(9, process)
+        rows = joined(*(Exact(c()).stencil(process, times) for c in CLOCKS.values()))
+        z = process.sigma(process.t_max) * unit
+        found.append(np.stack(sides(student, flow, Exact(), rows, z)))
+    one = found[0][:, :, :9]
+    assert np.abs(one - one[:, :, :1]).max(axis=(1, 2, 3)).min() > 0.1
+    for other in found:
+        assert_close(other, np.tile(one, (1, 1, 3, 1)), 1e-10)
+
+    def by_hand(z, t):
+        """F - (1 - t/T) dF/d ln t."""
+        of = lambda log: network(z / np.hypot(0.5, 50.0), log / 4)
+        F, slope = jax.jvp(of, (jnp.log(t),), (jnp.ones_like(t),))
+        return F - (1 - t / 50.0) * slope
+
+    times = px.uniform_angle(9, same_levels("EDM"))
+    over = jax.jit(jax.vmap(jax.vmap(by_hand, (None, 0)), (0, None)))
+    assert_close(one[0], over(50.0 * unit, times), 1e-10)
+
+
+def test_the_exact_trajectory_has_no_residual_at_any_time(x64):
+    process, exact = px.EDM(), gaussian()
+    student = Student(Trajectory(exact, process), process, shape=(3,))
+    rows = Exact().stencil(process, px.uniform_angle(9, process))
+    implied, denoised = sides(
+        student, px.ProbabilityFlow(exact, process), Exact(), rows, prior(process)
+    )
+    error = np.asarray(implied - denoised)[:, 1:]  # this network is zero at T
+    assert_close(error, 0.0, 1e-10)
+
+
+# --- what else it does ---------------------------------------------------------------
+
+
+def test_labels_reach_the_student_and_the_teacher(x64):
+    shifted = lambda x, sigma, alpha, c: x / (1 + sigma) + c.astype(float)
+    process, derivative = px.EDM(), Upwind(TIME)
+    flow = px.ProbabilityFlow(px.from_function(shifted, shape=(3,)), process)
+    student = Student(Network(classes=2), process)
+    times, z = px.karras(9, process), prior(process)
+    rows, t = derivative.stencil(process, times), np.asarray(times)[:-1, None]
+    answers = []
+    for label in (0, 1):
+        c = jnp.asarray(label)
+        implied, denoised = map(
+            np.asarray, sides(student, flow, derivative, rows, z, c)
+        )
+        x = np.asarray(states(student, z, times, c))
+        assert_close(implied, x[:, :-1] - t * difference(x, times), 1e-8)
+        assert_close(denoised, x[:, :-1] / (1 + t) + label, 1e-8)
+        answers.append(implied)
+    assert np.abs(answers[1] - answers[0]).max() > 1e-3
+
+
+HISTORY_OR_IMPLICIT = [
+    diffrax.LeapfrogMidpoint,
+    diffrax.ReversibleHeun,
+    diffrax.SemiImplicitEuler,
+    diffrax.ImplicitEuler,
+    diffrax.Kvaerno3,
+]
+
+
+@pytest.mark.parametrize("solver", HISTORY_OR_IMPLICIT)
+def test_solvers_without_a_step_of_their_own_are_refused(solver):
+    message = rf"explicit one-step solver of Diffrax.*got {solver.__name__}, .*Use"
+    with pytest.raises(ValueError, match=message):
+        SolverStep(solver())
+
+
+class Remembering(diffrax.Euler):
+    """One that looks like a one-step solver until it is begun."""
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+        return y0
+
+
+def test_a_solver_that_turns_out_to_keep_a_history_is_refused_too():
+    process, derivative = px.EDM(), SolverStep(Remembering())
+    rows = derivative.stencil(process, px.karras(9, process))
+    flow = px.ProbabilityFlow(gaussian(), process)
+    ask = lambda states: derivative.target(flow, rows[0], states, None)
+    with pytest.raises(ValueError, match=r"got Remembering, .* keeps a history"):
+        jax.eval_shape(ask, jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: Upwind().stencil(px.EDM(), t[:1]), "Upwind needs .* 2 times, got 1"),
+        (lambda t: Exact().stencil(px.EDM(), t[:1]), "Exact needs .* 2 times, got 1"),
+        (
+            lambda t: Central("nodes").stencil(px.EDM(), t),
+            "Central needs a grid of at least 3 times, got 2. Take a finer grid",
+        ),
+        (lambda t: Central(cast(Any, "x")), "one of .*'midpoint', 'nodes'.*got 'x'"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(px.karras(2, px.EDM()))

@@ -1,0 +1,185 @@
+"""Physics-informed distillation from step to step: its state, short runs, messages."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import assert_close, gaussian, level, tolerance
+from networks import Network
+from objectives import ONE
+
+import pidax as px
+from pidax.distill import PID, ByLoss, Causal, Opening
+from pidax.student import Student
+
+EDM = px.EDM()
+KEY = jax.random.key(5)
+
+
+def flow(denoiser=None):
+    return px.ProbabilityFlow(denoiser or gaussian(), EDM)
+
+
+# --- the state, and whole runs -------------------------------------------------------
+
+
+def test_the_slow_copy_is_an_average_of_students(dtype):
+    first = Student(Network(), EDM)
+    second = jax.tree.map(lambda a: a + 1 if eqx.is_array(a) else a, first)
+    pid = PID.paper(flow(), 8, slow=0.75)
+    state = pid.init(first, key=KEY)
+    assert eqx.tree_equal(state.slow, first)
+    found = pid.advance(second, pid.advance(second, state, ()), ()).slow
+    shift = found.network.inner - first.network.inner
+    assert shift.dtype == dtype
+    assert_close(shift, np.full(shift.shape, 1 - 0.75**2), tolerance(dtype))
+
+
+def run(pid, steps=12, **options):
+    options = {"batch_size": 16, "progress": False, "devices": ONE} | options
+    student = Student(Network(), EDM)
+    return px.fit(student, pid, steps=steps, key=KEY, **options)
+
+
+def test_its_state_lives_through_training_in_micro_batches():
+    """Each step adds one draw, spread over the rows, and forgets a hundredth."""
+    options = {"sampling": ByLoss(), "weighting": Causal(), "slow": 0.9}
+    result = run(PID(flow(), times=px.karras(6, EDM), **options), accumulate=2)
+    losses = result.state.objective.losses
+    expected = 5e-3 * 0.99**12 + (1 - 0.99**12) / 0.01
+    assert_close(losses.count.sum(), expected, 1e-4)
+    assert (losses.total >= 0).all()
+    assert not np.allclose(losses.total, losses.count)
+    start, end = Student(Network(), EDM).network.inner, result.model.network.inner
+    slow = result.state.objective.slow.network.inner
+    assert 0 < jnp.abs(slow - start).max() < jnp.abs(end - start).max()
+    assert np.isfinite(result.history["residual"]).all()
+
+
+def test_rows_open_as_a_run_goes_on():
+    """A row that is not open yet is never drawn: its count only fades."""
+    counts = []
+
+    def look(step, terms, result):
+        counts.append(np.asarray(result.state.objective.losses.count))
+
+    pid = PID.paper(flow(), 8, sampling=Opening(by=0.5), weighting=Causal())
+    run(pid, steps=8, log_every=1, steps_per_dispatch=1, callback=look)
+    assert len(counts) == 8
+    for step, count in enumerate(counts):
+        faded = 1e-3 * 0.99 ** (step + 1)
+        closed = np.arange(7) >= 1 + 7 * step / 4
+        assert_close(count[closed], np.full(closed.sum(), faded), 1e-5, 0.0)
+        assert count[0] > 0.1
+    assert (counts[-1] > 0.01).all()
+
+
+def test_a_short_run_learns_the_trajectories():
+    """From 1.2 to below 0.2 of the exact endpoint, for data of size one."""
+    exact = px.Gaussian(jnp.array([0.7, -0.2]), jnp.array([[0.5, 0.3], [0.3, 0.4]]))
+    network = px.nn.MLP(2, 2, width=32, depth=2, key=jax.random.key(1))
+    pid = PID(flow(exact), times=px.karras(12, EDM))
+    z = EDM.prior(jax.random.key(2), (256, 2))
+    ends = level(EDM, 80.0), level(EDM, 0.002)
+    true = jax.vmap(lambda z: exact.transport(z, *ends))(z)
+
+    @eqx.filter_jit
+    def error(student):
+        return jnp.sqrt(jnp.mean(jnp.sum((jax.vmap(student.sample)(z) - true) ** 2, 1)))
+
+    student, schedule = Student(network, EDM), optax.cosine_decay_schedule(1e-2, 200)
+    result = px.fit(
+        student,
+        pid,
+        steps=200,
+        batch_size=64,
+        key=KEY,
+        optimiser=optax.adam(schedule),
+        progress=False,
+        devices=ONE,
+    )
+    assert error(student) > 1
+    assert error(result.model) < 0.2
+
+
+# --- bad input -----------------------------------------------------------------------
+
+
+def refuse(model=None, data=None, denoiser=None, **choices):
+    def make():
+        student = Student(Network(), EDM) if model is None else model
+        grid = {"times": px.karras(4, EDM)}
+        PID(flow(denoiser), **{**grid, **choices}).check(student, data)
+
+    return make
+
+
+def faulty(x, sigma, alpha):
+    return jnp.where(sigma < 0.5, jnp.nan, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            refuse(times=jnp.array([80.0])),
+            r"two or more that decrease.*Use a time grid",
+        ),
+        (
+            refuse(times=jnp.array([80.0, 0.1])),
+            "from t_max to t_min, here from 80.0 to",
+        ),
+        (refuse(times=jnp.array([90.0, 0.002])), "from t_max to t_min.*karras"),
+        (refuse(times=jnp.array([80.0, 1.0, 2.0, 0.002])), "decrease from t_max"),
+        (
+            refuse(times=px.karras(4, EDM, final_zero=True)),
+            "(?s)decrease from t_max.*without a final zero",
+        ),
+        (refuse(Network()), "trains a student, got.*Network. Make one"),
+        (
+            refuse(data=np.ones((4, 3))),
+            "needs no data.*got data of type ndarray. Leave",
+        ),
+        (
+            refuse(Student(Network(), px.VP())),
+            "same process, got VP.*Make both with one",
+        ),
+        (refuse(Student(Network(2), EDM)), r"shape \(3,\), the student's \(2,\). Make"),
+        (
+            refuse(
+                Student(lambda *a, **k: a[0], EDM),
+                denoiser=px.from_function(lambda x, t: x, EDM),
+            ),
+            "shape of one sample is not known.*Pass shape= to",
+        ),
+        (refuse(classes=3), "labels of 3 classes.*student knows none. Make it with"),
+        (
+            refuse(Student(Network(classes=2), EDM), classes=3),
+            "the student knows 2. Make it with classes=3",
+        ),
+        (
+            refuse(
+                Student(Network(classes=3), EDM),
+                denoiser=px.Preconditioned(Network(), EDM),
+                classes=3,
+            ),
+            "the teacher knows none. Make it with classes=3",
+        ),
+        (
+            refuse(
+                denoiser=px.from_function(faulty, shape=(3,)),
+                times=jnp.array([80.0, 1.0, 0.25, 0.002]),
+            ),
+            r"not finite at 2 of the 4 times, the first of them t=0.25 \(sigma=0.25\)",
+        ),
+        (refuse(form="x"), "form must be one of .*'velocity'.*got 'x'"),
+        (refuse(slow=1.0), "between 0 and 1, got slow=1.0. Use 0.98, or None"),
+        (refuse(clamp=(1, -1)), r"clamp must be \(least, most\), got \(1.0, -1.0\)"),
+        (refuse(boundary_weight=-1.0), "must not be negative, got -1.0"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
