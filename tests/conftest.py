@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-# Most of the time here is compilation. CI's run in float64 has it in full.
+# Most of the time here is compilation; examples and benchmarks run as compiled in full.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 PAGES = [
-    "README.md",
+    pytest.param("README.md", marks=pytest.mark.slow),
     "docs/index.md",
     "docs/pid.md",
     pytest.param("docs/training.md", marks=pytest.mark.slow),

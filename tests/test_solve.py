@@ -323,6 +323,7 @@ def test_saveat_of_a_batch_and_dense_alone(key, x64):
     assert_close(jax.vmap(lambda p: p.evaluate(0.5))(many), batch.xs[:, 1], 1e-5)
 
 
+@pytest.mark.slow
 def test_the_backsolve_adjoint(key, x64):
     flow = px.ProbabilityFlow(gaussian(), px.EDM())
     z = flow.process.prior(key, (3,))
