@@ -114,8 +114,8 @@ def settings(*, quick=False):
         if change not in _ITSELF[recipe]
     ]
     rows += [
-        Setting("ring", recipe, f"width / {k}", scale=k, steps=2000)
-        for k in (2, 4)
+        Setting("ring", recipe, words, scale=k, steps=2000)
+        for k, words in ((2, "half the width"), (4, "a quarter of the width"))
         for recipe in ("paper", "ours", "kd")
     ]
     rows += [

@@ -21,13 +21,13 @@ KEY = jax.random.key(0)
 STEPS = 2_000
 
 
-def distil(flow):
+def distil(flow, pid):
     """A student of this flow: one network, the whole trajectory."""
     process = flow.process
     network = px.nn.MLP(2, 2, width=256, depth=4, key=jax.random.fold_in(KEY, 0))
     result = px.fit(
         px.Student(network, process),
-        px.PID(flow),
+        pid,
         steps=STEPS,
         batch_size=1024,
         optimiser=optax.contrib.muon(px.warmup_cosine(1e-2, STEPS), adam_b2=0.99),
@@ -51,8 +51,11 @@ def draw(report, folder):
 def main():
     teacher = px.GaussianMixture.ring()
     flow = px.ProbabilityFlow(teacher, px.EDM())
-    student = distil(flow)
-    report = px.compare(flow, student, key=jax.random.fold_in(KEY, 2))
+    pid = px.PID(flow)
+    student = distil(flow, pid)
+    # Beside the student the teacher's Euler and Heun, on the student's grid and clock.
+    key, clock = jax.random.fold_in(KEY, 2), px.AngleClock()
+    report = px.compare(flow, student, key=key, grid=pid.times, clock=clock)
     print(report)
     folder = Path("outputs")
     draw(report, folder)

@@ -94,11 +94,20 @@ def test_running_losses_remember_a_hundred_steps(dtype):
     seen = np.array([[0.5, 0.25, 0.0], [0.25, 0.25, 0.0]])  # shares of two batches
     for share, loss in zip(seen, (0.3, 0.7), strict=True):
         running = running.update(jnp.asarray(share * loss), jnp.asarray(share))
-        total, count = 0.99 * total + share * loss, 0.99 * count + share
+        fade = np.where(share > 0, 0.99, 1.0)
+        total, count = fade * total + share * loss, fade * count + share
     assert running.total.dtype == dtype
     assert_close(running.means(), total / count, tolerance(dtype))
     assert_close(running.means()[2], 1.0, tolerance(dtype))
     assert abs(float(running.means()[0]) - (0.15 + 0.175) / 0.75) < 1e-2
+
+
+def test_a_row_never_seen_keeps_its_first_mean(dtype):
+    """Faded at every step it would be 0 / 0 after some eight thousand."""
+    share = jnp.array([1.0, 0.0])
+    more = lambda i, running: running.update(0.5 * share, share)
+    running = jax.lax.fori_loop(0, 20_000, more, RunningLosses.start(2))
+    assert_close(running.means(), np.array([0.5, 1.0]), tolerance(dtype))
 
 
 def test_distances_are_means_over_components(dtype):

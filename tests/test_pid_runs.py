@@ -44,12 +44,12 @@ def run(pid, steps=12, **options):
 
 
 def test_its_state_lives_through_training_in_micro_batches():
-    """Each step adds one draw, spread over the rows, and forgets a hundredth."""
+    """A step adds one draw, spread over the rows; those it sees forget a hundredth."""
     options = {"sampling": ByLoss(), "weighting": Causal(), "slow": 0.9}
     result = run(PID(flow(), times=px.karras(6, EDM), **options), accumulate=2)
     losses = result.state.objective.losses
-    expected = 5e-3 * 0.99**12 + (1 - 0.99**12) / 0.01
-    assert_close(losses.count.sum(), expected, 1e-4)
+    least = 5e-3 * 0.99**12 + (1 - 0.99**12) / 0.01  # each row seen in every step
+    assert least * (1 - 1e-4) <= losses.count.sum() < 12.005
     assert (losses.total >= 0).all()
     assert not np.allclose(losses.total, losses.count)
     start, end = Student(Network(), EDM).network.inner, result.model.network.inner
@@ -59,7 +59,7 @@ def test_its_state_lives_through_training_in_micro_batches():
 
 
 def test_rows_open_as_a_run_goes_on():
-    """A row that is not open yet is never drawn: its count only fades."""
+    """A row that is not open yet is never drawn: it keeps the count of the start."""
     counts = []
 
     def look(step, terms, result):
@@ -69,9 +69,8 @@ def test_rows_open_as_a_run_goes_on():
     run(pid, steps=8, log_every=1, steps_per_dispatch=1, callback=look)
     assert len(counts) == 8
     for step, count in enumerate(counts):
-        faded = 1e-3 * 0.99 ** (step + 1)
         closed = np.arange(7) >= 1 + 7 * step / 4
-        assert_close(count[closed], np.full(closed.sum(), faded), 1e-5, 0.0)
+        assert_close(count[closed], np.full(closed.sum(), 1e-3), 1e-6, 0.0)
         assert count[0] > 0.1
     assert (counts[-1] > 0.01).all()
 

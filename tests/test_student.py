@@ -219,3 +219,19 @@ class NoiseCoefficients(AbstractCoefficients):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_teacher_of_another_interval_keeps_its_own_noise_levels(x64):
+    """At T the student's F is D(z, T) beyond the levels the teacher was made for."""
+    network, wide = Network(), px.EDM(sigma_max=200.0)
+    teacher = px.Preconditioned(network, px.EDM())
+    student = Student.from_teacher(teacher, wide)
+    z = wide.prior(jax.random.key(0), (3,))
+    found = student.clean(z, jnp.asarray(200.0), None)
+    assert_close(found, teacher(z, 200.0), 1e-12)
+
+
+@pytest.mark.parametrize("t", [200.0, -1.0, 1e-3])
+def test_a_time_outside_the_interval_is_refused(t):
+    with pytest.raises(ValueError, match=r"interval \[0.002, 80.0\].*got t="):
+        Student(Network(), px.EDM())(jnp.ones(3), t)

@@ -16,7 +16,7 @@ from .._checks import require, require_positive
 from ..types import Scalar, Times
 
 Rows = Float[Array, " row"]
-_MEMORY = 0.99  # of the running losses, a step
+_MEMORY = 0.99  # of the running losses, for each step that sees the row
 
 
 class AbstractSampling(eqx.Module):
@@ -37,7 +37,11 @@ class AbstractSampling(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
-        """The probabilities of the rows, up to a common factor."""
+        """The probabilities of the rows, up to a common factor.
+
+        **Arguments:** the process `times` at which the rows ask for the ODE, their
+        running `losses` (ones if nothing watches them), the `progress` of the run.
+        """
 
 
 class Even(AbstractSampling):
@@ -191,7 +195,7 @@ class Causal(AbstractWeighting):
 
 
 class RunningLosses(eqx.Module):
-    """Mean losses of the rows over the last hundred steps or so; one at the start."""
+    """Mean losses of the rows over the last hundred draws or so; one at the start."""
 
     total: Rows
     count: Rows
@@ -206,7 +210,9 @@ class RunningLosses(eqx.Module):
 
     def update(self, total: Rows, count: Rows) -> "RunningLosses":
         """After a step, with the batch means of (loss, 1) put into each row."""
-        keep = lambda old, new: _MEMORY * old + new.astype(old.dtype)
+        # A row that was not seen keeps what it has: faded on, it would end as 0 / 0.
+        fade = jnp.where(count > 0, _MEMORY, 1.0).astype(self.total.dtype)
+        keep = lambda old, new: fade * old + new.astype(old.dtype)
         return RunningLosses(keep(self.total, total), keep(self.count, count))
 
 

@@ -57,7 +57,8 @@ class PID(AbstractObjective):
     r"""Teach a student the teacher's ODE by its residual alone: Tee et al. 2024.
 
     A step costs the derivative's passes of the student and one evaluation of the
-    teacher a sample. `PID.paper(flow)` and `PID.authors(flow)` are the choices of the
+    teacher a sample (`SolverStep`: one for each stage). Networks run without dropout.
+    `PID.paper(flow)` and `PID.authors(flow)` are the choices of the
     paper's text and of its authors' code.
 
     **Arguments:**
@@ -143,6 +144,19 @@ class PID(AbstractObjective):
         )
         require(
             None,
+            self.slow is None or self.stop_gradient,
+            "slow asks the teacher in another student's state, through which no "
+            "gradient flows: expected stop_gradient=True beside it, got False. Leave "
+            "one of the two out.",
+        )
+        require(
+            None,
+            self.classes is None or self.classes >= 1,
+            f"classes must be at least 1, got classes={self.classes}. Leave it out for "
+            "a distillation without labels.",
+        )
+        require(
+            None,
             self.clamp is None or self.clamp[0] < self.clamp[1],
             f"clamp must be (least, most), got {self.clamp}.",
         )
@@ -209,7 +223,7 @@ class PID(AbstractObjective):
         if self.stop_gradient:
             clean = jax.lax.stop_gradient(clean)
         factor = 1.0 if self.form == "clean" else self._velocity_factor(i)
-        loss = self.distance(implied * factor, clean * factor)
+        loss = jnp.asarray(self.distance(implied * factor, clean * factor))
         loss = loss.astype(at_least_float32(loss.dtype))
         terms = {"residual": mean_square(implied, clean)}
         update = self._observed(state, i, loss)
@@ -246,7 +260,7 @@ class PID(AbstractObjective):
     def _draw(self, state: PIDState, progress: Scalar, key: Key) -> tuple[Any, Scalar]:
         rows = len(self.stencil)
         losses = jnp.ones(rows) if state.losses is None else state.losses.means()
-        times = self.stencil.times[:, 0]
+        times = self.stencil.at_time
         return draw_row(self.sampling, self.weighting, times, losses, progress, key)
 
     def _observed(self, state: PIDState, i: Any, loss: Scalar) -> Update:

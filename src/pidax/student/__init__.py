@@ -8,4 +8,5 @@ from ._derivatives import Upwind as Upwind
 from ._residual import residual as residual
 from ._solver_step import SolverStep as SolverStep
 from ._stencil import Stencil as Stencil
+from ._stencil import make_stencil as make_stencil
 from ._student import Student as Student

@@ -6,13 +6,13 @@ with what the teacher says of the same state: the residual of the ODE. They diff
 order, in the network passes they cost, and in how much they amplify the network's
 error; any of them works on any clock.
 
-| | passes | order | with two nodes |
+| | passes | order | without residual the student is |
 |---|---|---|---|
-| `Upwind()` | 2 | 1 | the student's optimum is Euler's trajectory |
+| `Upwind()` | 2 | 1 | Euler's trajectory |
 | `Central()` | 2 | 2 | that of the midpoint rule with the mean of both states |
 | `Central("nodes")` | 3 | 2 | the leapfrog's |
 | `CoupledAutomaticNumerical()` | 2, one with a tangent | 2 | |
-| `Exact()` | 1 with its tangent | - | the ODE itself |
+| `Exact()` | 1 with its tangent | - | the ODE's solution |
 | `SolverStep(solver)` | 2 | the solver's | the solver's own trajectory |
 """
 
@@ -33,8 +33,8 @@ from ._stencil import Stencil, exactly, make_stencil, rounded, widened
 class AbstractDerivative(eqx.Module):
     """How the derivative of the student in time is taken, and on which clock.
 
-    A subclass writes `_stencil`; one whose residual is not the denoiser at one state
-    also writes `target`.
+    A subclass writes `fewest` and `_stencil`, with `make_stencil`; one whose teacher is
+    not asked in one state also writes `target`.
     """
 
     @property
@@ -46,11 +46,15 @@ class AbstractDerivative(eqx.Module):
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         """The rows for this grid, with float64 enabled."""
 
-    @abc.abstractmethod
     def target(
         self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
     ) -> Sample:
-        """The teacher's clean sample for the student's states at the nodes of a row."""
+        """The teacher's clean sample for the student's states at the nodes of a row.
+
+        The denoiser at the one state in which the row asks the ODE.
+        """
+        state = jnp.tensordot(row.state.astype(states.dtype), states, axes=1)
+        return flow.denoiser(state, row.at_sigma, row.at_alpha, condition)
 
     def stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         """The coefficients on this grid, one row for each residual.
@@ -71,14 +75,6 @@ class AbstractDerivative(eqx.Module):
             make = eqx.filter_jit(type(self)._stencil)
             made = make(self, widened(process), jnp.asarray(times, float))
         return rounded(made)
-
-
-def denoised_state(
-    flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
-) -> Sample:
-    """The denoiser at the one state in which a row asks the ODE."""
-    state = jnp.tensordot(row.state.astype(states.dtype), states, axes=1)
-    return flow.denoiser(state, row.at_sigma, row.at_alpha, condition)
 
 
 class Upwind(AbstractDerivative):
@@ -102,11 +98,6 @@ class Upwind(AbstractDerivative):
 
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         return two_nodes(self.clock, process, times, last=self.last)
-
-    def target(
-        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
-    ) -> Sample:
-        return denoised_state(flow, row, states, condition)
 
 
 Form = Literal["midpoint", "nodes"]
@@ -173,11 +164,6 @@ class Central(AbstractDerivative):
             process, self.clock, nodes, at, state=state, slope=slope, reference=2
         )
 
-    def target(
-        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
-    ) -> Sample:
-        return denoised_state(flow, row, states, condition)
-
 
 class Exact(AbstractDerivative):
     r"""The derivative itself, by forward-mode differentiation of the network.
@@ -206,11 +192,6 @@ class Exact(AbstractDerivative):
             slope_of_slope=(1.0,),
         )
 
-    def target(
-        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
-    ) -> Sample:
-        return denoised_state(flow, row, states, condition)
-
 
 class CoupledAutomaticNumerical(AbstractDerivative):
     r"""The difference to the next node, with that node's exact derivative.
@@ -231,11 +212,6 @@ class CoupledAutomaticNumerical(AbstractDerivative):
 
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         return two_nodes(self.clock, process, times, coupled=True)
-
-    def target(
-        self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
-    ) -> Sample:
-        return denoised_state(flow, row, states, condition)
 
 
 def two_nodes(

@@ -22,6 +22,7 @@ size $\sigma_T$ would be subtracted there.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -139,7 +140,18 @@ def rounded(stencil: Stencil) -> Stencil:
     """The same in the session's own precision."""
     if is_traced(stencil):
         return stencil
-    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a), float), stencil)
+    dtype = np.dtype(jnp.zeros(()).dtype)
+    small = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), stencil)
+
+    def down(exact: Array) -> Array:
+        # A reading just below pi/2 must not be rounded up beyond it, where alpha < 0.
+        wide = np.asarray(exact)
+        near = wide.astype(dtype)
+        near = np.where(near > wide, np.nextafter(near, np.zeros_like(near)), near)
+        return jnp.asarray(near, dtype)
+
+    start, stop = down(stencil.start), down(stencil.stop)
+    return dataclasses.replace(small, start=start, stop=stop)
 
 
 def widened(tree: PyTree) -> PyTree:

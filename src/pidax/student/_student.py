@@ -24,7 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import require
+from .._checks import is_traced, require
 from ..denoiser import (
     AbstractCoefficients,
     AbstractDenoiser,
@@ -66,13 +66,13 @@ class Student(eqx.Module):
     - `boundary`: `"hard"`, as above, or `"soft"`: $x = (\sigma_t/\sigma_T) z + \alpha_t
       F$, whose `F` must learn to vanish at $T$ (for a process without signal at $T$ the
       two are one).
-    - `coefficients`: those of the teacher whose network this is; see `from_teacher`,
-      which is the way to start from a teacher's weights.
+    - `teacher`: the denoiser whose network this is, whose coefficients then map its
+      output to a clean sample; see `from_teacher`.
     """
 
     network: Any
     process: AbstractProcess
-    teacher_coefficients: AbstractCoefficients | None
+    teacher: tuple[AbstractCoefficients, AbstractProcess] | None
     event: Shape | None = eqx.field(static=True)
     boundary: Literal["hard", "soft"] = eqx.field(static=True)
 
@@ -84,7 +84,7 @@ class Student(eqx.Module):
         *,
         shape: Shape | None = None,
         boundary: str = "hard",
-        coefficients: AbstractCoefficients | None = None,
+        teacher: Preconditioned | None = None,
     ):
         if boundary not in ("hard", "soft"):
             raise ValueError(
@@ -93,7 +93,9 @@ class Student(eqx.Module):
             )
         self.network = network
         self.process = process
-        self.teacher_coefficients = coefficients
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = teacher.coefficients, teacher.process
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = boundary  # type: ignore[assignment]
 
@@ -113,19 +115,20 @@ class Student(eqx.Module):
 
         $$ F = c_{skip}(T)\, z + c_{out}(T)\, N(c_{in}(T)\,z,\ c_{noise}(t)). $$
 
-        So at $T$ the student's $F$ *is* the teacher's $D(z, T)$, and its residual there
-        is zero from the start. (The authors' code leaves out the map, and starts from
-        $N$.) With `EDMCoefficients` $c_{out}(T) \approx \sigma_{data}$. A network that
-        predicts the noise has $c_{out}(T) = -\sigma_T/\alpha_T$, 80 where EDM begins:
-        its error would be amplified so many times, and it is refused.
+        So at $T$ the student's $F$ *is* the teacher's $D(z, T)$, and with the exact
+        derivative its residual there is zero from the start. (The authors' code leaves
+        out the map, and starts from $N$.) With `EDMCoefficients`
+        $c_{out}(T) \approx \sigma_{data}$. A network that predicts the noise has
+        $c_{out}(T) = -\sigma_T/\alpha_T$, 80 where EDM begins: its error would be
+        amplified so many times, and it is refused.
         """
-        coefficients = _usable_coefficients(denoiser, process)
+        teacher = _usable(denoiser, process)
         return Student(
-            denoiser.network,  # type: ignore[attr-defined]
+            teacher.network,
             process,
-            shape=denoiser.shape,
+            shape=teacher.shape,
             boundary=boundary,
-            coefficients=coefficients,
+            teacher=teacher,
         )
 
     @property
@@ -155,9 +158,21 @@ class Student(eqx.Module):
                 "batch use jax.vmap(student, in_axes=(0, None))."
             )
         t = jnp.asarray(t, z.dtype)
+        if not is_traced(t, self.process):  # while training it is, and from a grid
+            self._require_inside(t)
         noise, gap = self.coefficients(t)
         out = self.clean(z, t, condition, key=key)
         return noise * z + gap * out
+
+    def _require_inside(self, t: Scalar) -> None:
+        first, last = self.process.t_min, self.process.t_max
+        slack = 1e-4 * first
+        require(
+            None,
+            (t >= first - slack) & (t <= last * (1 + 1e-6)),
+            f"t must lie in the process's interval [{first}, {last}], where the "
+            f"student is taught, got t={t}. Sample at t_min, or make another process.",
+        )
 
     @typed
     def sample(self, z: SampleLike, condition: Condition = None) -> Sample:
@@ -198,12 +213,12 @@ class Student(eqx.Module):
         level, start = (
             (process.sigma(at), jnp.maximum(process.alpha(at), 0.0)) for at in (t, last)
         )
-        coefficients = self.teacher_coefficients
-        if coefficients is None:
+        if self.teacher is None:
             c_noise = 0.25 * log_ratio(*level, process)
             return self._ask(z / process.scale(last), c_noise, condition, key)
-        c_skip, c_out, c_in, _ = coefficients(*start, process)
-        c_noise = coefficients(*level, process)[3]
+        coefficients, trained_for = self.teacher
+        c_skip, c_out, c_in, _ = coefficients(*start, trained_for)
+        c_noise = coefficients(*level, trained_for)[3]
         return c_skip * z + c_out * self._ask(c_in * z, c_noise, condition, key)
 
     def _ask(
@@ -214,10 +229,8 @@ class Student(eqx.Module):
         return one_sample(out, x, "the network", cure).astype(x.dtype)
 
 
-def _usable_coefficients(
-    denoiser: AbstractDenoiser, process: AbstractProcess
-) -> AbstractCoefficients:
-    """The coefficients of a teacher whose network's output is near x0 at T."""
+def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditioned:
+    """The teacher, if its network's output is near a clean sample at T."""
     if not isinstance(denoiser, Preconditioned):
         raise ValueError(
             "from_teacher takes over the network of a Preconditioned denoiser, got a "
@@ -234,17 +247,17 @@ def _usable_coefficients(
         )
     last = jnp.asarray(process.t_max, float)
     sigma, alpha = process.sigma(last), jnp.maximum(process.alpha(last), 0.0)
-    c_out = denoiser.coefficients(sigma, alpha, process)[1]
+    c_out = denoiser.coefficients(sigma, alpha, denoiser.process)[1]
     factor = float(jnp.abs(c_out)) / scale
     require(
         None,
         factor <= _MOST_AMPLIFIED,
         f"the teacher's network is multiplied by {factor:.3g} sigma_data to give the "
-        "clean sample at t_max, and so is its error: it predicts something like the "
-        "noise, and is no start for a student, whose network predicts the clean "
+        "clean sample at t_max, and so is its error: it predicts the noise or what is "
+        "mostly noise, and is no start for a student, whose network predicts the clean "
         "sample. Start from a new network: Student(network, process).",
     )
-    return denoiser.coefficients
+    return denoiser
 
 
 def _exactly(number: float, value: Scalar, *, where: Scalar) -> Scalar:
