@@ -54,18 +54,12 @@ def distance(group, who="student"):
     return f"{np.mean(some):.4f}" if some else ""
 
 
-def minutes(group):
-    """Of the whole run, compilation and the solves of pairs included."""
-    some = [row["seconds"] / 60 for row in group if "diverged" not in row]
-    return f"{np.mean(some):.1f}" if some else ""
-
-
 def heads(groups, problem):
     """The recipes of one problem and what else was run at their length."""
     lines = [
         "| | seeds | steps | RMS at $t_{min}$ (range of seeds) | median | 99% | sliced "
-        "W2 | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "W2 |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, group in groups.items():
         where, recipe, change, steps = name.split("/")
@@ -75,8 +69,7 @@ def heads(groups, problem):
         lines.append(
             f"| {label} | {len(group)} | {int(steps):,} | {number(group, 'rms')} | "
             f"{number(group, 'median').split(' ')[0]} | "
-            f"{number(group, 'p99').split(' ')[0]} | {distance(group)} | "
-            f"{minutes(group)} |"
+            f"{number(group, 'p99').split(' ')[0]} | {distance(group)} |"
         )
     some = next(g for n, g in groups.items() if n.startswith(problem + "/"))
     last = f"Sliced W2 of the teacher: {distance(some, 'teacher')}; "
