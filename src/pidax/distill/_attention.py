@@ -23,17 +23,17 @@ class AbstractSampling(eqx.Module):
     """How likely each row of the grid is to be drawn."""
 
     @property
-    @abc.abstractmethod
     def watches(self) -> bool:
-        """Whether it needs the running losses."""
+        """Whether it needs the running losses; by default not."""
+        return False
 
     @property
-    @abc.abstractmethod
     def compensates(self) -> bool:
-        """Whether a loss is divided by the probability of its row.
+        """Whether a loss is divided by the probability of its row; by default not.
 
         The mean loss then stays that of even draws.
         """
+        return False
 
     @abc.abstractmethod
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
@@ -46,14 +46,6 @@ class AbstractSampling(eqx.Module):
 
 class Even(AbstractSampling):
     """Every row as often as any other: the paper's uniform index."""
-
-    @property
-    def watches(self) -> bool:
-        return False
-
-    @property
-    def compensates(self) -> bool:
-        return False
 
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         return jnp.ones_like(losses)
@@ -112,14 +104,6 @@ class Opening(AbstractSampling):
             f"by={self.by}.",
         )
 
-    @property
-    def watches(self) -> bool:
-        return False
-
-    @property
-    def compensates(self) -> bool:
-        return False
-
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         open_rows = 1 + losses.size * jnp.minimum(progress / self.by, 1.0)
         i = jnp.arange(losses.size, dtype=open_rows.dtype)
@@ -135,14 +119,6 @@ class Towards(AbstractSampling):
 
     power: float = 1.0
 
-    @property
-    def watches(self) -> bool:
-        return False
-
-    @property
-    def compensates(self) -> bool:
-        return False
-
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         return (1.0 + jnp.arange(losses.size, dtype=losses.dtype)) ** self.power
 
@@ -151,9 +127,9 @@ class AbstractWeighting(eqx.Module):
     """What the loss of each row is multiplied by."""
 
     @property
-    @abc.abstractmethod
     def watches(self) -> bool:
-        """Whether it needs the running losses."""
+        """Whether it needs the running losses; by default not."""
+        return False
 
     @abc.abstractmethod
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
@@ -162,10 +138,6 @@ class AbstractWeighting(eqx.Module):
 
 class Unweighted(AbstractWeighting):
     """One for every row: the paper's."""
-
-    @property
-    def watches(self) -> bool:
-        return False
 
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         return jnp.ones_like(losses)

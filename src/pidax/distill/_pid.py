@@ -41,7 +41,7 @@ from ._distilled import (
     event_shape,
 )
 
-_TIMES = 35  # nodes of the default grid; more change nothing (docs/pid.md)
+_TIMES = 35  # nodes of the default grid; 250 end no better (docs/pid.md)
 _PAPER_TIMES = 250
 Form = Literal["clean", "velocity"]
 

@@ -170,8 +170,7 @@ class Exact(AbstractDerivative):
 
     $\hat D = F + (\sigma g/(\sigma\dot\alpha - \alpha\dot\sigma))\,\dot F$, the same
     number on every clock; for EDM $F - (1 - t/T)\,dF/d\ln t$. No grid limits its
-    accuracy, and nothing ties neighbouring times together: see docs/pid.md for what
-    that costs.
+    accuracy; nothing but the network ties neighbouring times together.
     """
 
     clock: AbstractClock = AngleClock()
