@@ -10,6 +10,7 @@ levels that differ by a hundredth would be one.
 
 import abc
 import math
+import statistics
 
 import equinox as eqx
 import jax
@@ -37,26 +38,34 @@ class AbstractFeatures(eqx.Module):
 
 
 class Fourier(AbstractFeatures):
-    r"""Random Fourier features of one number (Tancik et al. 2020).
+    r"""Fourier features of one number (Tancik et al. 2020).
 
     $$ f(c) = (\cos 2\pi \omega_k c,\ \sin 2\pi \omega_k c)_{k=1}^{size/2},
-    \qquad \omega_k \sim N(0, scale^2) $$
+    \qquad |\omega_k| \sim |N(0, scale^2)| $$
 
     For a `c_noise` of order one, such as the logarithm of a noise level or an angle:
     `scale` is the inverse of the distance at which two of them should look unlike. The
-    frequencies are drawn once, get no gradient, and are not among what is `trainable`.
+    frequencies get no gradient, and are not among what is `trainable`.
+
+    They are the quantiles of that law; with a `key` they are drawn from it, as usual.
+    A few draws leave gaps: with 16 of them, how well a student learns depends on the
+    luck of its seed. For a `scale` so large that even frequencies would make numbers in
+    the range of `c_noise` look alike, draw them.
     """
 
     frequencies: Float[Array, " half"]
 
-    def __init__(self, size: int, *, scale: float = 1.0, key: Key):
+    def __init__(self, size: int, *, scale: float = 1.0, key: Key | None = None):
         _require_even(size)
         if not 0 < scale < math.inf:
             raise ValueError(
                 f"scale must be positive and finite, got scale={scale}. For numbers "
                 "of order one use 1.0."
             )
-        self.frequencies = normal(key, (size // 2,), scale)
+        if key is None:
+            self.frequencies = _half_normal_quantiles(size // 2, scale)
+        else:
+            self.frequencies = normal(key, (size // 2,), scale)
 
     @property
     def size(self) -> int:
@@ -127,19 +136,19 @@ class Embedding(eqx.Module):
         key: Key,
     ):
         require_counts(size=size, depth=depth)
-        first, second, third, *rest = jax.random.split(key, depth + 2)
+        first, second, *rest = jax.random.split(key, depth + 1)
         if not isinstance(features, AbstractFeatures):
             require_counts(features=features)
-            features = Fourier(features, key=first)
+            features = Fourier(features)
         self.features = features
         # Features have the mean square 1/2, a one-hot vector has the norm 1: so each of
         # the two contributes the variance 1, however many features or classes.
-        self.noise = Linear(features.size, size, scale=math.sqrt(2), key=second)
+        self.noise = Linear(features.size, size, scale=math.sqrt(2), key=first)
         self.label = None
         if classes is not None:
             require_counts(classes=classes)
             scale = math.sqrt(classes)
-            self.label = Linear(classes, size, scale=scale, bias=False, key=third)
+            self.label = Linear(classes, size, scale=scale, bias=False, key=second)
         self.layers = tuple(Linear(size, size, scale=math.sqrt(2), key=k) for k in rest)
         self.classes = classes
 
@@ -195,6 +204,13 @@ def _describe(condition: Condition) -> str:
     if shape is None or dtype is None:
         return f"{condition!r:.60}"
     return f"an array of the shape {shape} and the dtype {dtype}"
+
+
+def _half_normal_quantiles(count: int, scale: float) -> Float[Array, " count"]:
+    """Where |N(0, scale^2)| has its probabilities (k + 1/2) / count."""
+    law = statistics.NormalDist(0.0, scale)
+    inside = [law.inv_cdf(0.5 + (k + 0.5) / (2 * count)) for k in range(count)]
+    return jnp.asarray(inside, float)
 
 
 def _waves(phase: Array) -> Array:
