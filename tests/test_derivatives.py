@@ -250,8 +250,8 @@ def test_a_solver_that_turns_out_to_keep_a_history_is_refused_too():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda t: Upwind().stencil(px.EDM(), t[:1]), "Upwind needs .* 2 times, got 1"),
-        (lambda t: Exact().stencil(px.EDM(), t[:1]), "Exact needs .* 2 times, got 1"),
+        (lambda t: Upwind().stencil(px.EDM(), t[:1]), "two or more that decrease"),
+        (lambda t: Exact().stencil(px.EDM(), t[:1]), "two or more that decrease"),
         (
             lambda t: Central("nodes").stencil(px.EDM(), t),
             "Central needs a grid of at least 3 times, got 2. Take a finer grid",

@@ -212,3 +212,27 @@ def test_labels_are_drawn_evenly_and_reach_teacher_and_student(x64):
     counts = np.bincount(np.round(label).astype(int))
     assert len(counts) == 5
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_any_condition_is_drawn_and_reaches_teacher_and_student(x64):
+    """A pytree of a user's own; the student's motion implies what it says."""
+    says = lambda x, c: jnp.broadcast_to(c["mean"], x.shape)
+    teacher = px.from_function(lambda x, s, a, c: says(x, c), shape=(3,))
+    network = lambda x, c_noise, c=None, *, augment=None, key=None: says(x, c)
+    student = Student(network, EDM, shape=(3,))
+    draw = lambda key: {"mean": 2.0 + jax.random.normal(key)}
+    pid = PID.paper(flow(teacher), 8, condition=draw, distance=lambda a, b: a.mean())
+    over = eqx.filter_jit(
+        lambda pid, keys: jax.vmap(lambda k: value(pid, student, k))(keys)
+    )
+    mean, terms = over(pid, jax.random.split(KEY, 500))
+    assert_close(terms["residual"], np.zeros(500), 1e-9)
+    assert stats.kstest(np.asarray(mean) - 2.0, "norm").pvalue > 1e-3
+
+    pairs = px.KnowledgeDistillation(
+        pid.flow, pairs=6, block=4, times=px.karras(3, EDM), condition=draw
+    ).init(student, key=KEY)
+    assert pairs.condition is not None
+    assert pairs.condition["mean"].shape == (6,)
+    mean, z = np.asarray(pairs.condition["mean"]), np.asarray(pairs.z)
+    assert_close(pairs.x[:, -1], mean[:, None] + EDM.t_min * z / EDM.t_max, 1e-3)

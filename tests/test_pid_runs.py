@@ -170,8 +170,46 @@ def faulty(x, sigma, alpha):
             refuse(
                 denoiser=px.from_function(faulty, shape=(3,)),
                 times=jnp.array([80.0, 1.0, 0.25, 0.002]),
+                derivative=px.Upwind(),
             ),
-            r"not finite at 2 of the 4 times, the first of them t=0.25 \(sigma=0.25\)",
+            r"not finite at 1 of the 3 times .* first of them t=0.25 \(sigma=0.25\)",
+        ),
+        (  # at no node, but midway between two
+            refuse(
+                denoiser=px.from_function(
+                    lambda x, s, a: jnp.where(jnp.abs(s / a - 0.5) < 0.1, jnp.nan, x),
+                    shape=(3,),
+                ),
+                times=jnp.array([80.0, 1.0, 0.25, 0.002]),
+            ),
+            r"not finite at 1 of the 3 times .* first of them t=0.5 ",
+        ),
+        (  # with one of its labels
+            refuse(
+                Student(Network(classes=2), EDM),
+                denoiser=px.from_function(
+                    lambda x, s, a, c: x / (1 - c).astype(x.dtype), shape=(3,)
+                ),
+                classes=2,
+            ),
+            "not finite at 3 of the 3 times",
+        ),
+        (
+            refuse(denoiser=px.Preconditioned(Network(classes=4), EDM)),
+            "teacher knows 4 classes, but no labels are drawn. Pass classes=4; or the",
+        ),
+        (
+            refuse(classes=2, condition=lambda key: -1),
+            "classes=2 draws labels, but condition= gives them already",
+        ),
+        (
+            refuse(condition=-1),
+            "condition must be a function of a key.*got int. For one and the same",
+        ),
+        (refuse(classes=0), "classes must be at least 1, got classes=0. Leave it out"),
+        (
+            refuse(Student(lambda x, *_, **__: x[:1], EDM, shape=(3,))),
+            r"network must return one array of the shape \(3,\) .*got \(1,\)",
         ),
         (refuse(form="x"), "form must be one of .*'velocity'.*got 'x'"),
         (refuse(slow=1.0), "between 0 and 1, got slow=1.0. Use 0.98, or None"),

@@ -2,20 +2,16 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .._checks import require, require_finite
-from ..denoiser import AbstractDenoiser
 from ..flow import ProbabilityFlow, SolveOptions
 from ..process import AbstractProcess
+from ..student import check_grid, check_same_process, check_same_shape
 from ..types import Batch, BatchLike, Condition, Key, Shape, Times, TimesLike
-
-_SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
-_UNKNOWN = object()
 
 
 def check_counts(*, least: int = 1, **counts: int | None) -> None:
@@ -54,50 +50,10 @@ def check_student(student: Any, flow: ProbabilityFlow) -> Shape | None:
             "Student(network, process); of what fit returns pass result.model or "
             "result.ema()."
         )
-    if not eqx.tree_equal(process, flow.process):
-        raise ValueError(
-            "student and teacher's flow must have the same process, got "
-            f"{process} and {flow.process}. Make both with one object."
-        )
+    check_same_process(process, flow)
     shape = getattr(student, "shape", None)
-    if None not in (shape, flow.shape) and shape != flow.shape:
-        raise ValueError(
-            f"the teacher's samples have the shape {flow.shape}, the student's "
-            f"{shape}. Compare a student with the teacher that it was made for."
-        )
+    check_same_shape(shape, flow.shape)
     return shape if flow.shape is None else flow.shape
-
-
-def check_classes(
-    classes: int | None, condition: Condition, teacher: AbstractDenoiser, student: Any
-) -> None:
-    """Labels are drawn or given, not both, and both models know those drawn."""
-    if classes is None:
-        return
-    if condition is not None:
-        raise ValueError(
-            f"classes={classes} draws labels, but condition= gives them already. Leave "
-            "one of the two out."
-        )
-    for who, model in (("teacher", teacher), ("student", student)):
-        known = _classes_of(model)
-        if known is _UNKNOWN or (known is not None and known >= classes):
-            continue
-        raise ValueError(
-            f"labels of {classes} classes are drawn, but the {who} knows "
-            f"{'none' if known is None else known}. Pass classes={known}, or a {who} "
-            f"made with classes={classes}."
-        )
-
-
-def _classes_of(model: Any) -> Any:
-    """Its number of classes, None for none, or unknown if it does not say."""
-    while model is not None:  # what wraps a denoiser has its classes
-        known = getattr(model, "classes", _UNKNOWN)
-        if known is not _UNKNOWN:
-            return known
-        model = getattr(model, "denoiser", None)
-    return _UNKNOWN
 
 
 def check_z(
@@ -143,23 +99,12 @@ def check_condition(condition: Condition, count: int) -> Condition:
     return jax.tree.map(spread, condition)
 
 
-def check_grid(
+def check_ends(
     name: str, times: TimesLike, process: AbstractProcess, dtype: np.dtype
 ) -> Times:
     """Times that fall from `t_max` to `t_min`, their ends to the last bit."""
-    times = jnp.asarray(times, dtype)
+    times = check_grid(jnp.asarray(times, dtype), process, name)
     ends = jnp.array([process.t_max, process.t_min], dtype)
-    fits = times.size > 1 and bool(
-        (jnp.abs(times[jnp.array([0, -1])] - ends) <= _SLACK * ends).all()
-        & (jnp.diff(times) < 0).all()
-    )
-    require(
-        None,
-        fits,
-        f"{name} must decrease from t_max to t_min, here from {ends[0]} to {ends[1]}, "
-        f"got {times}. Use a time grid of the process without a final zero, such as "
-        "karras(18, process).",
-    )
     return times.at[jnp.array([0, -1])].set(ends)
 
 
@@ -175,17 +120,3 @@ def check_samples(samples: BatchLike | None, shape: Shape) -> None:
         "samples out to compare paths alone.",
     )
     require_finite("samples", jnp.asarray(samples), "Check how they were made.")
-
-
-def check_output(student: Any, z: Batch, times: Times, condition: Condition) -> None:
-    """One state comes back for one draw."""
-    one = jax.tree.map(lambda leaf: leaf[0], (z, condition))
-    out = eqx.filter_eval_shape(
-        lambda z, t, c: student(z, t, c), one[0], times[0], one[1]
-    )
-    if getattr(out, "shape", None) != z.shape[1:]:
-        raise ValueError(
-            "student(z, t, condition) must return one state of the shape of z, "
-            f"{z.shape[1:]}, got {getattr(out, 'shape', type(out).__name__)}. The "
-            "student is called on one sample; batches are made by jax.vmap."
-        )

@@ -15,14 +15,13 @@ from jaxtyping import Array, Float
 
 from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
 from ..process import AbstractProcess, karras
+from ..student import check_classes, check_output
 from ..types import BatchLike, Condition, Key, TimesLike, typed
 from ._check import (
-    check_classes,
     check_condition,
     check_counts,
-    check_grid,
+    check_ends,
     check_options,
-    check_output,
     check_samples,
     check_student,
     check_z,
@@ -121,10 +120,10 @@ def compare(
         condition = jax.random.randint(label_key, (count,), 0, classes)
     condition = check_condition(condition, count)
     times = karras(_TIMES, flow.process) if times is None else times
-    times = check_grid("times", times, flow.process, z.dtype)
-    grid = times if grid is None else check_grid("grid", grid, flow.process, z.dtype)
+    times = check_ends("times", times, flow.process, z.dtype)
+    grid = times if grid is None else check_ends("grid", grid, flow.process, z.dtype)
     check_samples(samples, z.shape[1:])
-    check_output(student, z, times, condition)
+    check_output(student, z, times[0], condition)
 
     clock = TimeClock() if clock is None else clock
     given = accurate(given, z.dtype)

@@ -3,10 +3,13 @@
 from ._base import AbstractDenoiser as AbstractDenoiser
 from ._base import AbstractExactDenoiser as AbstractExactDenoiser
 from ._circle import Circle as Circle
+from ._classes import classes_of as classes_of
+from ._classes import is_known as is_known
 from ._covariance import Covariance as Covariance
 from ._gaussian import Gaussian as Gaussian
 from ._guided import Guided as Guided
 from ._mixture import GaussianMixture as GaussianMixture
+from ._network import check_network as check_network
 from ._posterior import posterior as posterior
 from ._preconditioned import AbstractCoefficients as AbstractCoefficients
 from ._preconditioned import EDMCoefficients as EDMCoefficients

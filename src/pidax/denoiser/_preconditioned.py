@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from ..process import RATIO_CAP, AbstractProcess, level_scale
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
 from ._base import AbstractDenoiser, as_arrays
+from ._network import check_network
 from ._wrap import one_sample
 
 Coefficients: TypeAlias = tuple[Scalar, Scalar, Scalar, Scalar]
@@ -130,7 +131,7 @@ class Preconditioned(AbstractDenoiser):
         *,
         shape: Shape | None = None,
     ):
-        self.network = network
+        self.network = check_network(network, "augment", "key")
         self.process = process
         self.coefficients = EDMCoefficients() if coefficients is None else coefficients
         self.event = getattr(network, "shape", None) if shape is None else shape

@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._checks import require
-from ..denoiser import AbstractDenoiser
+from ..denoiser import AbstractDenoiser, classes_of, is_known
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, Scalar
 from ._laws import AbstractTimeLaw
 
 _INTERVAL_SLACK = 1e-4  # relative, as for ProbabilityFlow
-_UNKNOWN = object()
 
 
 def at_least_float32(dtype: Any) -> np.dtype:
@@ -183,24 +182,6 @@ def _check_labels(labels: Any, classes: int) -> None:
                 f"labels from {least} to {most}. Count classes from 0, or make the "
                 f"network with classes={most + 1}."
             )
-
-
-def classes_of(model: Any) -> Any:
-    """Its classes: a number, None, or unknown for a model that does not say.
-
-    What is wrapped around a denoiser (`Guided`, say) has those of that denoiser.
-    """
-    while model is not None:
-        classes = getattr(model, "classes", _UNKNOWN)
-        if classes is not _UNKNOWN:
-            return classes
-        model = getattr(model, "denoiser", None)
-    return _UNKNOWN
-
-
-def is_known(classes: Any) -> bool:
-    """Whether `classes_of` found a model that says."""
-    return classes is not _UNKNOWN
 
 
 def _describe(value: Any) -> str:

@@ -1,5 +1,6 @@
-"""Is this a student of that teacher? What a distillation asks before it compiles."""
+"""What all distillations share: checks before anything compiles, drawn conditions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,31 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._checks import is_traced, require, show
+from .._checks import is_traced, require
 from ..flow import ProbabilityFlow
-from ..process import AbstractProcess
-from ..student import Student
-from ..types import Shape, Times
-from ._data import classes_of, is_known
+from ..student import (
+    Stencil,
+    Student,
+    check_classes,
+    check_output,
+    check_same_process,
+    check_same_shape,
+    known_shape,
+)
+from ..types import Condition, Key, Shape
 
-_SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
-
-
-def check_grid(times: Times, process: AbstractProcess) -> Times:
-    """The times decrease from `t_max` to `t_min`, and there are two at least."""
-    ends = jnp.array([process.t_max, process.t_min], times.dtype)
-    given = times[jnp.array([0, -1])] if times.size > 1 else jnp.nan
-    return require(
-        times,
-        (jnp.abs(given - ends) <= _SLACK * ends).all() & (jnp.diff(times) < 0).all(),
-        f"times must be two or more that decrease from t_max to t_min, here from "
-        f"{show(ends[0])} to {show(ends[1])}, got {show(times)}. Use a time grid of "
-        "the process without a final zero, such as karras(18, process).",
-    )
+Draw = Callable[[Key], Condition]
+_PROBES = 8  # draws of noise and condition at each row, for the check of a teacher
 
 
-def check_student(name: str, objective: Any, model: PyTree, data: PyTree) -> None:
-    """The model is a student of the objective's flow, and there are no data."""
+def check_student(name: str, objective: Any, model: PyTree, data: PyTree) -> Shape:
+    """The model is a student of the objective's flow, and there are no data.
+
+    Returns the shape of one sample.
+    """
     flow: ProbabilityFlow = objective.flow
     if not isinstance(model, Student):
         raise ValueError(
@@ -44,54 +42,75 @@ def check_student(name: str, objective: Any, model: PyTree, data: PyTree) -> Non
             f"{name} needs no data: it learns from the teacher's flow alone, got data "
             f"of type {type(data).__name__}. Leave data= out."
         )
-    if not eqx.tree_equal(model.process, flow.process):
+    check_same_process(model.process, flow)
+    check_same_shape(model.shape, flow.shape)
+    check_classes(objective.classes, objective.condition, flow.denoiser, model)
+    shape = known_shape(flow, model)
+    draw = lambda key: draw_condition(objective, key)
+    condition = jax.vmap(draw)(jax.random.split(jax.random.key(0), 1))
+    check_output(model, jnp.zeros((1, *shape)), flow.process.t_min, condition)
+    return shape
+
+
+def check_conditions(classes: int | None, condition: Any) -> None:
+    """The number of classes is positive; a drawn condition is drawn by a function."""
+    require(
+        None,
+        classes is None or classes >= 1,
+        f"classes must be at least 1, got classes={classes}. Leave it out for a "
+        "distillation without labels.",
+    )
+    if condition is not None and not callable(condition):
         raise ValueError(
-            "student and teacher's flow must have the same process, got "
-            f"{model.process} and {flow.process}. Make both with one object."
+            "condition must be a function of a key that draws what the teacher takes "
+            f"as its condition, got {type(condition).__name__}. For one and the same, "
+            "use condition=lambda key: it."
         )
-    _check_shapes(model.shape, flow.shape)
-    _check_classes(objective.classes, "teacher", classes_of(flow.denoiser))
-    _check_classes(objective.classes, "student", classes_of(model))
 
 
-def check_teacher(
-    flow: ProbabilityFlow, times: Times, shape: Shape, classes: int | None
-) -> None:
-    """The teacher is finite at each of these times, for noise of the states' size."""
-    if is_traced(flow, times):
+def draw_condition(objective: Any, key: Key) -> Condition:
+    """By the objective's own `condition`, or a label of its `classes`, or None."""
+    if objective.condition is not None:
+        return objective.condition(key)
+    if objective.classes is None:
+        return None
+    return jax.random.randint(key, (), 0, objective.classes)
+
+
+def check_teacher(objective: Any, rows: Stencil, shape: Shape) -> None:
+    """The teacher is finite where each of these rows asks, for states of their size.
+
+    It is asked in some draws of noise, with the conditions of the objective.
+    """
+    flow: ProbabilityFlow = objective.flow
+    if is_traced(flow, rows):
         return
-    process = flow.process
-    label = None if classes is None else jnp.zeros((), int)
-    noise = jax.random.normal(jax.random.key(0), shape, times.dtype)
+    scale = flow.process.sigma_data
 
     @eqx.filter_jit
-    def finite(flow: ProbabilityFlow, times: Times) -> Any:
-        def at(t: Any) -> Any:
-            x = process.scale(t) * noise
-            x0 = flow.denoiser(x, process.sigma(t), process.alpha(t), label)
-            return jnp.isfinite(x0).all()
+    def finite(objective: Any, rows: Stencil) -> Any:
+        def at(row: Stencil) -> Any:
+            def asked(key: Key) -> Any:
+                z_key, condition_key = jax.random.split(key)
+                noise = jax.random.normal(z_key, shape, row.at_sigma.dtype)
+                x = jnp.hypot(row.at_sigma, row.at_alpha * scale) * noise
+                condition = draw_condition(objective, condition_key)
+                x0 = objective.flow.denoiser(x, row.at_sigma, row.at_alpha, condition)
+                return jnp.isfinite(x0).all()
 
-        return jax.lax.map(at, times)
+            return jax.vmap(asked)(jax.random.split(jax.random.key(0), _PROBES)).all()
 
-    bad = times[~finite(flow, times)]
-    if bad.size:
+        return jax.lax.map(at, rows)
+
+    at = np.asarray(rows.at_time)[~np.asarray(finite(objective, rows))]
+    if at.size:
+        sigma = float(flow.process.sigma(jnp.asarray(at[0], float)))
         raise ValueError(
-            f"the teacher's output is not finite at {bad.size} of the {times.size} "
-            f"times, the first of them t={float(bad[0]):.6g} (sigma="
-            f"{float(process.sigma(bad[0])):.6g}). Compute it in a form that is finite "
-            "there, or choose t_min and t_max of the process inside its range."
+            f"the teacher's output is not finite at {at.size} of the {len(rows)} "
+            f"times where it is asked, the first of them t={at[0]:.6g} (sigma="
+            f"{sigma:.6g}). Compute it in a form that is finite there, or choose t_min "
+            "and t_max of the process inside its range."
         )
-
-
-def event_shape(flow: ProbabilityFlow, model: Any) -> Shape:
-    """The shape of one sample, which the teacher or the student knows."""
-    shape = flow.shape if flow.shape is not None else model.shape
-    if shape is None:
-        raise ValueError(
-            "the shape of one sample is not known, got None from student and flow. "
-            "Pass shape= to ProbabilityFlow or to Student."
-        )
-    return shape
 
 
 def dtype_of(model: PyTree) -> np.dtype:
@@ -99,22 +118,3 @@ def dtype_of(model: PyTree) -> np.dtype:
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
     return jnp.dtype(jnp.float64 if double else jnp.float32)
-
-
-def _check_shapes(student: Shape | None, teacher: Shape | None) -> None:
-    if None not in (student, teacher) and student != teacher:
-        raise ValueError(
-            f"the teacher's samples have the shape {teacher}, the student's {student}. "
-            "Make the student's network for the teacher's shape."
-        )
-
-
-def _check_classes(classes: int | None, who: str, known: Any) -> None:
-    if classes is None or not is_known(known):
-        return
-    if known is None or known < classes:
-        raise ValueError(
-            f"labels of {classes} classes are drawn, but the {who} knows "
-            f"{'none' if known is None else known}. Make it with classes={classes}, or "
-            "leave out classes= for unconditional distillation."
-        )

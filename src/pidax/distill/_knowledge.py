@@ -19,10 +19,17 @@ from jaxtyping import Array, Float, PyTree
 from .._checks import require
 from ..flow import ProbabilityFlow, SolveOptions, solve_batch
 from ..process import karras
+from ..student import check_grid, known_shape
 from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
 from ._base import AbstractObjective, State, Terms, Update
 from ._data import at_least_float32, mean_square
-from ._distilled import check_grid, check_student, dtype_of, event_shape
+from ._distilled import (
+    Draw,
+    check_conditions,
+    check_student,
+    draw_condition,
+    dtype_of,
+)
 
 _TIMES = 18  # nodes of the default grid, EDM's own number for small images
 
@@ -31,14 +38,14 @@ class Pairs(eqx.Module):
     """Solved trajectories: the state of `KnowledgeDistillation`.
 
     - `z`: the prior draws; `x`: their trajectories at the times after `t_max`;
-    - `condition`: their labels, or None;
+    - `condition`: theirs, with the pair as the first axis, or None;
     - `evaluations`: calls of the denoiser spent on pairs up to now (a float, which may
       exceed the largest integer; NaN if the solver's calls cannot be counted).
     """
 
     z: Float[Array, "pair *event"]
     x: Float[Array, "pair time *event"]
-    condition: Array | None
+    condition: Condition
     evaluations: Scalar
 
 
@@ -64,7 +71,7 @@ class KnowledgeDistillation(AbstractObjective):
     - `distance`: a function of the student's state and the solved one; by default the
       mean square of the difference.
     - `classes`: draw a label from `0..classes-1` for every pair, and give it to teacher
-      and student.
+      and student. `condition`: for any other, a function of a key that draws it.
     - `refresh_every`: steps after which pairs are solved anew; by default never.
     - `refresh_fraction`: how many of them, the oldest first.
     - `block`: how many are solved at once, on shared steps.
@@ -78,6 +85,7 @@ class KnowledgeDistillation(AbstractObjective):
     times: Times
     distance: Callable[[Sample, Sample], Scalar]
     options: dict[str, Any]
+    condition: Draw | None
     endpoint: float
     pairs: int = eqx.field(static=True)
     classes: int | None = eqx.field(static=True)
@@ -95,6 +103,7 @@ class KnowledgeDistillation(AbstractObjective):
         endpoint: float | int = 0.5,
         distance: Callable[..., Any] = mean_square,
         classes: int | None = None,
+        condition: Any = None,
         refresh_every: int | None = None,
         refresh_fraction: float | int = 1.0,
         block: int = 1024,
@@ -108,6 +117,7 @@ class KnowledgeDistillation(AbstractObjective):
         self.endpoint = float(endpoint)
         self.pairs = pairs
         self.classes = classes
+        self.condition = condition
         self.period = refresh_every
         self.refresh_fraction = float(refresh_fraction)
         self.block = block
@@ -115,7 +125,6 @@ class KnowledgeDistillation(AbstractObjective):
     def __check_init__(self):
         _require_counts(
             pairs=self.pairs,
-            classes=self.classes,
             refresh_every=self.period,
             block=self.block,
         )
@@ -125,11 +134,11 @@ class KnowledgeDistillation(AbstractObjective):
             "endpoint and refresh_fraction must be in (0, 1], got endpoint="
             f"{self.endpoint}, refresh_fraction={self.refresh_fraction}.",
         )
+        check_conditions(self.classes, self.condition)
         check_grid(self.times, self.flow.process)
 
     def check(self, model: PyTree, data: PyTree) -> None:
         check_student("knowledge distillation", self, model, data)
-        event_shape(self.flow, model)
 
     def init(self, model: PyTree, *, key: Key) -> Pairs:
         return self._solve(model, self.pairs, key)
@@ -140,7 +149,7 @@ class KnowledgeDistillation(AbstractObjective):
         pair_key, time_key, model_key = jax.random.split(key, 3)
         i = jax.random.randint(pair_key, (), 0, state.z.shape[0])
         j = self._draw_time(time_key)
-        condition = None if state.condition is None else state.condition[i]
+        condition = jax.tree.map(lambda leaf: leaf[i], state.condition)
         t = self.times[1:].astype(state.z.dtype)[j]
         x = model(state.z[i], t, condition, key=model_key)
         reference = state.x[i, j]
@@ -185,7 +194,7 @@ class KnowledgeDistillation(AbstractObjective):
 
     def _solve(self, model: Any, count: int, key: Key) -> Pairs:
         """Draw and solve this many pairs, in equal blocks so that one compiles."""
-        shape = event_shape(self.flow, model)
+        shape = known_shape(self.flow, model)
         blocks = math.ceil(count / self.block)
         size = math.ceil(count / blocks)
         keys = jax.random.split(key, blocks)
@@ -201,11 +210,10 @@ class KnowledgeDistillation(AbstractObjective):
     def _solve_block(
         self, size: int, shape: Shape, key: Key
     ) -> tuple[Array, Array, Condition, float]:
-        z_key, label_key = jax.random.split(key)
+        z_key, condition_key = jax.random.split(key)
         z = self.flow.process.prior(z_key, (size, *shape))
-        condition = None
-        if self.classes is not None:
-            condition = jax.random.randint(label_key, (size,), 0, self.classes)
+        keys = jax.random.split(condition_key, size)
+        condition = jax.vmap(lambda key: draw_condition(self, key))(keys)
         path = solve_batch(
             self.flow, z, times=self.times, condition=condition, **self.options
         )

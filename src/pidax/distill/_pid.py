@@ -19,7 +19,14 @@ from jaxtyping import PyTree
 from .._checks import require
 from ..flow import ProbabilityFlow, TimeClock
 from ..process import karras
-from ..student import AbstractDerivative, Central, Stencil, Upwind, residual
+from ..student import (
+    AbstractDerivative,
+    Central,
+    Stencil,
+    Upwind,
+    known_shape,
+    residual,
+)
 from ..types import Key, Sample, Scalar, Times, TimesLike, typed
 from ._attention import (
     AbstractSampling,
@@ -34,11 +41,12 @@ from ._data import at_least_float32, mean_square
 from ._denoising import velocity_factor
 from ._distances import L2
 from ._distilled import (
-    check_grid,
+    Draw,
+    check_conditions,
     check_student,
     check_teacher,
+    draw_condition,
     dtype_of,
-    event_shape,
 )
 
 _TIMES = 35  # nodes of the default grid; 250 end no better (docs/pid.md)
@@ -80,7 +88,8 @@ class PID(AbstractObjective):
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
       images.
     - `classes`: draw a label from `0..classes-1` for every sample, and give it to
-      teacher and student.
+      teacher and student. `condition`: for any other, a function of a key that draws
+      what both take as their condition, such as `lambda key: -1` for "no class".
     - `boundary_weight`: of $|x(z, T) - z|^2 / n$ for a student with a soft boundary.
 
     The reported term `residual` is the mean squared residual per component, as a clean
@@ -99,6 +108,7 @@ class PID(AbstractObjective):
     boundary_weight: float
     form: Form = eqx.field(static=True)
     stop_gradient: bool = eqx.field(static=True)
+    condition: Draw | None
     classes: int | None = eqx.field(static=True)
 
     @typed
@@ -116,13 +126,14 @@ class PID(AbstractObjective):
         slow: float | None = None,
         clamp: tuple[float | int, float | int] | None = None,
         classes: int | None = None,
+        condition: Any = None,
         boundary_weight: float | int = 1.0,
     ):
         if form not in get_args(Form):
             raise ValueError(f"form must be one of {get_args(Form)}, got {form!r}.")
         times = karras(_TIMES, flow.process) if times is None else times
         self.flow = flow
-        self.times = check_grid(jnp.asarray(times), flow.process)
+        self.times = jnp.asarray(times)
         self.derivative = Central() if derivative is None else derivative
         self.stencil = self.derivative.stencil(flow.process, self.times)
         self.distance = L2() if distance is None else distance
@@ -133,6 +144,7 @@ class PID(AbstractObjective):
         self.boundary_weight = float(boundary_weight)
         self.form = form  # type: ignore[assignment]
         self.stop_gradient = stop_gradient
+        self.condition = condition
         self.classes = classes
 
     def __check_init__(self):
@@ -149,12 +161,7 @@ class PID(AbstractObjective):
             "gradient flows: expected stop_gradient=True beside it, got False. Leave "
             "one of the two out.",
         )
-        require(
-            None,
-            self.classes is None or self.classes >= 1,
-            f"classes must be at least 1, got classes={self.classes}. Leave it out for "
-            "a distillation without labels.",
-        )
+        check_conditions(self.classes, self.condition)
         require(
             None,
             self.clamp is None or self.clamp[0] < self.clamp[1],
@@ -193,9 +200,8 @@ class PID(AbstractObjective):
         return PID(flow, **{**made, **choices})
 
     def check(self, model: PyTree, data: PyTree) -> None:
-        check_student("physics-informed distillation", self, model, data)
-        shape = event_shape(self.flow, model)
-        check_teacher(self.flow, self.times, shape, self.classes)
+        shape = check_student("physics-informed distillation", self, model, data)
+        check_teacher(self, self.stencil, shape)
 
     def init(self, model: PyTree, *, key: Key) -> PIDState:
         watches = self.sampling.watches or self.weighting.watches
@@ -207,12 +213,10 @@ class PID(AbstractObjective):
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, tuple[Update, Terms]]:
-        z_key, row_key, label_key = jax.random.split(key, 3)
-        z = self.flow.process.prior(z_key, event_shape(self.flow, model))
+        z_key, row_key, condition_key = jax.random.split(key, 3)
+        z = self.flow.process.prior(z_key, known_shape(self.flow, model))
         z = z.astype(dtype_of(model))
-        condition = None
-        if self.classes is not None:
-            condition = jax.random.randint(label_key, (), 0, self.classes)
+        condition = draw_condition(self, condition_key)
         i, weight = self._draw(state, progress, row_key)
         row = self.stencil[i]
         implied, clean = residual(

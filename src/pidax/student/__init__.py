@@ -5,6 +5,13 @@ from ._derivatives import Central as Central
 from ._derivatives import CoupledAutomaticNumerical as CoupledAutomaticNumerical
 from ._derivatives import Exact as Exact
 from ._derivatives import Upwind as Upwind
+from ._derivatives import two_nodes as two_nodes
+from ._match import check_classes as check_classes
+from ._match import check_grid as check_grid
+from ._match import check_output as check_output
+from ._match import check_same_process as check_same_process
+from ._match import check_same_shape as check_same_shape
+from ._match import known_shape as known_shape
 from ._residual import residual as residual
 from ._solver_step import SolverStep as SolverStep
 from ._stencil import Stencil as Stencil

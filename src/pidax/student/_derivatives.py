@@ -27,20 +27,21 @@ from .._checks import require
 from ..flow import AbstractClock, AngleClock, ProbabilityFlow
 from ..process import AbstractProcess
 from ..types import Condition, Sample, Times
+from ._match import check_grid
 from ._stencil import Stencil, exactly, make_stencil, rounded, widened
 
 
 class AbstractDerivative(eqx.Module):
     """How the derivative of the student in time is taken, and on which clock.
 
-    A subclass writes `fewest` and `_stencil`, with `make_stencil`; one whose teacher is
-    not asked in one state also writes `target`.
+    A subclass writes `_stencil`, with `make_stencil`, and `fewest` if two nodes are not
+    enough; one whose teacher is not asked in one state also writes `target`.
     """
 
     @property
-    @abc.abstractmethod
     def fewest(self) -> int:
-        """The number of nodes that a grid must have at least."""
+        """The number of nodes that a grid must have at least; by default two."""
+        return 2
 
     @abc.abstractmethod
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
@@ -64,6 +65,7 @@ class AbstractDerivative(eqx.Module):
         one for every node).
         """
         name = type(self).__name__
+        times = check_grid(times, process)
         require(
             None,
             times.size >= self.fewest,
@@ -91,10 +93,6 @@ class Upwind(AbstractDerivative):
 
     clock: AbstractClock = AngleClock()
     last: bool = eqx.field(static=True, default=False)
-
-    @property
-    def fewest(self) -> int:
-        return 2
 
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         return two_nodes(self.clock, process, times, last=self.last)
@@ -175,10 +173,6 @@ class Exact(AbstractDerivative):
 
     clock: AbstractClock = AngleClock()
 
-    @property
-    def fewest(self) -> int:
-        return 2
-
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         nodes = times[:, None]
         return make_stencil(
@@ -204,10 +198,6 @@ class CoupledAutomaticNumerical(AbstractDerivative):
     """
 
     clock: AbstractClock = AngleClock()
-
-    @property
-    def fewest(self) -> int:
-        return 2
 
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         return two_nodes(self.clock, process, times, coupled=True)

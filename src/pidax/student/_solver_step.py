@@ -36,10 +36,6 @@ class SolverStep(AbstractDerivative):
         if not _is_explicit_one_step(self.solver):
             raise _refusal(self.solver)
 
-    @property
-    def fewest(self) -> int:
-        return 2
-
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         return two_nodes(self.clock, process, times)
 

@@ -29,6 +29,7 @@ from ..denoiser import (
     AbstractCoefficients,
     AbstractDenoiser,
     Preconditioned,
+    check_network,
     log_ratio,
     one_sample,
 )
@@ -91,7 +92,7 @@ class Student(eqx.Module):
                 f"boundary must be 'hard' or 'soft', got {boundary!r}. 'hard' gives "
                 "x(z, T) = z by construction."
             )
-        self.network = network
+        self.network = check_network(network, "key")
         self.process = process
         self.teacher = None
         if teacher is not None:

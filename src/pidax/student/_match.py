@@ -1,0 +1,118 @@
+"""Do these belong together: a student, a teacher's flow, a grid, class labels?
+
+What can be known before anything is compiled, for all who train or compare students.
+"""
+
+import contextlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._checks import is_traced, require, show
+from ..denoiser import (
+    AbstractDenoiser,
+    AbstractExactDenoiser,
+    classes_of,
+    is_known,
+)
+from ..flow import ProbabilityFlow
+from ..process import AbstractProcess
+from ..types import Batch, Condition, Shape, Times
+
+_SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
+
+
+def check_grid(times: Times, process: AbstractProcess, name: str = "times") -> Times:
+    """The times, if two or more decrease from `t_max` to `t_min`."""
+    known = not is_traced(times, process)
+    # What is known is a number inside jit too, and stays one.
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        ends = jnp.array([process.t_max, process.t_min], times.dtype)
+        given = times[jnp.array([0, -1])] if times.size > 1 else jnp.nan
+        fits = (jnp.abs(given - ends) <= _SLACK * ends).all()
+        fits = fits & (jnp.diff(times) < 0).all()
+        return require(
+            times,
+            fits,
+            f"{name} must be two or more that decrease from t_max to t_min, here from "
+            f"{show(ends[0])} to {show(ends[1])}, got {show(times)}. Use a time grid "
+            "of the process without a final zero, such as karras(18, process).",
+        )
+
+
+def check_same_process(process: Any, flow: ProbabilityFlow) -> None:
+    """The student answers in the times of the flow."""
+    if not eqx.tree_equal(process, flow.process):
+        raise ValueError(
+            "student and teacher's flow must have the same process, got "
+            f"{process} and {flow.process}. Make both with one object."
+        )
+
+
+def check_same_shape(student: Shape | None, teacher: Shape | None) -> None:
+    """Samples of both have one shape, as far as they say."""
+    if None not in (student, teacher) and student != teacher:
+        raise ValueError(
+            f"the teacher's samples have the shape {teacher}, the student's {student}. "
+            "Make the student's network for the teacher's shape."
+        )
+
+
+def check_classes(
+    classes: int | None, condition: Any, teacher: AbstractDenoiser, student: Any
+) -> None:
+    """Labels are drawn or given, not both, and teacher and student know them.
+
+    A network with classes whose labels are forgotten would be asked for "no class",
+    which it may never have been taught; an exact denoiser answers with all classes.
+    """
+    if condition is not None:
+        if classes is not None:
+            raise ValueError(
+                f"classes={classes} draws labels, but condition= gives them already. "
+                "Leave one of the two out."
+            )
+        return
+    if classes is None:
+        known = classes_of(teacher)
+        taught = is_known(known) and known is not None
+        if taught and not isinstance(teacher, AbstractExactDenoiser):
+            raise ValueError(
+                f"the teacher knows {known} classes, but no labels are drawn. Pass "
+                f"classes={known}; or the label -1 by condition=, for what it says "
+                "without a class."
+            )
+        return
+    for who, model in (("teacher", teacher), ("student", student)):
+        known = classes_of(model)
+        if is_known(known) and (known is None or known < classes):
+            raise ValueError(
+                f"labels of {classes} classes are drawn, but the {who} knows "
+                f"{'none' if known is None else known}. Make it with "
+                f"classes={classes}, or pass classes={known}."
+            )
+
+
+def known_shape(flow: ProbabilityFlow, student: Any) -> Shape:
+    """The shape of one sample, which the teacher or the student knows."""
+    shape = getattr(student, "shape", None) if flow.shape is None else flow.shape
+    if shape is None:
+        raise ValueError(
+            "the shape of one sample is not known, got None from student and flow. "
+            "Pass shape= to ProbabilityFlow or to Student."
+        )
+    return shape
+
+
+def check_output(student: Any, z: Batch, time: Any, condition: Condition) -> None:
+    """One state comes back for one of the draws, traced and not run."""
+    one = jax.tree.map(lambda leaf: leaf[0], (z, condition))
+    out = eqx.filter_eval_shape(lambda z, t, c: student(z, t, c), one[0], time, one[1])
+    if getattr(out, "shape", None) != z.shape[1:]:
+        raise ValueError(
+            "student(z, t, condition) must return one state of the shape of z, "
+            f"{z.shape[1:]}, got {getattr(out, 'shape', type(out).__name__)}. The "
+            "student is called on one sample; batches are made by jax.vmap."
+        )
