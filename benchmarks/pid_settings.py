@@ -79,6 +79,8 @@ DERIVATIVES = {
     "central at nodes, angle": px.Central("nodes"),
     "Heun step, time": px.SolverStep(diffrax.Heun(), px.TimeClock()),
     "Heun step, angle": px.SolverStep(diffrax.Heun()),
+    "12 long steps of Bosh3": px.SolverStep(diffrax.Bosh3(), steps=12),
+    "9 long steps of Dopri5": px.SolverStep(diffrax.Dopri5(), steps=9),
     "coupled, angle": px.CoupledAutomaticNumerical(),
     "exact": px.Exact(),
 }
@@ -98,7 +100,7 @@ CHANGES = {
 }
 _ITSELF = {  # what a recipe has already
     "paper": ("upwind, time", "N = 250"),
-    "ours": ("central, angle", "N = 35"),
+    "ours": ("12 long steps of Bosh3", "N = 35"),
 }
 
 
@@ -150,6 +152,17 @@ def _heads(problem):
     ]
     if problem in own:
         rows += [Setting(problem, r, "random start", steps=n) for r, n in twice.items()]
+    central = {"derivative": px.Central()}
+    rows.append(
+        Setting(
+            problem,
+            "ours",
+            "central, angle",
+            central,
+            steps=steps,
+            teacher_weights=start,
+        )
+    )
     return rows + [
         Setting(
             problem,

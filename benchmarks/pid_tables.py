@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/pid.md"
 OWN = {  # what a recipe has already
     "paper": ("upwind, time", "N = 250", "RAdam"),
-    "ours": ("central, angle", "N = 35", "Muon"),
+    "ours": ("12 long steps of Bosh3", "N = 35", "Muon"),
 }
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
 

@@ -44,12 +44,12 @@ def train_teacher(law):
     return px.ProbabilityFlow(result.ema(), process)
 
 
-def distil(flow, width):
+def distil(flow, pid, width):
     """A student with layers of this width."""
     network = px.nn.MLP(2, 2, width=width, depth=4, key=jax.random.fold_in(KEY, width))
     result = px.fit(
         px.Student(network, flow.process),
-        px.PID(flow),
+        pid,
         steps=STEPS,
         batch_size=512,
         optimiser=optax.contrib.muon(px.warmup_cosine(1e-2, STEPS), adam_b2=0.99),
@@ -63,13 +63,15 @@ def main():
     flow = train_teacher(law)
     more = jax.vmap(lambda key: law.sample(key=key))(jax.random.split(KEY, 2 * 4096))
     key = jax.random.fold_in(KEY, 3)
+    pid = px.PID(flow)
+    grid = {"grid": pid.times, "clock": px.AngleClock()}
     sets, errors = {}, []
     size = parameters(flow.denoiser)
     head = f"{'parameters':>11} {'RMS':>8} {'sliced W2':>10} {'samples/s':>11}"
     print(f"\n{'':>22} {head}")
     for width in (WIDTH, WIDTH // 2, WIDTH // 4):
-        student = distil(flow, width)
-        report = px.compare(flow, student, key=key, samples=more)
+        student = distil(flow, pid, width)
+        report = px.compare(flow, student, key=key, samples=more, **grid)
         row, count = report.student, parameters(student)
         rate = report.samples_per_second("student")
         name = f"student, width {width}"

@@ -40,11 +40,11 @@ def train_teacher(images, labels):
     return px.ProbabilityFlow(result.ema(), process)
 
 
-def distil(flow):
+def distil(flow, pid):
     """A student with the teacher's architecture and weights."""
     result = px.fit(
         px.Student.from_teacher(flow.denoiser, flow.process),
-        px.PID(flow, classes=10),
+        pid,
         steps=STUDENT_STEPS,
         batch_size=256,
         optimiser=optax.adam(px.warmup_cosine(2e-3, STUDENT_STEPS), b2=0.99),
@@ -74,13 +74,16 @@ def main():
     order = np.random.default_rng(0).permutation(len(images))
     train, held_out = order[:1197], order[1197:]
     flow = train_teacher(images[train], labels[train])
-    student = distil(flow)
+    pid = px.PID(flow, classes=10)
+    student = distil(flow, pid)
     report = px.compare(
         flow,
         student,
         key=jax.random.fold_in(KEY, 3),
         count=1000,
         condition=jnp.arange(1000) % 10,
+        grid=pid.times,  # the student's own, on which Euler and Heun step beside it
+        clock=px.AngleClock(),
         samples=images[held_out],
         per_component=True,
     )

@@ -43,7 +43,7 @@ def moons():
     )
     process = px.EDM(sigma_data=float(data.std()))
     network = px.nn.MLP(2, 2, width=128, depth=4, key=KEY)
-    steps = 6_000
+    steps = 3_000
     result = px.fit(
         px.Preconditioned(network, process),
         px.DenoisingScoreMatching(process),
@@ -67,7 +67,7 @@ def digits():
     train, held_out = order[:1197], order[1197:]
     process = px.EDM(sigma_data=float(images.std()))
     network = px.nn.UNet(1, 1, width=32, classes=10, dropout=0.1, key=KEY)
-    steps = 2_000
+    steps = 1_000
     result = px.fit(
         px.Preconditioned(network, process, shape=(8, 8, 1)),
         px.DenoisingScoreMatching(process, label_dropout=0.1),

@@ -10,6 +10,17 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 
+PRECISION = {"x64", "x32", "dtype"}  # the fixtures of tests that set their own
+
+
+def pytest_collection_modifyitems(config, items):
+    """In a float64 session run what the session's default changes, once is enough."""
+    if not jax.config.jax_enable_x64:
+        return
+    fixed = [item for item in items if PRECISION & set(item.fixturenames)]
+    config.hook.pytest_deselected(items=fixed)
+    items[:] = [item for item in items if not PRECISION & set(item.fixturenames)]
+
 
 @pytest.fixture
 def x64():

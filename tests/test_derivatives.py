@@ -98,6 +98,17 @@ def test_without_residual_the_student_is_the_solver(process, clock, x64):
     assert_close(difference(v, tau), slope, 1e-9)
 
 
+def test_long_steps_make_interleaved_trajectories_of_the_solver(x64):
+    """Three steps over eight gaps, the first of each chain from the start."""
+    flow = px.ProbabilityFlow(gaussian(), px.EDM())
+    times, z = px.karras(9, flow.process), prior(flow.process)
+    found = distilled(flow, SolverStep(diffrax.Heun(), steps=3), times, z)
+    for chain in ([0, 3, 6], [0, 1, 4, 7], [0, 2, 5, 8]):
+        at = times[jnp.array(chain)]
+        path = px.solve_batch(flow, z, times=at, steps=at, solver=diffrax.Heun())
+        assert_close(found[:, chain], path.xs, 1e-9)
+
+
 @pytest.mark.parametrize(
     ("derivative", "order"), [(Upwind(), 1), (Central(), 2)], ids=["upwind", "central"]
 )
@@ -255,6 +266,10 @@ def test_a_solver_that_turns_out_to_keep_a_history_is_refused_too():
         (
             lambda t: Central("nodes").stencil(px.EDM(), t),
             "Central needs a grid of at least 3 times, got 2. Take a finer grid",
+        ),
+        (
+            lambda t: SolverStep(diffrax.Heun(), steps=0),
+            "from noise to data, at least 1, got steps=0. None steps from node to node",
         ),
         (lambda t: Central(cast(Any, "x")), "one of .*'midpoint', 'nodes'.*got 'x'"),
     ],

@@ -48,7 +48,8 @@ def check_student(name: str, objective: Any, model: PyTree, data: PyTree) -> Sha
     shape = known_shape(flow, model)
     draw = lambda key: draw_condition(objective, key)
     condition = jax.vmap(draw)(jax.random.split(jax.random.key(0), 1))
-    check_output(model, jnp.zeros((1, *shape)), flow.process.t_min, condition)
+    z = jnp.zeros((1, *shape), dtype_of(model))
+    check_output(model, z, flow.process.t_min, condition)
     return shape
 
 

@@ -11,6 +11,7 @@ models". Noise is all that is drawn: there are no data and no solves.
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from ..flow import ProbabilityFlow, TimeClock
 from ..process import karras
 from ..student import (
     AbstractDerivative,
-    Central,
+    SolverStep,
     Stencil,
     Upwind,
     known_shape,
@@ -49,7 +50,8 @@ from ._distilled import (
     dtype_of,
 )
 
-_TIMES = 35  # nodes of the default grid; 250 end no better (docs/pid.md)
+_TIMES = 35  # nodes of the default grid
+_LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 Form = Literal["clean", "velocity"]
 
@@ -73,7 +75,8 @@ class PID(AbstractObjective):
 
     - `flow`: the teacher's ODE.
     - `times`: process times from `t_max` to `t_min`; by default `karras(35, process)`.
-    - `derivative`: of the student in time, and its clock; by default `Central()`. See
+    - `derivative`: of the student in time, and its clock; by default twelve long steps
+      of a third-order solver, `SolverStep(diffrax.Bosh3(), steps=12)`. See
       `pidax.student`.
     - `distance`: a function of two samples: `L2()`, `L1()`, `PseudoHuber()`, your own.
     - `form`: `"clean"` compares clean samples (eq. 9 and 11), `"velocity"` velocities
@@ -134,7 +137,9 @@ class PID(AbstractObjective):
         times = karras(_TIMES, flow.process) if times is None else times
         self.flow = flow
         self.times = jnp.asarray(times)
-        self.derivative = Central() if derivative is None else derivative
+        if derivative is None:
+            derivative = SolverStep(diffrax.Bosh3(), steps=_LONG_STEPS)
+        self.derivative = derivative
         self.stencil = self.derivative.stencil(flow.process, self.times)
         self.distance = L2() if distance is None else distance
         self.sampling = Even() if sampling is None else sampling

@@ -210,9 +210,14 @@ def two_nodes(
     *,
     coupled: bool = False,
     last: bool = False,
+    stride: int = 1,
 ) -> Stencil:
-    """A node and the next one, the ODE being asked at the first of them."""
-    nodes = jnp.stack([times[:-1], times[1:]], axis=1)
+    """Two nodes, the ODE being asked at the first of them; one row for each second.
+
+    They are `stride` nodes apart, or the first is the start.
+    """
+    begin = jnp.concatenate([jnp.repeat(times[:1], stride - 1), times[:-1]])
+    nodes = jnp.stack([begin[: times.size - 1], times[1:]], axis=1)
     if last:
         nodes = jnp.concatenate([nodes, nodes[-1:, ::-1]])
     readings = clock.reading(process, nodes)

@@ -1,11 +1,14 @@
 """A solver's own step as the student's derivative: its optimum is that solver."""
 
+import math
+
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import require
 from ..flow import AbstractClock, AngleClock, ProbabilityFlow
 from ..process import AbstractProcess
 from ..types import Condition, Sample, Times
@@ -24,6 +27,14 @@ class SolverStep(AbstractDerivative):
     2024 (which is the case of `Euler`) holds with the solver's order. It costs two
     passes of the student and as many of the teacher as the solver has stages.
 
+    `steps` is how many steps the solver takes from noise to data, whatever the grid:
+    each goes from a node to one several nodes later (to those nearest to the start,
+    from the start). Long steps, on a grid fine enough to be read anywhere: the
+    student's errors pass through fewer steps on their way to the data, and a solver of
+    high order adds little of its own. Without residual the student is then as many
+    interleaved trajectories of the solver as nodes are skipped. None steps from node to
+    node.
+
     Diffrax's Runge-Kutta steps are differentiated in reverse mode, as training does.
     Refused are solvers that carry a history from step to step (multistep ones), which a
     student asked at two nodes does not have, and implicit ones.
@@ -31,13 +42,22 @@ class SolverStep(AbstractDerivative):
 
     solver: diffrax.AbstractSolver
     clock: AbstractClock = AngleClock()
+    steps: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        require(
+            None,
+            self.steps is None or self.steps >= 1,
+            "steps is how many the solver takes from noise to data, at least 1, got "
+            f"steps={self.steps}. None steps from node to node of the grid.",
+        )
         if not _is_explicit_one_step(self.solver):
             raise _refusal(self.solver)
 
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
-        return two_nodes(self.clock, process, times)
+        gaps = times.size - 1
+        stride = 1 if self.steps is None else math.ceil(gaps / self.steps)
+        return two_nodes(self.clock, process, times, stride=stride)
 
     def target(
         self, flow: ProbabilityFlow, row: Stencil, states: Array, condition: Condition
