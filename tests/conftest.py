@@ -15,7 +15,7 @@ PRECISION = {"x64", "x32", "dtype"}  # the fixtures of tests that set their own
 
 def pytest_collection_modifyitems(config, items):
     """In a float64 session run what the session's default changes, once is enough."""
-    if not jax.config.jax_enable_x64:
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         return
     fixed = [item for item in items if PRECISION & set(item.fixturenames)]
     config.hook.pytest_deselected(items=fixed)

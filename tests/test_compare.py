@@ -234,6 +234,7 @@ class Labelled(eqx.Module):
         return px.Gaussian(mean, 0.1**2).transport(z, start, end)
 
 
+@pytest.mark.slow
 def test_labels_ride_through_teacher_student_and_samples():
     process, means = px.EDM(), jnp.array([[0.6, 0.0], [-0.6, 0.0]])
     teacher = px.GaussianMixture(means, 0.1, labels=jnp.array([0, 1]))

@@ -17,7 +17,7 @@ X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
     "docs/index.md",
-    "docs/pid.md",
+    pytest.param("docs/pid.md", marks=pytest.mark.slow),
     pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
     pytest.param("docs/solvers.md", marks=pytest.mark.slow),

@@ -278,6 +278,7 @@ def test_the_objectives_state_is_trained_advanced_and_refreshed(devices):
     assert_close(own["drawn"], 2 + sum(map(float, draws)), eps)
 
 
+@pytest.mark.slow
 def test_a_teacher_from_one_device_teaches_on_two():
     """Its arrays are bound to a device, the state's are on both, pairs are on none."""
     arrays_, rest = eqx.partition(px.GaussianMixture.ring(), eqx.is_array)

@@ -96,6 +96,7 @@ def test_gaussian_trajectories(make, clock, key, x64):
     assert (path.ts == times).all()
 
 
+@pytest.mark.slow
 def test_all_processes_follow_one_trajectory(x64):
     """From one state, five charts arrive at one state, where their angles overlap."""
     teacher, high, low = full_mixture(), 60.0, 0.05

@@ -17,9 +17,14 @@ from helpers import (
 import pidax as px
 
 SMALL = {name: make for name, make in EXACT.items() if name != "low rank"}
+QUICK = ("gaussian", "isotropic mixture")
+SOME = [
+    pytest.param(make, marks=() if name in QUICK else pytest.mark.slow)
+    for name, make in SMALL.items()
+]
 
 
-@pytest.mark.parametrize("exact", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("exact", SOME, ids=SMALL)
 def test_the_flow_density_is_the_exact_one(exact, key, x64):
     """With the exact marginal at T, nothing is left but the solver's error."""
     teacher, process = exact(), px.EDM()
@@ -61,6 +66,7 @@ def test_the_prior_at_T_is_not_quite_the_marginal(x64):
     assert abs(gap) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["rademacher", "gaussian"])
 def test_hutchinson_is_unbiased_and_knows_its_error(law, key, x64):
     teacher, process = gaussian(), px.VP()
@@ -112,6 +118,7 @@ def test_bad_probes_are_named(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_the_density_is_differentiable_and_conditional(x64):
     """Its gradient is the score, through the whole solve."""
     teacher = full_mixture()

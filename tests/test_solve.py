@@ -108,6 +108,7 @@ def test_saveat_passes_through_in_process_times_and_states(key, x64):
     assert_close(norms.ts, jnp.array([5.0, 0.5]), 1e-9)
 
 
+@pytest.mark.slow
 def test_any_diffrax_solver_and_adjoint(key, x64):
     teacher, process = gaussian(), px.EDM()
     flow = px.ProbabilityFlow(teacher, process)
@@ -136,6 +137,7 @@ def test_any_diffrax_solver_and_adjoint(key, x64):
     assert_close(tangent, step, 1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_against_finite_differences(key, x64):
     """With respect to the start, a parameter of the data and one of the process."""
     z = px.EDM().prior(key, (2,))
@@ -210,7 +212,10 @@ def counted_flow(calls):
     return px.ProbabilityFlow(px.from_function(denoise, shape=(2,)), px.EDM())
 
 
-SOLVERS = [diffrax.Tsit5, diffrax.Dopri5, diffrax.Dopri8, diffrax.Bosh3, diffrax.Heun]
+SOLVERS = [diffrax.Tsit5, diffrax.Heun] + [
+    pytest.param(solver, marks=pytest.mark.slow)
+    for solver in (diffrax.Dopri5, diffrax.Dopri8, diffrax.Bosh3)
+]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -256,6 +261,7 @@ def test_the_ledger_of_a_density_counts_every_call():
     assert len(calls) == result.stats["evaluations"]
 
 
+@pytest.mark.slow
 def test_evaluations_under_vmap_have_a_mean_and_a_maximum(key, x64):
     flow = px.ProbabilityFlow(full_mixture(), px.EDM())
     z = flow.process.prior(key, (6, 2))
@@ -311,6 +317,7 @@ def test_grids_with_a_final_zero_work_inside_jit(key):
     assert_close(jax.jit(end)(z), end(z), 1e-5)
 
 
+@pytest.mark.slow
 def test_saveat_of_a_batch_and_dense_alone(key, x64):
     flow = px.ProbabilityFlow(full_mixture(), px.EDM())
     z = flow.process.prior(key, (3, 2))

@@ -134,6 +134,7 @@ def paper(process):
     return times, Upwind(TIME).stencil(process, times)
 
 
+@pytest.mark.slow
 def test_in_float32_the_paper_form_loses_its_digits_and_this_one_does_not():
     """Against float64; near T the paper's form subtracts states of size 80."""
     process, derivative = px.EDM(), Upwind(TIME)
