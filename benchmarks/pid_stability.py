@@ -4,13 +4,16 @@ r"""When does training on the residual contract? The linear problem, solved.
 
 Near its solution a residual is linear in the student's values F at the nodes:
 R = (L - a M) F, with L what the student's motion implies, M the states in which the
-teacher is asked, and a the teacher's slope dD/dx. With the teacher's side stopped the
+teacher is asked, and a the teacher's slope dD/dx (a solver's step asks in states that
+depend on a, too). With the teacher's side stopped the
 gradient is A F, A = L^T (L - a M), which is no gradient of anything. A table of values
 converges if the eigenvalues of A have positive real parts; a network, whose values at
 different times and draws move together by a kernel K of its own, is sure to converge
 (in the norm of K^-1) only if the symmetric part of A is positive.
 """
 
+import diffrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import record
@@ -23,11 +26,12 @@ DERIVATIVES = {
     "upwind, angle": px.Upwind(),
     "central, angle": px.Central(),
     "central, time": px.Central(clock=px.TimeClock()),
+    "12 long steps, angle": px.SolverStep(diffrax.Bosh3(), steps=12),
 }
 
 
-def operators(derivative, process, times):
-    """L and M on the values of F at the nodes after the first, row by row."""
+def operators(derivative, process, times, slope):
+    """L and a M on the values of F at the nodes after the first, row by row."""
     stencil = derivative.stencil(process, times)
     last = jnp.asarray(process.t_max)
     leak = process.alpha(last) / process.sigma(last)
@@ -35,22 +39,30 @@ def operators(derivative, process, times):
     where = jnp.searchsorted(-times, -stencil.times)
     rows = jnp.arange(len(stencil))[:, None]
     empty = jnp.zeros((len(stencil), times.size))
+    teacher = px.from_function(lambda x, s, a: slope * x / a, shape=(1,))
+    flow = px.ProbabilityFlow(teacher, process, extrapolate=True)
+
+    def answers(row):
+        """What the teacher says to a state of one at each node of the row."""
+        ask = lambda states: derivative.target(flow, row, states[:, None], None)[0]
+        return jax.vmap(ask)(jnp.eye(row.state.size))
+
     implied = empty.at[rows, where].add(stencil.value * gap)
-    asked = stencil.state * gap / stencil.at_alpha[:, None]
-    return np.asarray(implied)[:, 1:], np.asarray(empty.at[rows, where].add(asked))[
-        :, 1:
-    ]
+    asked = empty.at[rows, where].add(jax.jit(jax.vmap(answers))(stencil) * gap)
+    return np.asarray(implied)[:, 1:], np.asarray(asked)[:, 1:]
 
 
 def row(name, derivative, n, slope):
     process = px.EDM()
-    implied, asked = operators(derivative, process, px.karras(n, process))
-    matrix = implied.T @ (implied - slope * asked)
+    times = px.karras(n, process)
+    implied, asked = operators(derivative, process, times, slope)
+    matrix = implied.T @ (implied - asked)
     return {
         "derivative": name,
         "n": n,
         "slope": slope,
         "least_real_part": float(np.linalg.eigvals(matrix).real.min()),
+        "largest": float(np.abs(np.linalg.eigvals(matrix)).max()),
         "least_symmetric": float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min()),
         "amplification": float(np.abs(implied).max()),
     }
@@ -67,7 +79,5 @@ def main():
 
 
 if __name__ == "__main__":
-    import jax
-
     jax.config.update("jax_enable_x64", True)
     main()

@@ -98,20 +98,22 @@ def stability(results):
     """Least eigenvalues of A and of its symmetric part."""
     table = {}
     for row in results["rows"]:
-        table.setdefault((row["derivative"], row["n"]), []).append(row)
-    slopes = [row["slope"] for row in next(iter(table.values()))]
-    columns = [f"$a = {a:g}$" for a in slopes]
+        table.setdefault((row["derivative"], row["n"]), {})[row["slope"]] = row
+    shown = (0.5, 1.0, 1.1, 1.2, 2.0)
     lines = [
-        f"| | nodes | {' | '.join(columns)} | eigenvalue, $a = {slopes[-1]:g}$ | "
+        "| | nodes | "
+        + " | ".join(f"$a = {a:g}$" for a in shown)
+        + " | eigenvalue, $a = 1$ | $a = 2$ | largest / least, $a = 1$ | "
         "$\\max\\kappa + 1$ |",
-        "|---" * (len(slopes) + 4) + "|",
+        "|---" * (len(shown) + 6) + "|",
     ]
     for (name, n), rows in table.items():
-        cells = " | ".join(f"{row['least_symmetric']:.2f}" for row in rows)
-        lines.append(
-            f"| {name} | {n} | {cells} | {rows[-1]['least_real_part']:.3f} | "
-            f"{rows[0]['amplification']:.1f} |"
-        )
+        cells = [f"{rows[a]['least_symmetric']:.2f}" for a in shown]
+        cells += [f"{rows[a]['least_real_part']:.3f}" for a in (1.0, 2.0)]
+        one = rows[1.0]
+        cells.append(f"{one['largest'] / one['least_real_part']:,.0f}")
+        cells.append(f"{one['amplification']:.1f}")
+        lines.append(f"| {name} | {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
