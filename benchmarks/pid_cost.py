@@ -26,6 +26,7 @@ CASES = {
     "ours, RAdam": ("ours", "RAdam"),
     "ours, Adam": ("ours", "Adam"),
     "ours, Muon": ("ours", "Muon"),
+    "central difference, Muon": ("central", "Muon"),
     "knowledge distillation, RAdam": ("kd", "RAdam"),
     "knowledge distillation, Muon": ("kd", "Muon"),
 }
@@ -39,9 +40,14 @@ def step_times(problem):
     begin = {}
     for _ in range(ROUNDS):
         for name, (recipe, optimiser) in CASES.items():
-            setting = Setting(problem.name, recipe, steps=STEPS, optimiser=optimiser)
-            choices = {} if recipe != "kd" else {"choices": {"pairs": 1024}}
-            setting = Setting(**{**vars(setting), **choices})
+            choices = {"kd": {"pairs": 1024}, "central": {"derivative": px.Central()}}
+            setting = Setting(
+                problem.name,
+                "ours" if recipe == "central" else recipe,
+                choices=choices.get(recipe, {}),
+                steps=STEPS,
+                optimiser=optimiser,
+            )
             result = px.fit(
                 model,
                 pid_settings.objective(setting, problem),
@@ -54,6 +60,8 @@ def step_times(problem):
             )
             # The first third compiles.
             times[name].append(1e3 / float(result.history["steps_per_second"][-1]))
+    few = px.KnowledgeDistillation(problem.flow, classes=problem.classes, pairs=1024)
+    jax.block_until_ready(few.init(model, key=key))  # compiles
     start = time.perf_counter()
     kd = px.KnowledgeDistillation(problem.flow, classes=problem.classes)
     pairs = jax.block_until_ready(kd.init(model, key=key))

@@ -9,11 +9,11 @@ number of nodes, the paper's preset and ours on the ring, mean over seeds.
 import matplotlib.pyplot as plt
 import numpy as np
 import pid_tables
+from pid_settings import SHORT
 
 import pidax as px
 
 TARGET = pid_tables.ROOT / "docs/figures/pid_curves.svg"
-STEPS = "2000"
 
 
 def curves(groups, recipe):
@@ -24,7 +24,7 @@ def curves(groups, recipe):
         nodes = {"paper": 250, "ours": 35}[recipe] if change == "-" else None
         if change.startswith("N = "):
             nodes = int(change.removeprefix("N = "))
-        if (where, of, steps) == ("ring", recipe, STEPS) and nodes is not None:
+        if (where, of, int(steps)) == ("ring", recipe, SHORT) and nodes is not None:
             every = np.array([row["curve"] for row in group if "diverged" not in row])
             found[nodes] = every[..., 0].mean(axis=0), every[..., 1].mean(axis=0)
     return dict(sorted(found.items()))

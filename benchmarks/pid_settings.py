@@ -12,6 +12,7 @@ from pidax.distill import Towards
 
 RECIPES = ("paper", "ours", "kd")
 ADAM_RATE = 3e-3
+SHORT = 1000  # steps, where one change at a time is compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,22 +111,22 @@ def settings(*, quick=False):
     for problem in ("ring", "digits", "mixture", "learned"):
         rows += _heads(problem)
     rows += [
-        Setting("ring", recipe, change, choices, steps=2000)
+        Setting("ring", recipe, change, choices, steps=SHORT)
         for change, choices in {"": {}, **CHANGES}.items()
         for recipe in ("paper", "ours")
         if change not in _ITSELF[recipe]
     ]
     rows += [
-        Setting("ring", recipe, words, scale=k, steps=2000)
+        Setting("ring", recipe, words, scale=k, steps=SHORT)
         for k, words in ((2, "half the width"), (4, "a quarter of the width"))
         for recipe in ("paper", "ours", "kd")
     ]
     rows += [
-        Setting("ring", recipe, name, steps=2000, optimiser=name)
+        Setting("ring", recipe, name, steps=SHORT, optimiser=name)
         for recipe, name in itertools.product(RECIPES, ("RAdam", "Adam", "Muon"))
         if name != ("RAdam" if recipe == "paper" else "Muon")  # its own
     ]
-    rows.append(Setting("ring", "kd", steps=2000))
+    rows.append(Setting("ring", "kd", steps=SHORT))
     if not quick:
         return rows
     few = [r for r in rows if r.problem == "ring" and r.change in ("", "N = 18")]

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from pid_settings import SHORT
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/pid.md"
@@ -22,7 +23,7 @@ RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillat
 
 def load():
     results = ROOT / "benchmarks/results"
-    names = ("pid_ablation", "pid_stability")
+    names = ("pid_ablation", "pid_stability", "pid_cost")
     return {n: json.loads((results / f"{n}.json").read_text()) for n in names}
 
 
@@ -63,7 +64,7 @@ def heads(groups, problem):
     ]
     for name, group in groups.items():
         where, recipe, change, steps = name.split("/")
-        if where != problem or (problem == "ring" and steps == "2000"):
+        if where != problem or (problem == "ring" and int(steps) == SHORT):
             continue
         label = RECIPES[recipe] + ("" if change == "-" else f", {change}")
         lines.append(
@@ -81,7 +82,7 @@ def changes(groups):
     table = {}
     for name, group in groups.items():
         where, recipe, change, steps = name.split("/")
-        if where == "ring" and steps == "2000" and recipe != "kd":
+        if where == "ring" and int(steps) == SHORT and recipe != "kd":
             table.setdefault(change, {})[recipe] = number(group, "rms")
     lines = ["| changed | the paper's preset | ours |", "|---|---|---|"]
     for change, found in table.items():
@@ -129,9 +130,31 @@ def ablation(results):
     for problem, title in titles.items():
         if any(name.startswith(problem + "/") for name in groups):
             parts += [f"### {title}", heads(groups, problem)]
-    if any(n.startswith("ring/") and n.endswith("/2000") for n in groups):
-        parts += ["### One change at a time (ring, 2,000 steps)", changes(groups)]
+    if any(n.startswith("ring/") and n.endswith(f"/{SHORT}") for n in groups):
+        parts += [f"### One change at a time (ring, {SHORT:,} steps)", changes(groups)]
     return "\n\n".join(parts)
+
+
+def cost(results):
+    """Milliseconds a step, the pairs' solves, and samples a second."""
+    names = [part["problem"] for part in results["steps"]]
+    titles = [f"{part['problem']}, batch {part['batch']}" for part in results["steps"]]
+    lines = [f"| ms a step | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    by_case = zip(*(part["rows"] for part in results["steps"]), strict=True)
+    for rows in by_case:
+        cells = " | ".join(f"{row['ms_median']:.1f}" for row in rows)
+        lines.append(f"| {rows[0]['case']} | {cells} |")
+    seconds = [f"{part['pairs_seconds']:.1f} s" for part in results["steps"]]
+    lines.append(f"| its 16,384 pairs, once | {' | '.join(seconds)} |")
+    lines += ["", f"| samples a second, batch 1024 | {' | '.join(names)} |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for rows in zip(*(part["rows"] for part in results["samples"]), strict=True):
+        cells = [
+            f"{row['samples_per_second']:,.0f} ({row['evaluations']:g} evaluations)"
+            for row in rows
+        ]
+        lines.append(f"| {rows[0]['way']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def pages(results):
@@ -139,6 +162,7 @@ def pages(results):
     parts = {
         "pid_stability": stability(results["pid_stability"]),
         "pid_ablation": ablation(results["pid_ablation"]),
+        "pid_cost": cost(results["pid_cost"]),
     }
     return {
         PAGE: [
