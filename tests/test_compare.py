@@ -476,7 +476,7 @@ def refused(name):
         "unknown option": {"tolerance": 1.0},
         "silent failure": {"throw": False},
     }
-    good = px.Student(Network(2, classes=8), process, shape=(2,))
+    good = px.Student(Network(2), process, shape=(2,))
     return students.get(name, good), options.get(name, {})
 
 
@@ -494,7 +494,7 @@ REFUSED = {
     "other process": r"must have the same process, got .*40.0.*one object",
     "other shape": r"samples have the shape \(2,\), the student's \(3,\)",
     "no classes": "labels of 4 classes are drawn, but the student knows none",
-    "too few classes": "the student knows 3. .* or pass classes=3",
+    "too few classes": "the student knows 3. Pass classes=3, or make it for 4",
     "labels twice": "classes=4 draws labels, but condition= gives them already",
     "short condition": r"expected length 4, got shape \(3,\)",
     "wrong z": r"with samples of \(2,\), got \(4, 3\)",

@@ -98,6 +98,16 @@ def test_without_residual_the_student_is_the_solver(process, clock, x64):
     assert_close(difference(v, tau), slope, 1e-9)
 
 
+def test_steps_span_the_nearest_whole_number_of_gaps():
+    for nodes, steps, gaps in ((35, 12, 3), (18, 12, 1), (250, 12, 21), (9, 20, 1)):
+        rows = SolverStep(diffrax.Heun(), steps=steps).stencil(
+            px.EDM(), px.uniform_time(nodes, px.EDM())
+        )
+        spans = np.diff(-rows.times, axis=1)[:, 0]
+        assert_close(spans[gaps:], np.full(nodes - 1 - gaps, spans[gaps]), 1e-3)
+        assert_close(spans[gaps] / spans[0], gaps, 1e-2)
+
+
 def test_long_steps_make_interleaved_trajectories_of_the_solver(x64):
     """Three steps over eight gaps, the first of each chain from the start."""
     flow = px.ProbabilityFlow(gaussian(), px.EDM())
@@ -233,6 +243,21 @@ HISTORY_OR_IMPLICIT = [
     diffrax.ImplicitEuler,
     diffrax.Kvaerno3,
 ]
+
+
+@pytest.mark.parametrize(("solver", "calls"), [(diffrax.Bosh3, 3), (diffrax.Heun, 2)])
+def test_a_stage_without_weight_is_not_taken(solver, calls):
+    asked = []
+
+    def denoise(x, sigma, alpha):
+        asked.append(sigma)
+        return x
+
+    process, derivative = px.EDM(), SolverStep(solver())
+    flow = px.ProbabilityFlow(px.from_function(denoise, shape=(3,)), process)
+    rows = derivative.stencil(process, px.karras(9, process))
+    derivative.target(flow, rows[0], jnp.ones((2, 3)), None)
+    assert len(asked) == calls
 
 
 @pytest.mark.parametrize("solver", HISTORY_OR_IMPLICIT)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import assert_close, gaussian
 from networks import Network
 from residuals import TIME, states
@@ -214,19 +215,23 @@ def test_labels_are_drawn_evenly_and_reach_teacher_and_student(x64):
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_any_condition_is_drawn_and_reaches_teacher_and_student(x64):
+@pytest.mark.parametrize(("make", "small"), [(PID.paper, 1e-9), (PID, 0.1)])
+def test_any_condition_is_drawn_and_reaches_teacher_and_student(make, small, x64):
     """A pytree of a user's own; the student's motion implies what it says."""
-    says = lambda x, c: jnp.broadcast_to(c["mean"], x.shape)
+    says = lambda x, c: jnp.broadcast_to(c["mean"].astype(x.dtype), x.shape)
     teacher = px.from_function(lambda x, s, a, c: says(x, c), shape=(3,))
     network = lambda x, c_noise, c=None, *, augment=None, key=None: says(x, c)
     student = Student(network, EDM, shape=(3,))
     draw = lambda key: {"mean": 2.0 + jax.random.normal(key)}
-    pid = PID.paper(flow(teacher), 8, condition=draw, distance=lambda a, b: a.mean())
+    times = px.karras(8, EDM)
+    pid = make(
+        flow(teacher), times=times, condition=draw, distance=lambda a, b: b.mean()
+    )
     over = eqx.filter_jit(
         lambda pid, keys: jax.vmap(lambda k: value(pid, student, k))(keys)
     )
     mean, terms = over(pid, jax.random.split(KEY, 500))
-    assert_close(terms["residual"], np.zeros(500), 1e-9)
+    assert_close(terms["residual"], np.zeros(500), small)
     assert stats.kstest(np.asarray(mean) - 2.0, "norm").pvalue > 1e-3
 
     pairs = px.KnowledgeDistillation(

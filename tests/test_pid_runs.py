@@ -153,10 +153,10 @@ def faulty(x, sigma, alpha):
             ),
             "shape of one sample is not known.*Pass shape= to",
         ),
-        (refuse(classes=3), "labels of 3 classes.*student knows none. Make it with"),
+        (refuse(classes=3), "labels of 3 classes.* knows none. Leave out classes="),
         (
             refuse(Student(Network(classes=2), EDM), classes=3),
-            "the student knows 2. Make it with classes=3",
+            "the student knows 2. Pass classes=2, or make it for 3",
         ),
         (
             refuse(
@@ -164,7 +164,7 @@ def faulty(x, sigma, alpha):
                 denoiser=px.Preconditioned(Network(), EDM),
                 classes=3,
             ),
-            "the teacher knows none. Make it with classes=3",
+            "the teacher knows none. Leave out classes=, or make",
         ),
         (
             refuse(
@@ -172,7 +172,16 @@ def faulty(x, sigma, alpha):
                 times=jnp.array([80.0, 1.0, 0.25, 0.002]),
                 derivative=px.Upwind(),
             ),
-            r"not finite at 1 of the 3 times .* first of them t=0.25 \(sigma=0.25\)",
+            r"not finite in 1 of the 3 equations.* at t=0.25 \(sigma=0.25\) or in",
+        ),
+        (  # in a stage of the last step alone
+            refuse(
+                denoiser=px.from_function(
+                    lambda x, s, a: jnp.where(s / a < 0.15, jnp.nan, x), shape=(3,)
+                ),
+                times=jnp.array([80.0, 1.0, 0.25, 0.002]),
+            ),
+            r"not finite in 1 of the 3 equations.* at t=0.25 \(sigma=0.25\) or in",
         ),
         (  # at no node, but midway between two
             refuse(
@@ -181,8 +190,9 @@ def faulty(x, sigma, alpha):
                     shape=(3,),
                 ),
                 times=jnp.array([80.0, 1.0, 0.25, 0.002]),
+                derivative=px.Central(),
             ),
-            r"not finite at 1 of the 3 times .* first of them t=0.5 ",
+            "not finite in 1 of the 3 equations.* at t=0.5 ",
         ),
         (  # with one of its labels
             refuse(
@@ -192,11 +202,11 @@ def faulty(x, sigma, alpha):
                 ),
                 classes=2,
             ),
-            "not finite at 3 of the 3 times",
+            "not finite in [123] of the 3 equations",
         ),
         (
-            refuse(denoiser=px.Preconditioned(Network(classes=4), EDM)),
-            "teacher knows 4 classes, but no labels are drawn. Pass classes=4; or the",
+            refuse(Student(Network(classes=4), EDM)),
+            "student knows 4 classes, but no labels are drawn. Pass classes=4; or cond",
         ),
         (
             refuse(classes=2, condition=lambda key: -1),
@@ -220,3 +230,11 @@ def faulty(x, sigma, alpha):
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_a_teacher_says_without_a_class_may_be_distilled():
+    """Into a student without classes, or with the label that stands for none."""
+    teacher = px.Preconditioned(Network(classes=4), EDM)
+    refuse(denoiser=teacher)()
+    none = {"denoiser": teacher, "condition": lambda key: -1}
+    refuse(Student(Network(classes=4), EDM), **none)()

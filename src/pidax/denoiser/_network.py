@@ -11,10 +11,15 @@ def check_network(network: Any, *keywords: str) -> Any:
     """
     call = ", ".join(["x, c_noise, condition", *(f"{name}=" for name in keywords)])
     cure = (
-        f"A network is called as network({call}) on one sample; wrap yours in an "
-        "equinox.Module that takes these arguments, as pidax.nn.MLP does."
+        f"A network is called as network({call}) on one sample, as pidax.nn.MLP is; "
+        "wrap yours in an equinox.Module that takes these arguments."
     )
     name = type(network).__name__
+    if inspect.isclass(network):
+        raise ValueError(
+            f"expected a network, got the class {network.__name__}. Make one of it. "
+            f"{cure}"
+        )
     if not callable(network):
         raise ValueError(f"expected a network, got an object of type {name}. {cure}")
     try:
@@ -24,8 +29,9 @@ def check_network(network: Any, *keywords: str) -> Any:
     try:
         signature.bind(None, None, None, **dict.fromkeys(keywords))
     except TypeError as error:
+        takes = ", ".join(signature.parameters)
         raise ValueError(
-            f"the network, a {name}, takes {signature}, got a call with the "
-            f"arguments ({call}): {error}. {cure}"
+            f"expected another network, got a {name} that takes ({takes}): {error}. "
+            f"{cure}"
         ) from None
     return network

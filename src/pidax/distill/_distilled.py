@@ -23,7 +23,7 @@ from ..student import (
 from ..types import Condition, Key, Shape
 
 Draw = Callable[[Key], Condition]
-_PROBES = 8  # draws of noise and condition at each row, for the check of a teacher
+_PROBES = 2  # draws of noise and condition at each row, for the check of a teacher
 
 
 def check_student(name: str, objective: Any, model: PyTree, data: PyTree) -> Shape:
@@ -79,9 +79,10 @@ def draw_condition(objective: Any, key: Key) -> Condition:
 
 
 def check_teacher(objective: Any, rows: Stencil, shape: Shape) -> None:
-    """The teacher is finite where each of these rows asks, for states of their size.
+    """The teacher is finite wherever these rows ask it, for states of their size.
 
-    It is asked in some draws of noise, with the conditions of the objective.
+    It is asked as in training, in a few draws of noise and of the objective's
+    conditions at each row.
     """
     flow: ProbabilityFlow = objective.flow
     if is_traced(flow, rows):
@@ -89,28 +90,28 @@ def check_teacher(objective: Any, rows: Stencil, shape: Shape) -> None:
     scale = flow.process.sigma_data
 
     @eqx.filter_jit
-    def finite(objective: Any, rows: Stencil) -> Any:
-        def at(row: Stencil) -> Any:
-            def asked(key: Key) -> Any:
-                z_key, condition_key = jax.random.split(key)
-                noise = jax.random.normal(z_key, shape, row.at_sigma.dtype)
-                x = jnp.hypot(row.at_sigma, row.at_alpha * scale) * noise
-                condition = draw_condition(objective, condition_key)
-                x0 = objective.flow.denoiser(x, row.at_sigma, row.at_alpha, condition)
-                return jnp.isfinite(x0).all()
+    def finite(objective: Any, rows: Stencil, keys: Key) -> Any:
+        def asked(row: Stencil, key: Key) -> Any:
+            z_key, condition_key = jax.random.split(key)
+            size = jnp.hypot(row.sigma, row.alpha * scale)
+            noise = jax.random.normal(z_key, (*size.shape, *shape), size.dtype)
+            states = size.reshape(-1, *[1] * len(shape)) * noise
+            condition = draw_condition(objective, condition_key)
+            x0 = objective.derivative.target(objective.flow, row, states, condition)
+            return jnp.isfinite(x0).all()
 
-            return jax.vmap(asked)(jax.random.split(jax.random.key(0), _PROBES)).all()
+        at = lambda pair: jax.vmap(asked, (None, 0))(*pair).all()
+        return jax.lax.map(at, (rows, keys))
 
-        return jax.lax.map(at, rows)
-
-    at = np.asarray(rows.at_time)[~np.asarray(finite(objective, rows))]
+    keys = jax.random.split(jax.random.key(0), (len(rows), _PROBES))
+    at = np.asarray(rows.at_time)[~np.asarray(finite(objective, rows, keys))]
     if at.size:
         sigma = float(flow.process.sigma(jnp.asarray(at[0], float)))
         raise ValueError(
-            f"the teacher's output is not finite at {at.size} of the {len(rows)} "
-            f"times where it is asked, the first of them t={at[0]:.6g} (sigma="
-            f"{sigma:.6g}). Compute it in a form that is finite there, or choose t_min "
-            "and t_max of the process inside its range."
+            f"the teacher's output is not finite in {at.size} of the {len(rows)} "
+            f"equations of the grid, the first of them at t={at[0]:.6g} (sigma="
+            f"{sigma:.6g}) or in a solver's step from there. Compute it in a form that "
+            "is finite there, or choose t_min and t_max of the process in its range."
         )
 
 

@@ -111,7 +111,7 @@ class KnowledgeDistillation(AbstractObjective):
     ):
         self.flow = flow
         times = karras(_TIMES, flow.process) if times is None else times
-        self.times = jnp.asarray(times)
+        self.times = check_grid(jnp.asarray(times), flow.process)
         self.distance = distance
         self.options = dict(options)
         self.endpoint = float(endpoint)
@@ -135,7 +135,6 @@ class KnowledgeDistillation(AbstractObjective):
             f"{self.endpoint}, refresh_fraction={self.refresh_fraction}.",
         )
         check_conditions(self.classes, self.condition)
-        check_grid(self.times, self.flow.process)
 
     def check(self, model: PyTree, data: PyTree) -> None:
         check_student("knowledge distillation", self, model, data)

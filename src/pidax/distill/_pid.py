@@ -25,6 +25,7 @@ from ..student import (
     SolverStep,
     Stencil,
     Upwind,
+    check_grid,
     known_shape,
     residual,
 )
@@ -66,8 +67,8 @@ class PIDState(eqx.Module):
 class PID(AbstractObjective):
     r"""Teach a student the teacher's ODE by its residual alone: Tee et al. 2024.
 
-    A step costs the derivative's passes of the student and one evaluation of the
-    teacher a sample (`SolverStep`: one for each stage). Networks run without dropout.
+    A step costs the derivative's passes of the student and its evaluations of the
+    teacher, for each sample: by default two and three. Networks run without dropout.
     `PID.paper(flow)` and `PID.authors(flow)` are the choices of the
     paper's text and of its authors' code.
 
@@ -136,7 +137,7 @@ class PID(AbstractObjective):
             raise ValueError(f"form must be one of {get_args(Form)}, got {form!r}.")
         times = karras(_TIMES, flow.process) if times is None else times
         self.flow = flow
-        self.times = jnp.asarray(times)
+        self.times = check_grid(jnp.asarray(times), flow.process)
         if derivative is None:
             derivative = SolverStep(diffrax.Bosh3(), steps=_LONG_STEPS)
         self.derivative = derivative

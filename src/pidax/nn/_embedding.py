@@ -47,10 +47,10 @@ class Fourier(AbstractFeatures):
     `scale` is the inverse of the distance at which two of them should look unlike. The
     frequencies get no gradient, and are not among what is `trainable`.
 
-    They are the quantiles of that law; with a `key` they are drawn from it, as usual.
-    A few draws leave gaps: with 16 of them, how well a student learns depends on the
-    luck of its seed. For a `scale` so large that even frequencies would make numbers in
-    the range of `c_noise` look alike, draw them.
+    They are the quantiles of that law, all positive; with a `key` they are drawn, with
+    either sign. Few draws leave gaps: with the 16 frequencies of a size of 32, how well
+    a student learns depends on the luck of its seed. Draw them for a `scale` so large
+    that with evenly spread ones distant values of `c_noise` would look alike.
     """
 
     frequencies: Float[Array, " half"]

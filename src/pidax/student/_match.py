@@ -11,12 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import is_traced, require, show
-from ..denoiser import (
-    AbstractDenoiser,
-    AbstractExactDenoiser,
-    classes_of,
-    is_known,
-)
+from ..denoiser import classes_of, is_known
 from ..flow import ProbabilityFlow
 from ..process import AbstractProcess
 from ..types import Batch, Condition, Shape, Times
@@ -61,12 +56,12 @@ def check_same_shape(student: Shape | None, teacher: Shape | None) -> None:
 
 
 def check_classes(
-    classes: int | None, condition: Any, teacher: AbstractDenoiser, student: Any
+    classes: int | None, condition: Any, teacher: Any, student: Any
 ) -> None:
     """Labels are drawn or given, not both, and teacher and student know them.
 
-    A network with classes whose labels are forgotten would be asked for "no class",
-    which it may never have been taught; an exact denoiser answers with all classes.
+    A student with classes whose labels are forgotten would learn, or be asked for, "no
+    class" alone. One without classes learns what its teacher says without a class.
     """
     if condition is not None:
         if classes is not None:
@@ -75,23 +70,25 @@ def check_classes(
                 "Leave one of the two out."
             )
         return
-    if classes is None:
-        known = classes_of(teacher)
-        taught = is_known(known) and known is not None
-        if taught and not isinstance(teacher, AbstractExactDenoiser):
-            raise ValueError(
-                f"the teacher knows {known} classes, but no labels are drawn. Pass "
-                f"classes={known}; or the label -1 by condition=, for what it says "
-                "without a class."
-            )
-        return
     for who, model in (("teacher", teacher), ("student", student)):
         known = classes_of(model)
-        if is_known(known) and (known is None or known < classes):
+        if not is_known(known):
+            continue
+        if classes is None:
+            if known is not None and who == "student":
+                raise ValueError(
+                    f"the student knows {known} classes, but no labels are drawn. Pass "
+                    f"classes={known}; or condition=, with what stands for no class."
+                )
+        elif known is None:
             raise ValueError(
-                f"labels of {classes} classes are drawn, but the {who} knows "
-                f"{'none' if known is None else known}. Make it with "
-                f"classes={classes}, or pass classes={known}."
+                f"labels of {classes} classes are drawn, but the {who} knows none. "
+                "Leave out classes=, or make it for classes."
+            )
+        elif known < classes:
+            raise ValueError(
+                f"labels of {classes} classes are drawn, but the {who} knows {known}. "
+                f"Pass classes={known}, or make it for {classes}."
             )
 
 

@@ -1,17 +1,18 @@
 """A solver's own step as the student's derivative: its optimum is that solver."""
 
-import math
+from collections.abc import Callable
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from .._checks import require
 from ..flow import AbstractClock, AngleClock, ProbabilityFlow
 from ..process import AbstractProcess
-from ..types import Condition, Sample, Times
+from ..types import Condition, Sample, Scalar, Times
 from ._derivatives import AbstractDerivative, two_nodes
 from ._stencil import Stencil
 
@@ -25,17 +26,17 @@ class SolverStep(AbstractDerivative):
     where $\Phi$ is one step of any explicit one-step solver of Diffrax. A student
     without residual is that solver's trajectory on the grid, and Lemma 1 of Tee et al.
     2024 (which is the case of `Euler`) holds with the solver's order. It costs two
-    passes of the student and as many of the teacher as the solver has stages.
+    passes of the student and as many of the teacher as the solver has stages; a last
+    stage that only estimates the error is left out.
 
-    `steps` is how many steps the solver takes from noise to data, whatever the grid:
-    each goes from a node to one several nodes later (to those nearest to the start,
-    from the start). Long steps, on a grid fine enough to be read anywhere: the
-    student's errors pass through fewer steps on their way to the data, and a solver of
-    high order adds little of its own. Without residual the student is then as many
-    interleaved trajectories of the solver as nodes are skipped. None steps from node to
-    node.
+    `steps` is about how many steps lead from noise to data, whatever the grid: each
+    spans the whole number of gaps nearest to that, at least one. A step that would
+    begin before `t_max` begins there. Long steps, on a grid fine enough to be read
+    anywhere: the student's errors pass through fewer steps on their way to the data,
+    and a solver of high order adds little of its own. Without residual a student with
+    steps over $k$ gaps is $k$ interleaved trajectories of the solver. None steps from
+    node to node.
 
-    Diffrax's Runge-Kutta steps are differentiated in reverse mode, as training does.
     Refused are solvers that carry a history from step to step (multistep ones), which a
     student asked at two nodes does not have, and implicit ones.
     """
@@ -56,7 +57,7 @@ class SolverStep(AbstractDerivative):
 
     def _stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         gaps = times.size - 1
-        stride = 1 if self.steps is None else math.ceil(gaps / self.steps)
+        stride = 1 if self.steps is None else max(1, round(gaps / self.steps))
         return two_nodes(self.clock, process, times, stride=stride)
 
     def target(
@@ -80,17 +81,41 @@ class SolverStep(AbstractDerivative):
             extrapolate=True,  # the flow itself has been checked
         )
         # The increment alone is stepped: u + increment - u would lose its digits.
-        term = diffrax.ODETerm(lambda tau, w, args: field(tau, first + w, args))
+        slope = lambda tau, w: field(tau, first + w, condition)
+        tableau = getattr(self.solver, "tableau", None)
+        if isinstance(tableau, diffrax.ButcherTableau):
+            return _mean_of_stages(tableau, slope, row, jnp.zeros_like(first))
+        term = diffrax.ODETerm(lambda tau, w, args: slope(tau, w))
         start, stop, zero = row.start, row.stop, jnp.zeros_like(first)
-        state = self.solver.init(term, start, stop, zero, condition)
-        keeps = jax.tree.leaves(eqx.filter(state, eqx.is_array))
-        if keeps and not isinstance(self.solver, diffrax.AbstractERK):
+        state = self.solver.init(term, start, stop, zero, None)
+        if jax.tree.leaves(eqx.filter(state, eqx.is_array)):
             raise _refusal(self.solver)
         made_jump = jnp.asarray(False)
-        increment = self.solver.step(
-            term, start, stop, zero, condition, state, made_jump
-        )[0]
+        increment = self.solver.step(term, start, stop, zero, None, state, made_jump)[0]
         return increment / (stop - start)
+
+
+def _mean_of_stages(
+    tableau: diffrax.ButcherTableau,
+    slope: Callable[[Scalar, Sample], Sample],
+    row: Stencil,
+    zero: Sample,
+) -> Sample:
+    """The mean slope of an explicit Runge-Kutta step.
+
+    Diffrax's own step also takes a last stage without weight, where the method has
+    one: for an error estimate and the next step, of which there are none here.
+    """
+
+    def mean(weights: np.ndarray, slopes: list[Sample]) -> Sample:
+        some = jnp.asarray(weights[: len(slopes)], zero.dtype)
+        return jnp.tensordot(some, jnp.stack(slopes), axes=1)
+
+    step, count = row.stop - row.start, tableau.num_stages - (tableau.b_sol[-1] == 0)
+    slopes = [slope(row.start, zero)]
+    for c, weights in list(zip(tableau.c, tableau.a_lower, strict=True))[: count - 1]:
+        slopes.append(slope(row.start + float(c) * step, step * mean(weights, slopes)))
+    return mean(tableau.b_sol, slopes)
 
 
 def _is_explicit_one_step(solver: diffrax.AbstractSolver) -> bool:
