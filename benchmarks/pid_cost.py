@@ -19,7 +19,7 @@ from pid_settings import Setting
 
 import pidax as px
 
-STEPS, ROUNDS = 60, 5
+STEPS, ROUNDS = 60, 3
 CASES = {
     "paper's preset, RAdam": ("paper", "RAdam"),
     "paper's preset, Muon": ("paper", "Muon"),

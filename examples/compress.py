@@ -18,7 +18,7 @@ import optax
 import pidax as px
 
 KEY = jax.random.key(0)
-STEPS, WIDTH = 1_000, 256
+STEPS, WIDTH = 600, 256
 
 
 def parameters(model):

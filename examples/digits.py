@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 import pidax as px
 
 KEY = jax.random.key(0)
-TEACHER_STEPS, STUDENT_STEPS = 1_500, 1_000
+TEACHER_STEPS, STUDENT_STEPS = 1_000, 800
 
 
 def train_teacher(images, labels):
