@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
-    "docs/index.md",
+    pytest.param("docs/index.md", marks=pytest.mark.slow),
     pytest.param("docs/pid.md", marks=pytest.mark.slow),
     pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),

@@ -135,6 +135,7 @@ def test_float32_reaches_its_floor(x32):
     assert_close(end, exact, 3e-5)
 
 
+@pytest.mark.slow
 def test_the_default_tolerance_means_what_it_says(x64):
     """1e-4 asked, 1e-3 never exceeded by the worst of 64, for mixtures in 2-D."""
     flow = px.ProbabilityFlow(px.GaussianMixture.two_moons(), px.EDM())

@@ -46,6 +46,7 @@ def test_a_batch_is_as_good_as_its_worst_sample(x64):
     assert jnp.linalg.norm(diluted - exact) > 2 * jnp.linalg.norm(worst - exact)
 
 
+@pytest.mark.slow
 def test_conditions_ride_along(key, x64):
     mixture = full_mixture()
     flow = px.ProbabilityFlow(mixture, px.EDM())

@@ -85,8 +85,19 @@ DERIVATIVES = {
 }
 
 
-@pytest.mark.parametrize("boundary", ["hard", "soft"])
-@pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
+EVERY = [
+    pytest.param(
+        make,
+        boundary,
+        id=f"{name}-{boundary}",
+        marks=() if name in ("EDM", "Flow") else pytest.mark.slow,
+    )
+    for name, make in PROCESSES.items()
+    for boundary in ("hard", "soft")
+]
+
+
+@pytest.mark.parametrize(("make", "boundary"), EVERY)
 def test_it_is_the_odes_left_side_and_the_teacher_sees_the_same_state(
     make, boundary, x64
 ):
