@@ -1,5 +1,6 @@
 """The student's boundary condition, its formula, and what it can represent."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -235,3 +236,28 @@ def test_a_teacher_of_another_interval_keeps_its_own_noise_levels(x64):
 def test_a_time_outside_the_interval_is_refused(t):
     with pytest.raises(ValueError, match=r"interval \[0.002, 80.0\].*got t="):
         Student(Network(), px.EDM())(jnp.ones(3), t)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)),
+            r"got a MLP that takes \(x, key",
+        ),
+        (lambda x, c_noise: x, r"too many positional.* as network\(x, c_noise, cond"),
+        (px.nn.MLP, "got the class MLP. Make one of it"),
+        (3.0, "expected a network, got an object of type float"),
+    ],
+)
+def test_a_network_that_is_called_otherwise_is_named_when_it_is_given(network, message):
+    for make in (Student, Preconditioned):
+        with pytest.raises(ValueError, match=message):
+            make(network, px.EDM())
+
+
+def test_networks_of_any_kind_that_can_be_called_so_are_taken():
+    network = Network()
+    for same in (jax.jit(network), lambda *args, **rest: network(*args, **rest)):
+        Student(same, px.EDM())
+        Preconditioned(same, px.EDM())
