@@ -258,6 +258,6 @@ def test_a_network_that_is_called_otherwise_is_named_when_it_is_given(network, m
 
 def test_networks_of_any_kind_that_can_be_called_so_are_taken():
     network = Network()
-    for same in (jax.jit(network), lambda *args, **rest: network(*args, **rest)):
+    for same in (eqx.filter_jit(network), lambda *args, **rest: network(*args, **rest)):
         Student(same, px.EDM())
         Preconditioned(same, px.EDM())
