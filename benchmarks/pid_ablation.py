@@ -27,7 +27,6 @@ import pidax as px
 TARGET = record.RESULTS / "pid_ablation.json"
 SEEDS = (0, 1, 2)
 LOOKS = 16  # evaluations of the average on the way
-EMA = {"ring": 0.999}
 
 
 def errors(problem, model):
@@ -100,6 +99,7 @@ def train(problem, setting, seed):
 
     start = time.perf_counter()
     row = {"name": setting.name, "seed": seed, "batch_size": problem.batch_size}
+    row |= {"optimiser": setting.optimiser_name, "ema": setting.ema}
     try:
         result = px.fit(
             model,
@@ -107,7 +107,7 @@ def train(problem, setting, seed):
             steps=setting.steps,
             batch_size=problem.batch_size,
             optimiser=pid_settings.optimiser(setting),
-            ema=(EMA.get(problem.name, 0.99),),
+            ema=(setting.ema,),
             key=second,
             log_every=max(setting.steps // LOOKS, 1),
             callback=look,

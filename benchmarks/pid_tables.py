@@ -10,14 +10,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pid_settings import SHORT
+from pid_settings import ITSELF, SHORT
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/pid.md"
-OWN = {  # what a recipe has already
-    "paper": ("upwind, time", "N = 250", "RAdam"),
-    "ours": ("12 long steps of Bosh3", "N = 35", "Muon"),
-}
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
 
 
@@ -79,20 +75,25 @@ def heads(groups, problem):
 
 
 def changes(groups):
-    """Each change alone, to the paper's preset and to ours."""
+    """Each change alone, to the recipes trained by Muon; seeds in the last column."""
     table = {}
     for name, group in groups.items():
         where, recipe, change, steps = name.split("/")
-        if where == "ring" and int(steps) == SHORT and recipe != "kd":
-            table.setdefault(change, {})[recipe] = number(group, "rms")
-    lines = ["| changed | the paper's preset | ours |", "|---|---|---|"]
+        if where == "ring" and int(steps) == SHORT:
+            table.setdefault(change, {})[recipe] = group
+    lines = [
+        "| changed | the paper's preset | ours | knowledge distillation | seeds |",
+        "|---|---|---|---|---|",
+    ]
     for change, found in table.items():
-        label = "nothing" if change == "-" else change
-        cells = [
-            found.get(recipe, "the same" if change in own else "not run")
-            for recipe, own in OWN.items()
-        ]
-        lines.append(f"| {label} | {cells[0]} | {cells[1]} |")
+        cells = ["nothing" if change == "-" else change]
+        for recipe in RECIPES:
+            itself = change in ITSELF.get(recipe, ())
+            group = found.get(recipe)
+            absent = "as it is" if itself else ""
+            cells.append(absent if group is None else number(group, "rms"))
+        seeds = sorted({len(group) for group in found.values()})
+        lines.append(f"| {' | '.join(cells)} | {', '.join(map(str, seeds))} |")
     return "\n".join(lines)
 
 
@@ -132,7 +133,10 @@ def ablation(results):
         if any(name.startswith(problem + "/") for name in groups):
             parts += [f"### {title}", heads(groups, problem)]
     if any(n.startswith("ring/") and n.endswith(f"/{SHORT}") for n in groups):
-        parts += [f"### One change at a time (ring, {SHORT:,} steps)", changes(groups)]
+        parts += [
+            f"### One change at a time (ring, {SHORT:,} steps of Muon)",
+            changes(groups),
+        ]
     return "\n\n".join(parts)
 
 

@@ -494,7 +494,7 @@ REFUSED = {
     "other process": r"must have the same process, got .*40.0.*one object",
     "other shape": r"samples have the shape \(2,\), the student's \(3,\)",
     "no classes": "labels of 4 classes are drawn, but the student knows none",
-    "too few classes": "the student knows 3. Pass classes=3, or make it for 4",
+    "too few classes": "the student knows 3. Pass classes=3, or make it with 4",
     "labels twice": "classes=4 draws labels, but condition= gives them already",
     "short condition": r"expected length 4, got shape \(3,\)",
     "wrong z": r"with samples of \(2,\), got \(4, 3\)",

@@ -602,7 +602,7 @@ EDM_STUDENT = lambda **options: Student(Network(2, **options), px.EDM())
         ),
         (
             lambda: refuse(EDM_STUDENT(classes=2), None, knowledge(classes=3))(),
-            "the student knows 2. Pass classes=2, or make it for 3",
+            "the student knows 2. Pass classes=2, or make it with 3",
         ),
         (
             lambda: refuse(

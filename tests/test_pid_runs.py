@@ -156,7 +156,7 @@ def faulty(x, sigma, alpha):
         (refuse(classes=3), "labels of 3 classes.* knows none. Leave out classes="),
         (
             refuse(Student(Network(classes=2), EDM), classes=3),
-            "the student knows 2. Pass classes=2, or make it for 3",
+            "the student knows 2. Pass classes=2, or make it with 3",
         ),
         (
             refuse(

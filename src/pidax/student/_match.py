@@ -83,12 +83,14 @@ def check_classes(
         elif known is None:
             raise ValueError(
                 f"labels of {classes} classes are drawn, but the {who} knows none. "
-                "Leave out classes=, or make it for classes."
+                "Leave out classes=, or make it with classes (classes= of a network, "
+                "labels= of a mixture)."
             )
         elif known < classes:
             raise ValueError(
                 f"labels of {classes} classes are drawn, but the {who} knows {known}. "
-                f"Pass classes={known}, or make it for {classes}."
+                f"Pass classes={known}, or make it with {classes} (classes= of a "
+                "network, labels= of a mixture)."
             )
 
 
