@@ -75,10 +75,25 @@ def student(problem, setting, key):
     return px.Student(problem.network(key, setting.scale), process)
 
 
+def fitted(problem, setting, seed, callback=None):
+    """The run of one row."""
+    first, second = jax.random.split(jax.random.key(seed))
+    return px.fit(
+        student(problem, setting, first),
+        pid_settings.objective(setting, problem),
+        steps=setting.steps,
+        batch_size=problem.batch_size,
+        optimiser=pid_settings.optimiser(setting),
+        ema=(setting.ema,),
+        key=second,
+        log_every=max(setting.steps // LOOKS, 1),
+        callback=callback,
+        progress=False,
+    )
+
+
 def train(problem, setting, seed):
     """One row."""
-    first, second = jax.random.split(jax.random.key(seed))
-    model = student(problem, setting, first)
     z, xs = problem.solved
     some = slice(0, 2048)
     label = None if problem.condition is None else problem.condition[some]
@@ -101,18 +116,7 @@ def train(problem, setting, seed):
     row = {"name": setting.name, "seed": seed, "batch_size": problem.batch_size}
     row |= {"optimiser": setting.optimiser_name, "ema": setting.ema}
     try:
-        result = px.fit(
-            model,
-            pid_settings.objective(setting, problem),
-            steps=setting.steps,
-            batch_size=problem.batch_size,
-            optimiser=pid_settings.optimiser(setting),
-            ema=(setting.ema,),
-            key=second,
-            log_every=max(setting.steps // LOOKS, 1),
-            callback=look,
-            progress=False,
-        )
+        result = fitted(problem, setting, seed, look)
     except px.NonFiniteError as error:
         return {**row, "diverged": str(error)[:80], "curve": curve}
     row["seconds"] = time.perf_counter() - start
