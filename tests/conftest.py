@@ -1,11 +1,18 @@
 """One test session: two fake devices, strict promotion, and both precisions."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 # Most of the time here is compilation; examples and benchmarks run as compiled in full.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# What one test or an earlier session has compiled is not compiled again;
+# `pytest --cache-clear` empties it.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache/d/compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
