@@ -44,7 +44,7 @@ def main():
         ax.set(xlabel="step", title=pid_tables.RECIPES[recipe])
         ax.grid(True, which="both", color="0.9", lw=0.6)
     axes[0].set_ylabel("RMS error of the sample")
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(TARGET)
     print(f"saved {TARGET}")
 

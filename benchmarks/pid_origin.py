@@ -1,12 +1,15 @@
 """Where on its way a student's error is made: see docs/pid.md.
 
-    python benchmarks/pid_origin.py    # a quarter of an hour on one core
+    python benchmarks/pid_origin.py            # a quarter of an hour on one core
+    python benchmarks/pid_origin.py ours       # one recipe alone
 
 On the exact mixture in 64 dimensions, one student of each recipe, trained as in
 pid_ablation.py. From the state that it has at a time, the teacher's own ODE is solved
 to the data: what is wrong then was wrong at that time; what the student errs beyond it
 is made later. Writes benchmarks/results/pid_origin.json.
 """
+
+import sys
 
 import jax
 import numpy as np
@@ -58,11 +61,12 @@ def rms(x, y):
 
 def main():
     record.provenance()
+    recipes = sys.argv[1:] or pid_settings.RECIPES
     problem = pid_problems.mixture()
     settings = [
         row
         for row in pid_settings.settings()
-        if row.problem == "mixture" and not row.change
+        if row.problem == "mixture" and not row.change and row.recipe in recipes
     ]
     parts = []
     for setting in settings:

@@ -10,26 +10,26 @@ import json
 from pathlib import Path
 
 import numpy as np
-from pid_settings import ITSELF, SHORT
+from pid_settings import ITSELF, SHORT, settings
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/pid.md"
+PAGE, README = ROOT / "docs/pid.md", ROOT / "README.md"
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
 
 
 def load():
     results = ROOT / "benchmarks/results"
-    names = ("pid_ablation", "pid_stability", "pid_cost")
+    names = ("pid_ablation", "pid_stability", "pid_origin", "pid_cost")
     files = {name: results / f"{name}.json" for name in names}
     return {n: json.loads(f.read_text()) for n, f in files.items() if f.exists()}
 
 
 def grouped(rows):
-    """Rows of all seeds by their name, in the order of the first."""
-    groups = {}
+    """Rows of all seeds by their name, in the order of the settings."""
+    groups = {setting.name: [] for setting in settings()}
     for row in rows:
-        groups.setdefault(row["name"], []).append(row)
-    return groups
+        groups[row["name"]].append(row)
+    return {name: group for name, group in groups.items() if group}
 
 
 def number(group, name, index=-1):
@@ -72,6 +72,29 @@ def heads(groups, problem):
     some = next(g for n, g in groups.items() if n.startswith(problem + "/"))
     last = f"Sliced W2 of the teacher: {distance(some, 'teacher')}; "
     return "\n".join(lines) + f"\n\n{last}floor: {distance(some, 'floor')}."
+
+
+def summary(results):
+    """The recipes on all problems, RMS alone: for the README."""
+    groups = grouped(row for row in results["rows"] if "/-/" in row["name"])
+    long = {n: g for n, g in groups.items() if not n.endswith(f"/{SHORT}")}
+    problems = {
+        "ring": "ring of 8, d = 2",
+        "mixture": "8 modes, d = 64",
+        "digits": "digits, learned",
+        "learned": "8 modes, d = 64, learned",
+    }
+    lines = [f"| | {' | '.join(problems.values())} |"]
+    lines.append("|---" * (len(problems) + 1) + "|")
+    for recipe, label in RECIPES.items():
+        cells = []
+        for problem in problems:
+            name = next(n for n in long if n.startswith(f"{problem}/{recipe}/"))
+            steps = int(name.rsplit("/", 1)[1])
+            mean = number(long[name], "rms").split(" ")[0]
+            cells.append(f"{mean} ({steps:,} steps)")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def changes(groups):
@@ -140,6 +163,22 @@ def ablation(results):
     return "\n\n".join(parts)
 
 
+def origin(results):
+    """What the teacher's ODE makes of the student's state at each time."""
+    if results is None:
+        return "Not measured yet."
+    names = [RECIPES[part["recipe"]] for part in results["students"]]
+    lines = [f"| the student's state at $t$ | {' | '.join(names)} |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for rows in zip(*(part["rows"] for part in results["students"]), strict=True):
+        cells = [
+            f"{row['rms_at_end']:.3f} ({100 * row['share_elsewhere']:.1f}%)"
+            for row in rows
+        ]
+        lines.append(f"| {rows[0]['time']:.3g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def cost(results):
     """Milliseconds a step, the pairs' solves, and samples a second."""
     if results is None:
@@ -165,17 +204,17 @@ def cost(results):
 
 
 def pages(results):
-    """The text that docs/pid.md must hold."""
+    """The texts that docs/pid.md and the README must hold."""
     parts = {
         "pid_stability": stability(results["pid_stability"]),
         "pid_ablation": ablation(results["pid_ablation"]),
+        "pid_origin": origin(results.get("pid_origin")),
         "pid_cost": cost(results.get("pid_cost")),
     }
+    marked = lambda name, text: f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
     return {
-        PAGE: [
-            f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
-            for name, text in parts.items()
-        ]
+        PAGE: [marked(name, text) for name, text in parts.items()],
+        README: [marked("pid_summary", summary(results["pid_ablation"]))],
     }
 
 
