@@ -369,6 +369,17 @@ def test_low_precision_networks_keep_float32_weights(x32):
 # --- schedules -----------------------------------------------------------------------
 
 
+def test_edms_ramp_and_half_life():
+    rate: Any = px.train.ramp(1e-3, 200)
+    assert [float(rate(k)) for k in (0, 50, 200, 5000)] == pytest.approx(
+        [0, 2.5e-4, 1e-3, 1e-3]
+    )
+    decay = px.train.half_life(5120, 512)
+    assert decay**10 == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="samples must be positive"):
+        px.train.half_life(0, 512)
+
+
 def test_warmup_and_cosine():
     schedule: Any = px.warmup_cosine(1e-3, 1000, warmup=100, end=1e-5)
     long: Any = px.warmup_cosine(1e-3, 100_000)

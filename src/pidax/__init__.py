@@ -49,6 +49,7 @@ from .flow import TimeClock as TimeClock
 from .flow import encode as encode
 from .flow import log_density as log_density
 from .flow import sample as sample
+from .flow import sample_with_churn as sample_with_churn
 from .flow import solve as solve
 from .flow import solve_batch as solve_batch
 from .process import EDM as EDM

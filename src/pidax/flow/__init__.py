@@ -1,5 +1,6 @@
 """The probability-flow ODE and its solutions."""
 
+from ._churn import sample_with_churn as sample_with_churn
 from ._clock import AbstractClock as AbstractClock
 from ._clock import AngleClock as AngleClock
 from ._clock import LogTimeClock as LogTimeClock

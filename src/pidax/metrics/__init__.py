@@ -15,7 +15,11 @@ from ._energy import energy_distance as energy_distance
 from ._errors import error_summary as error_summary
 from ._errors import rms_error as rms_error
 from ._errors import sample_errors as sample_errors
+from ._frechet import FeatureStatistics as FeatureStatistics
+from ._frechet import frechet_distance as frechet_distance
+from ._frechet import inception_score as inception_score
 from ._kernel import median_bandwidth as median_bandwidth
 from ._kernel import mmd as mmd
+from ._perceptual import LPIPS as LPIPS
 from ._sliced import sliced_wasserstein as sliced_wasserstein
 from ._sliced import wasserstein_1d as wasserstein_1d

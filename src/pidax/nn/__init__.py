@@ -15,3 +15,4 @@ from ._mlp import ResidualMLP as ResidualMLP
 from ._precision import LowPrecision as LowPrecision
 from ._trainable import trainable as trainable
 from ._unet import UNet as UNet
+from ._vgg import VGG16 as VGG16

@@ -5,5 +5,7 @@ from ._interrupt import StopTraining as StopTraining
 from ._restore import restore as restore
 from ._result import NonFiniteError as NonFiniteError
 from ._result import Result as Result
+from ._schedule import half_life as half_life
+from ._schedule import ramp as ramp
 from ._schedule import warmup_cosine as warmup_cosine
 from ._state import TrainState as TrainState

@@ -1,4 +1,4 @@
-"""Learning rates that change with the step."""
+"""Learning rates that change with the step, and how long an average remembers."""
 
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,28 @@ def warmup_cosine(
     )
     start = peak if warmup == 0 else 0.0
     return optax.warmup_cosine_decay_schedule(start, peak, warmup, steps, end)
+
+
+def ramp(peak: float, steps: int) -> "optax.Schedule":
+    """Rise linearly from 0 to `peak` over `steps` steps, and stay: EDM's.
+
+    Karras et al. 2022 rise over ten million images: `steps = 10_000_000 // batch_size`.
+    """
+    import optax
+
+    require_positive(peak=peak, steps=steps)
+    return optax.linear_schedule(0.0, peak, steps)
+
+
+def half_life(samples: float, batch_size: int) -> float:
+    r"""The decay of an average that forgets half in so many training samples.
+
+    For `fit(..., ema=(half_life(500_000, 512),))`: EDM states its averages so,
+    $0.5^{batch/samples}$, and shortens them in the first steps by the `ema_ramp` that
+    is also the default of `fit`.
+    """
+    require_positive(samples=samples, batch_size=batch_size)
+    return 0.5 ** (batch_size / samples)
 
 
 def default_optimiser() -> "optax.GradientTransformation":

@@ -1,0 +1,81 @@
+"""LPIPS from the files in which its two halves are published.
+
+The convolutions are torchvision's VGG16 (`vgg16-397923af.pth`, of which the classifier
+is not used), the weights of its features the five linear layers of the `lpips` package
+(`vgg.pth`). Neither is part of pidax.
+"""
+
+import re
+from collections.abc import Mapping
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..metrics import LPIPS
+from ..nn import VGG16
+
+State = Mapping[str, np.ndarray]
+
+# Where the convolutions stand between ReLUs and poolings.
+_LAYERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+_LINEAR = re.compile(r"lin([0-4])(\.model)?(\.1)?(\.weight)?")
+WHERE = (
+    "The convolutions are torchvision's VGG16, "
+    "https://download.pytorch.org/models/vgg16-397923af.pth; the linear layers "
+    "lpips/weights/v0.1/vgg.pth of https://github.com/richzhang/PerceptualSimilarity."
+)
+
+
+def lpips_from(
+    convolutions: State,
+    linear: State,
+    *,
+    pooling: str = "average",
+    size: int | None = 224,
+) -> LPIPS:
+    """The distance made of the arrays of both files."""
+    names = [f"features.{i}.{part}" for i in _LAYERS for part in ("weight", "bias")]
+    missing = [name for name in names if name not in convolutions]
+    if missing:
+        raise ValueError(
+            f"expected VGG16's convolutions, {names[0]} to {names[-1]}; {len(missing)} "
+            f"of {len(names)} arrays are missing, the first {missing[0]}. {WHERE}"
+        )
+    width = convolutions[names[0]].shape[0]
+    trunk = VGG16(width=width, pooling=pooling, key=jax.random.key(0))
+    layers = []
+    for i, layer in zip(_LAYERS, trunk.convolutions, strict=True):
+        kernel = np.moveaxis(convolutions[f"features.{i}.weight"], (0, 1), (3, 2))
+        bias = convolutions[f"features.{i}.bias"]
+        if (kernel.shape, bias.shape) != (layer.weight.shape, layer.bias.shape):
+            raise ValueError(
+                f"features.{i} of VGG16 with {width} channels at first has a kernel of "
+                f"the shape {layer.weight.shape} and {layer.bias.shape} biases, got "
+                f"{kernel.shape} and {bias.shape}. Is this another network? {WHERE}"
+            )
+        layers.append(
+            eqx.tree_at(
+                lambda m: (m.weight, m.bias),
+                layer,
+                (jnp.asarray(kernel), jnp.asarray(bias)),
+            )
+        )
+    trunk = eqx.tree_at(lambda m: m.convolutions, trunk, tuple(layers))
+    return LPIPS(trunk, _linear_weights(linear), size)
+
+
+def _linear_weights(linear: State) -> list[np.ndarray]:
+    """Of lin0 to lin4, whichever way they are called."""
+    found = {}
+    for name, array in linear.items():
+        match = _LINEAR.fullmatch(name)
+        if match is not None:
+            found[int(match[1])] = np.asarray(array).ravel()
+    if sorted(found) != [0, 1, 2, 3, 4]:
+        raise ValueError(
+            f"expected the five linear layers lin0 to lin4, got {sorted(linear)[:8]}. "
+            f"{WHERE}"
+        )
+    return [found[i] for i in range(5)]

@@ -1,0 +1,103 @@
+r"""EDM's stochastic sampler: before each step a little noise is added back.
+
+From the noise level $\sigma_i$ the sample is noised up to
+$\hat\sigma_i = (1 + \gamma_i)\, \sigma_i$, and Heun's step of the ODE leads from there
+to $\sigma_{i+1}$: Karras et al. 2022, Algorithm 2. Fresh noise forgets errors that were
+made earlier.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._checks import is_traced, require, require_positive
+from ..process import karras
+from ..types import Condition, Key, Sample, SampleLike, TimesLike, typed
+from ._flow import ProbabilityFlow
+
+_STEPS = 18
+_MOST = 2**0.5 - 1  # of gamma: at most as much noise is added as is there
+
+
+@typed
+def sample_with_churn(
+    flow: ProbabilityFlow,
+    z: SampleLike,
+    *,
+    key: Key,
+    times: TimesLike | None = None,
+    churn: float | int = 0.0,
+    interval: tuple[float | int, float | int] = (0.0, float("inf")),
+    noise: float | int = 1.0,
+    condition: Condition = None,
+) -> Sample:
+    r"""One clean sample from the prior draw `z`, by Heun's steps with churn.
+
+    It costs two evaluations a step and one for the last, 35 by default. `churn=0` is
+    the deterministic sampler, the ODE by Heun's method; for CIFAR-10 and ImageNet
+    Karras et al. 2022 (Table 5) use
+
+    | | `churn` | `interval` | `noise` |
+    |---|---|---|---|
+    | VP | 30 | (0.01, 1) | 1.007 |
+    | VE | 80 | (0.05, 1) | 1.007 |
+    | ImageNet 64 | 40 | (0.05, 50) | 1.003 |
+
+    **Arguments:**
+
+    - `times`: from `t_max` down; a final 0 is the step to the clean sample, by one
+      evaluation. By default `karras(18, process, final_zero=True)`.
+    - `churn`: $S_{churn}$; $\gamma_i = \min(S_{churn}/N, \sqrt 2 - 1)$ in each of $N$
+      steps whose noise level is in `interval`, and zero in others.
+    - `noise`: $S_{noise}$, the standard deviation of what is added, a little more
+      than 1 against a denoiser that removes too much.
+
+    A process with $\alpha \ne 1$ is sampled in its levels $\sigma/\alpha$, which must
+    be finite: a `Flow` needs a first time below 1.
+    """
+    process = flow.process
+    require_positive(noise=noise)
+    require(None, churn >= 0, f"churn must not be negative, got churn={churn}.")
+    if times is None:
+        times = karras(_STEPS, process, final_zero=True)
+    times = jnp.asarray(times)
+    sigma, alpha = process.sigma(times), process.alpha(times)
+    sigma = jnp.where(times == 0, 0, sigma)
+    alpha = jnp.where(times == 0, 1, alpha)
+    fits = (alpha > 0).all() & (jnp.diff(sigma / alpha) < 0).all()
+    given = "unknown times" if is_traced(times) else str(times)
+    sigma = require(
+        sigma,
+        fits,
+        "times must decrease in noise, from one at which there is a signal "
+        f"(alpha > 0), got {given}. Leave them out, or start below the time of pure "
+        "noise.",
+    )
+    levels = sigma / alpha
+    gamma = min(churn / (times.size - 1), _MOST)
+    low, high = interval
+    gammas = jnp.where((levels >= low) & (levels <= high), gamma, 0.0)[:-1]
+
+    def denoised(x: Array, level: Array) -> Array:
+        return flow.denoiser(x, level, 1.0, condition).astype(x.dtype)
+
+    def step(x: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
+        level, after, gamma, key = now
+        raised = level * (1 + gamma)
+        spread = noise * jnp.sqrt(raised**2 - level**2)
+        x = x + spread * jax.random.normal(key, x.shape, x.dtype)
+        slope = (x - denoised(x, raised)) / raised
+        guess = x + (after - raised) * slope
+
+        def heun() -> Array:
+            other = (guess - denoised(guess, after)) / after
+            return x + (after - raised) * (slope + other) / 2
+
+        return jax.lax.cond(after > 0, heun, lambda: guess), None
+
+    x = jnp.asarray(z) / alpha[0].astype(z.dtype)
+    keys = jax.random.split(key, times.size - 1)
+    dtype = x.dtype
+    rows = (levels[:-1].astype(dtype), levels[1:].astype(dtype), gammas.astype(dtype))
+    x, _ = jax.lax.scan(step, x, (*rows, keys))
+    return x * alpha[-1].astype(dtype)
