@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from . import convert as convert
 from . import denoiser as denoiser
 from . import distill as distill
 from . import flow as flow
