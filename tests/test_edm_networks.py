@@ -4,6 +4,7 @@
 of them, as channels-first arrays.
 """
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edm_reference import Reference
 from helpers import assert_close
 
 import pidax as px
+from pidax.convert import read_checkpoint
 from pidax.convert._edm import network_from, teacher_from
 from pidax.convert._edm_names import entries, from_state, names, structure, to_state
 from pidax.nn import DhariwalUNet, SongUNet
@@ -25,41 +27,8 @@ from pidax.student import residual
 
 DATA = Path(__file__).parent / "data"
 KEY = jax.random.key(3)
-SONG: dict[str, Any] = dict(
-    img_resolution=16,
-    img_channels=3,
-    label_dim=0,
-    model_type="SongUNet",
-    embedding_type="positional",
-    encoder_type="standard",
-    decoder_type="standard",
-    channel_mult_noise=1,
-    resample_filter=[1, 1],
-    model_channels=16,
-    num_blocks=1,
-    attn_resolutions=[8],
-    use_fp16=False,
-)
-CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "edm_ddpmpp_uncond": dict(
-        SONG, channel_mult=[1, 2, 2], augment_dim=9, dropout=0.13
-    ),
-    "edm_adm_small_cond": dict(
-        class_name="EDMPrecond",
-        img_resolution=16,
-        img_channels=3,
-        label_dim=4,
-        model_type="DhariwalUNet",
-        model_channels=32,
-        channel_mult=[1, 2],
-        num_blocks=1,
-        attn_resolutions=[8],
-        augment_dim=0,
-        dropout=0.1,
-    ),
-    "edm_vp_ddpmpp": dict(SONG, class_name="VPPrecond", channel_mult=[1, 2]),
-}
-every_golden = pytest.mark.parametrize("name", CONFIGURATIONS)
+NAMES = ("edm_ddpmpp_uncond", "edm_adm_small_cond", "edm_vp_ddpmpp")
+every_golden = pytest.mark.parametrize("name", NAMES)
 
 
 def arrays(name):
@@ -72,8 +41,22 @@ def last(a):
     return np.moveaxis(np.asarray(a), -3, -1)
 
 
+@functools.cache
+def checkpoint(name):
+    return read_checkpoint(DATA / f"{name}.pkl")
+
+
+def state_of(name):
+    return checkpoint(name).state
+
+
+def configuration_of(name):
+    made = checkpoint(name).configuration
+    return {**made["init_kwargs"], "class_name": made["class_name"]}
+
+
 def teacher(name, **changes):
-    return teacher_from({**CONFIGURATIONS[name], **changes}, arrays(f"{name}_state"))
+    return teacher_from({**configuration_of(name), **changes}, state_of(name))
 
 
 @eqx.filter_jit
@@ -298,7 +281,7 @@ def test_its_gradient_is_the_authors(distillation, count, kind, x64):
 
 @every_golden
 def test_the_state_dict_comes_back_as_it_was(name, x32):
-    state = arrays(f"{name}_state")
+    state = state_of(name)
     network = teacher(name)[0].network
     back = to_state(network)
     assert {f"model.{key}" for key in back} == set(state)
@@ -309,20 +292,20 @@ def test_the_state_dict_comes_back_as_it_was(name, x32):
 
 
 def test_what_does_not_fit_is_named(x32):
-    state = arrays("edm_vp_ddpmpp_state")
-    configuration = CONFIGURATIONS["edm_vp_ddpmpp"]
+    state = state_of("edm_vp_ddpmpp")
+    configuration = configuration_of("edm_vp_ddpmpp")
     first = "model.enc.16x16_conv.weight"
     less = {k: v for k, v in state.items() if k != first}
     cases: list[tuple[Any, Any, str]] = [
-        (configuration, less, r"1 missing: enc.16x16_conv.weight"),
-        (configuration, {**state, "model.more": 0}, "1 not of this network: more"),
+        (configuration, less, r"1 missing:\s+enc.16x16_conv.weight"),
+        (configuration, {**state, "model.more": 0}, r"1 unexpected:\s+more"),
         (
             configuration,
             {**state, first: state[first][:, :2]},
-            r"enc.16x16_conv.weight \(16, 2, 3, 3\), expected \(16, 3, 3, 3\)",
+            r"enc.16x16_conv.weight: found \(16, 2, 3, 3\), expected \(16, 3, 3, 3\)",
         ),
-        ({**configuration, "resample_filter": [1, 3, 3, 1]}, state, "shapes"),
-        ({**configuration, "resample_filter": [1, 2]}, state, "Make the network with"),
+        ({**configuration, "resample_filter": [1, 3, 3, 1]}, state, "of another shape"),
+        ({**configuration, "resample_filter": [1, 2]}, state, "Make the network"),
         ({**configuration, "depth": 3}, state, "got also depth"),
         ({**configuration, "class_name": "Other"}, state, "class_name must be one of"),
         ({**configuration, "model_type": "Net"}, state, "model_type must be one of"),
@@ -344,9 +327,9 @@ def _with_variance(state):
 
 
 def test_an_iddpm_checkpoint_brings_its_levels(x32):
-    state = _with_variance(arrays("edm_vp_ddpmpp_state"))
+    state = _with_variance(state_of("edm_vp_ddpmpp"))
     levels = np.asarray(px.denoiser.iddpm_levels(50), np.float32)
-    configuration = {**CONFIGURATIONS["edm_vp_ddpmpp"], "class_name": "iDDPMPrecond"}
+    configuration = {**configuration_of("edm_vp_ddpmpp"), "class_name": "iDDPMPrecond"}
     denoiser, _, _ = teacher_from(configuration, {**state, "u": levels})
     coefficients: Any = denoiser.coefficients
     assert coefficients.levels == tuple(levels.tolist())
@@ -359,17 +342,17 @@ def test_an_iddpm_checkpoint_brings_its_levels(x32):
 
 
 def test_a_students_checkpoint_has_no_prefix_and_no_augmentation(x32):
-    state = arrays("edm_ddpmpp_uncond_state")
+    state = state_of("edm_ddpmpp_uncond")
     bare = {
         key.removeprefix("model."): array
         for key, array in state.items()
         if "map_augment" not in key
     }
-    network = network_from(CONFIGURATIONS["edm_ddpmpp_uncond"], bare)
+    network = network_from(configuration_of("edm_ddpmpp_uncond"), bare)
     full = teacher("edm_ddpmpp_uncond")[0].network
     assert network.embedding.augment is None
     assert set(names(full)) - set(names(network)) == {"map_augment.weight"}
-    assert teacher_from(CONFIGURATIONS["edm_ddpmpp_uncond"], bare)[2] is None
+    assert teacher_from(configuration_of("edm_ddpmpp_uncond"), bare)[2] is None
 
 
 # --- every kind, against plain loops in NumPy ----------------------------------------

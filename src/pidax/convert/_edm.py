@@ -74,15 +74,18 @@ def teacher_from(
     an error. Images are channels last here.
     """
     kind = _kind(configuration)
-    arrays, own = _split(state)
-    network = network_from(configuration, arrays)
+    own = {name: array for name, array in state.items() if name == "u"}
+    rest = {name: array for name, array in state.items() if name != "u"}
+    network = network_from(configuration, rest)
     coefficients, process = _preconditioner(kind, configuration, own)
     denoiser = Preconditioned(network, process, coefficients)
     return denoiser, process, network.classes
 
 
 def network_from(configuration: Configuration, state: State) -> SongUNet | DhariwalUNet:
-    """The network alone, from a state dict whose names have no prefix."""
+    """The network alone, from a state dict with or without the prefix `model.`."""
+    if state and all(name.startswith(_PREFIX) for name in state):
+        state = {name.removeprefix(_PREFIX): array for name, array in state.items()}
     kind = _kind(configuration)
     name = configuration.get("model_type", _DEFAULT_NETWORK.get(kind, "DhariwalUNet"))
     kinds = {"SongUNet": (SongUNet, _SONG), "DhariwalUNet": (DhariwalUNet, _SHARED)}
@@ -129,15 +132,6 @@ def _kind(configuration: Configuration) -> str:
             "are wrapped with pidax.from_function and its siblings."
         )
     return kind
-
-
-def _split(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network's arrays, without a prefix, and the preconditioner's own."""
-    own = {name: array for name, array in state.items() if name == "u"}
-    rest = {name: array for name, array in state.items() if name != "u"}
-    if rest and all(name.startswith(_PREFIX) for name in rest):
-        rest = {name.removeprefix(_PREFIX): array for name, array in rest.items()}
-    return rest, own
 
 
 def _preconditioner(

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..nn import Attention, Conv, DhariwalUNet, Fourier, Linear, Resample, SongUNet
+from ._match import match
 
 State: TypeAlias = Mapping[str, Any]
 Turn: TypeAlias = Callable[[np.ndarray], np.ndarray]
 _Network = TypeVar("_Network", SongUNet, DhariwalUNet)
-_SHOWN = 6  # names in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def from_state(network: _Network, state: State) -> _Network:
     dtypes of the network's own.
     """
     found = entries(network)
-    _require_match(names(network), state)
+    match(state, names(network)).raise_if_not_exact()
     for entry in found:
         if entry.fixed is not None:
             _require_fixed(entry.name, np.asarray(state[entry.name]), entry.fixed)
@@ -217,24 +217,6 @@ def _state_shape(entry: Entry) -> tuple[int, ...]:
     return entry.there(np.broadcast_to(np.zeros(()), entry.leaf.shape)).shape
 
 
-def _require_match(expected: dict[str, tuple[int, ...]], state: State) -> None:
-    missing = [name for name in expected if name not in state]
-    unknown = [name for name in state if name not in expected]
-    wrong = [
-        f"{name} {tuple(np.shape(state[name]))}, expected {shape}"
-        for name, shape in expected.items()
-        if name in state and tuple(np.shape(state[name])) != shape
-    ]
-    parts = [("missing", missing), ("not of this network", unknown), ("shapes", wrong)]
-    told = [f"{len(some)} {what}: {_some(some)}" for what, some in parts if some]
-    if told:
-        raise ValueError(
-            f"the state dict must hold the {len(expected)} arrays of this network and "
-            f"no others, got {len(state)}; {'; '.join(told)}. Make the network with "
-            "the settings the checkpoint was trained with."
-        )
-
-
 def _require_fixed(name: str, given: np.ndarray, fixed: np.ndarray) -> None:
     if not np.allclose(given, fixed, rtol=1e-3, atol=1e-6):
         raise ValueError(
@@ -242,11 +224,6 @@ def _require_fixed(name: str, given: np.ndarray, fixed: np.ndarray) -> None:
             f"its first row, got {np.asarray(given)[0, 0, 0].tolist()}. Make the "
             "network with other taps."
         )
-
-
-def _some(things: list[str]) -> str:
-    rest = len(things) - _SHOWN
-    return ", ".join(things[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def structure(make: Callable[..., _Network], *args: Any, **options: Any) -> _Network:

@@ -63,7 +63,8 @@ class UNetBlock(eqx.Module):
     attention_norm: GroupNorm | None
     attention: Attention | None
     resample: Resample | None
-    style: Style = eqx.field(static=True)
+    weight: float = eqx.field(static=True)
+    adaptive: bool = eqx.field(static=True)
     rate: float = eqx.field(static=True)
 
     def __init__(
@@ -98,7 +99,7 @@ class UNetBlock(eqx.Module):
             self.attention = Attention(
                 outputs, heads=heads, scale=SMALL, bias=True, key=fifth
             )
-        self.style = style
+        self.weight, self.adaptive = style.weight, style.adaptive
         self.rate = rate
 
     def __call__(
@@ -109,7 +110,7 @@ class UNetBlock(eqx.Module):
     ) -> Float[Array, "*new outputs"]:
         r = self.convs[0](self._resampled(jax.nn.silu(self.norms[0](h))))
         moved = self.modulation(e)
-        if self.style.adaptive:
+        if self.adaptive:
             scale, shift = jnp.split(moved, 2)
             r = self.norms[1](r) * (scale + 1) + shift
         else:
@@ -117,9 +118,9 @@ class UNetBlock(eqx.Module):
         r = self.convs[1](dropout(jax.nn.silu(r), self.rate, key))
         h = self._resampled(h)
         h = h if self.shortcut is None else self.shortcut(h)
-        h = (h + r) * self.style.weight
+        h = (h + r) * self.weight
         if self.attention is not None and self.attention_norm is not None:
-            h = (h + self.attention(self.attention_norm(h))) * self.style.weight
+            h = (h + self.attention(self.attention_norm(h))) * self.weight
         return h
 
     def _resampled(self, x: Array) -> Array:
