@@ -18,6 +18,7 @@ PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
     pytest.param("docs/index.md", marks=pytest.mark.slow),
     pytest.param("docs/pid.md", marks=pytest.mark.slow),
+    pytest.param("docs/checkpoints.md", marks=pytest.mark.slow),
     pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
     pytest.param("docs/solvers.md", marks=pytest.mark.slow),
@@ -28,6 +29,7 @@ PAGES = [
 def test_every_block_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch, x32):
     """A text block after a Python block is its output, or the error it raises."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "teacher.pkl").symlink_to(ROOT / "tests/data/edm_ddpmpp_uncond.pkl")
     text = (ROOT / page).read_text()
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, flags=re.S | re.M)
     space = {"__name__": "docs"}

@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close
 
 import pidax as px
-from pidax.convert._lpips import lpips_from
+from pidax.convert import lpips_from
 from pidax.metrics import (
     LPIPS,
     FeatureStatistics,

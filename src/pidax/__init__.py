@@ -1,6 +1,8 @@
 """pidax: physics-informed distillation of diffusion models in JAX."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from . import denoiser as denoiser
 from . import distill as distill
@@ -78,3 +80,15 @@ from .train import restore as restore
 from .train import warmup_cosine as warmup_cosine
 
 __version__ = _version("pidax")
+
+if _TYPE_CHECKING:
+    from . import convert as convert
+
+
+def __getattr__(name: str) -> _Any:
+    """`px.convert` is imported when it is first asked for: most programs never do."""
+    if name == "convert":
+        from importlib import import_module
+
+        return import_module(".convert", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

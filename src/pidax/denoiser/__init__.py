@@ -10,6 +10,10 @@ from ._gaussian import Gaussian as Gaussian
 from ._guided import Guided as Guided
 from ._mixture import GaussianMixture as GaussianMixture
 from ._network import check_network as check_network
+from ._noise_coefficients import IDDPMCoefficients as IDDPMCoefficients
+from ._noise_coefficients import VECoefficients as VECoefficients
+from ._noise_coefficients import VPCoefficients as VPCoefficients
+from ._noise_coefficients import iddpm_levels as iddpm_levels
 from ._posterior import posterior as posterior
 from ._preconditioned import AbstractCoefficients as AbstractCoefficients
 from ._preconditioned import EDMCoefficients as EDMCoefficients

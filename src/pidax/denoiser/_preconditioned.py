@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ..process import RATIO_CAP, AbstractProcess, level_scale
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
@@ -44,6 +45,10 @@ class AbstractCoefficients(eqx.Module):
         $c_{skip}$ and $c_{in}$ are homogeneous of degree -1 in `(sigma, alpha)`, the
         other two of degree 0. `process` is the one the network is trained for.
         """
+
+    def prediction(self, out: Array, x: Sample) -> Array:
+        """What of the network's output is its prediction; by default all of it."""
+        return out
 
 
 class EDMCoefficients(AbstractCoefficients):
@@ -168,29 +173,34 @@ class Preconditioned(AbstractDenoiser):
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma, alpha, self.process)
         out = self.network(c_in * x, c_noise, condition, augment=augment, key=key)
         cure = "The network's last layer must have as many channels as its input."
+        out = self.coefficients.prediction(out, x)
         out = one_sample(out, x, "the network", cure)
         return c_skip * x + c_out * out.astype(x.dtype)
 
 
-def log_ratio(sigma: Scalar, alpha: Scalar, process: AbstractProcess) -> Scalar:
-    r"""$\ln(\sigma/\alpha)$ on the process's levels, and finite beyond them.
+def log_ratio(
+    sigma: Scalar, alpha: Scalar, process: AbstractProcess, *, factor: float = 1.0
+) -> Scalar:
+    r"""$\ln(f \sigma/\alpha)$ on the process's levels, and finite beyond them.
 
     Below the least and above the largest ratio it goes on along its tangent in
     $\sigma/\alpha$ and in $\alpha/\sigma$, to $\ln r_{min} - 1$ without noise and
     $\ln r_{max} + 1$ without signal: increasing, so that different levels are told
     apart, and with its derivative at either end. For a process that ends without
-    signal $r_{max} = 160\,\sigma_{data}$, as in the time grids.
+    signal $r_{max} = 160\,\sigma_{data}$, as in the time grids. `factor` is $f$, which
+    adds its logarithm without another rounding.
     """
-    low, high = _ratio_ends(process, sigma.dtype)
+    low, high = ratio_ends(process, sigma.dtype)
     above, below = sigma > high * alpha, sigma < low * alpha
     inside = ~(above | below)
     ratio = jnp.where(inside, sigma, 1.0) / jnp.where(inside, alpha, 1.0)
-    noisier = jnp.log(high) + 1 - high * alpha / jnp.where(above, sigma, 1.0)
-    cleaner = jnp.log(low) - 1 + sigma / (low * jnp.where(below, alpha, 1.0))
-    return jnp.where(above, noisier, jnp.where(below, cleaner, jnp.log(ratio)))
+    noisier = jnp.log(factor * high) + 1 - high * alpha / jnp.where(above, sigma, 1.0)
+    cleaner = jnp.log(factor * low) - 1 + sigma / (low * jnp.where(below, alpha, 1.0))
+    return jnp.where(above, noisier, jnp.where(below, cleaner, jnp.log(factor * ratio)))
 
 
-def _ratio_ends(process: AbstractProcess, dtype: jnp.dtype) -> tuple[Scalar, Scalar]:
+def ratio_ends(process: AbstractProcess, dtype: jnp.dtype) -> tuple[Scalar, Scalar]:
+    """The least and the largest ratio of the process, the cap if it has none."""
     first, last = (jnp.asarray(t, dtype) for t in (process.t_min, process.t_max))
     low = process.sigma(first) / process.alpha(first)
     sigma, alpha = process.sigma(last), process.alpha(last)

@@ -75,7 +75,9 @@ class Fourier(AbstractFeatures):
     def __call__(self, c_noise: ScalarLike) -> Float[Array, " size"]:
         c_noise = as_float(c_noise)
         frequencies = jax.lax.stop_gradient(self.frequencies).astype(c_noise.dtype)
-        return _waves(2 * jnp.pi * frequencies * c_noise)
+        # Rounded in this order, however it is compiled: large phases show it, and
+        # published weights were trained so.
+        return _waves(jax.lax.optimization_barrier(2 * jnp.pi * frequencies) * c_noise)
 
 
 class Sinusoidal(AbstractFeatures):

@@ -176,14 +176,23 @@ class Attention(eqx.Module):
 
     in each of `heads` heads of $d$ channels (Vaswani et al. 2017), the softmax in
     float32 at least. Its memory is the square of the number of points: for coarse
-    grids. `x` and the result are `*grid channels`.
+    grids. `x` and the result are `*grid channels`. With `bias`, $q$, $k$ and $v$ have
+    one.
     """
 
     qkv: Linear
     out: Linear
     heads: int = eqx.field(static=True)
 
-    def __init__(self, channels: int, *, heads: int = 1, scale: float = 1.0, key: Key):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int = 1,
+        scale: float = 1.0,
+        bias: bool = False,
+        key: Key,
+    ):
         require_counts(channels=channels, heads=heads)
         if channels % heads:
             raise ValueError(
@@ -191,8 +200,9 @@ class Attention(eqx.Module):
                 f"heads={heads}. Use heads={math.gcd(channels, heads)}."
             )
         first, second = jax.random.split(key)
-        # No bias: the one of the keys adds the same number to all logits of a softmax.
-        self.qkv = Linear(channels, 3 * channels, bias=False, key=first)
+        # No bias, unless published weights have one: that of the keys adds the same
+        # number to all logits of a softmax.
+        self.qkv = Linear(channels, 3 * channels, bias=bias, key=first)
         self.out = Linear(channels, channels, scale=scale, key=second)
         self.heads = heads
 

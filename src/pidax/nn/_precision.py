@@ -15,11 +15,12 @@ from jax.typing import DTypeLike
 
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
 from ._base import AbstractNetwork
+from ._edm_embedding import NoiseEmbedding
 from ._embedding import AbstractFeatures, Embedding
 from ._layers import GroupNorm, as_float
 
 # These compute in float32 at least, and convert what they return, not what they are.
-FULL = (AbstractFeatures, Embedding, GroupNorm)
+FULL = (AbstractFeatures, Embedding, NoiseEmbedding, GroupNorm)
 
 
 class LowPrecision(AbstractNetwork):
@@ -34,8 +35,8 @@ class LowPrecision(AbstractNetwork):
 
     The answer has the dtype of `x`; `classes` and `shape` are the network's. A network
     of your own receives its floating parameters and `x` in `dtype` (but any of
-    `Embedding`, `Fourier`, `Sinusoidal` and `GroupNorm` inside it as they are), and
-    `c_noise` in float32 at least; integers are left alone.
+    `Embedding`, `NoiseEmbedding`, `AbstractFeatures` and `GroupNorm` inside it as they
+    are), and `c_noise` in float32 at least; integers are left alone.
     """
 
     network: AbstractNetwork

@@ -1,0 +1,19 @@
+"""Other people's checkpoints, read as data: nothing in a file is run or imported."""
+
+from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import read_checkpoint as read_checkpoint
+from ._edm import network_from as network_from
+from ._edm import teacher_from as teacher_from
+from ._edm_names import from_state as from_state
+from ._edm_names import to_state as to_state
+from ._error import CheckpointError as CheckpointError
+from ._load import Teacher as Teacher
+from ._load import load_edm as load_edm
+from ._load import load_lpips as load_lpips
+from ._load import load_pid as load_pid
+from ._lpips import lpips_from as lpips_from
+from ._match import KeyReport as KeyReport
+from ._match import match as match
+from ._module import PersistentObject as PersistentObject
+from ._module import state_dict as state_dict
+from ._safetensors import write_safetensors as write_safetensors
