@@ -88,7 +88,7 @@ def test_the_benchmarks_say_where_they_come_from():
     engine = results("engine")
     parts = ["speed", "checkpoint", "memory", "parallel", "quality"]
     assert list(engine) == parts
-    pid = [results(f"pid_{name}") for name in ("ablation", "stability", "origin")]
+    pid = [results(f"pid_{name}") for name in ("ablation", "stability", "origin", "cost")]
     for part in (solved, results("reliability"), *engine.values(), *pid):
         assert_provenance(part)
     assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
