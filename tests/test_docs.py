@@ -88,7 +88,8 @@ def test_the_benchmarks_say_where_they_come_from():
     engine = results("engine")
     parts = ["speed", "checkpoint", "memory", "parallel", "quality"]
     assert list(engine) == parts
-    pid = [results(f"pid_{name}") for name in ("ablation", "stability", "origin", "cost")]
+    names = ("ablation", "stability", "origin", "cost")
+    pid = [results(f"pid_{name}") for name in names]
     for part in (solved, results("reliability"), *engine.values(), *pid):
         assert_provenance(part)
     assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
