@@ -121,14 +121,16 @@ print(*sorted(m for m in ("torch", "matplotlib", "optax") if m in sys.modules))
 
 def test_importing_is_light():
     """No torch, no matplotlib, and under 0.3 CPU seconds beyond what it stands on."""
-    spent = []
-    for _ in range(3):
+    spent = [float("inf")]
+    for _ in range(6):  # beside other work the same takes longer: the least counts
         run = subprocess.run(
             [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
         )
         seconds, pulled = run.stdout.split("\n")[:2]
         assert pulled == ""
         spent.append(float(seconds))
+        if spent[-1] < 0.3:
+            break
     assert min(spent) < 0.3
 
 

@@ -252,6 +252,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @CASES
 def test_the_distillation_loss_is_the_authors(distillation, count, kind, x64):
     """Tee et al. 2024, for given noise and indices."""

@@ -137,6 +137,7 @@ def gradient(network, x, key):
     return value, jax.tree.leaves(slopes)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_nothing(song, x, x32):
     """Neither the value nor the gradient, with dropout too."""
     other = SongUNet(

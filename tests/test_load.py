@@ -1,5 +1,7 @@
 """From files to teachers, students and distances."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import equinox as eqx
@@ -43,7 +45,7 @@ def test_it_says_its_process_its_classes_and_its_shape(teacher):
     assert isinstance(flow.clock, px.TimeClock)
     labelled = load_edm(DATA / "edm_adm_small_cond.pkl")
     assert labelled.classes == 4
-    assert isinstance(labelled.network, px.nn.DhariwalUNet)
+    assert isinstance(labelled.denoiser.network, px.nn.DhariwalUNet)
     noisy = load_edm(DATA / "edm_vp_ddpmpp.pkl")
     assert isinstance(noisy.process, px.VP)
 
@@ -60,7 +62,7 @@ def test_a_students_checkpoint_is_the_network_itself(teacher):
     settings = px.convert.read_checkpoint(PICKLE).configuration["init_kwargs"]
     student = load_pid(STATE, settings)
     assert isinstance(student, px.Student)
-    assert same(student.network, teacher.network)
+    assert same(student.network, teacher.denoiser.network)
 
 
 def test_teachers_are_trained_from_and_survive_a_file(teacher, tmp_path):
@@ -99,3 +101,17 @@ def test_lpips_from_its_two_files(tmp_path):
 def test_what_a_state_dict_does_not_say_is_asked_for(configuration, message):
     with pytest.raises(CheckpointError, match=f"(?s)uncond_state_dict.*{message}"):
         load_edm(STATE, configuration=configuration)
+
+
+@pytest.mark.slow
+def test_a_saved_teacher_is_read_by_a_program_that_never_converts(teacher, tmp_path):
+    path = tmp_path / "teacher.pidax"
+    px.save(path, teacher)
+    code = f"""
+import sys, pidax as px
+print(px.load({str(path)!r}).shape, "pidax.convert" in sys.modules)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "(16, 16, 3) False"

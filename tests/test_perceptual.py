@@ -90,6 +90,7 @@ def test_it_is_the_weighted_difference_of_directions(small):
     assert_close(small(x, y), total, 1e-5)
 
 
+@pytest.mark.slow
 def test_its_gradient_is_finite_where_no_feature_is_active(small):
     """All biases so low that every ReLU is closed."""
     silent = {n: a - 1e6 * n.endswith("bias") for n, a in VGG.items()}

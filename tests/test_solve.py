@@ -18,6 +18,7 @@ import pidax as px
 from pidax.flow._options import make_plan, rms
 
 
+@pytest.mark.slow
 def test_batch_equals_samples_one_by_one(key, x64):
     flow = px.ProbabilityFlow(full_mixture(), px.VP())
     z = flow.process.prior(key, (5, 2))

@@ -7,7 +7,6 @@ from ._edm import teacher_from as teacher_from
 from ._edm_names import from_state as from_state
 from ._edm_names import to_state as to_state
 from ._error import CheckpointError as CheckpointError
-from ._load import Teacher as Teacher
 from ._load import load_edm as load_edm
 from ._load import load_lpips as load_lpips
 from ._load import load_pid as load_pid

@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
-
-from ..denoiser import Preconditioned
-from ..flow import ProbabilityFlow
+from ..flow import Teacher
 from ..metrics import LPIPS
 from ..process import EDM, AbstractProcess
 from ..student import Student
-from ..types import Shape
 from ._checkpoint import Checkpoint, read_checkpoint
 from ._edm import network_from, teacher_from
 from ._error import CheckpointError
@@ -20,30 +16,6 @@ from ._safetensors import FileName
 Configuration = Mapping[str, Any]
 # What a preconditioner was made with by default is in its attributes alone.
 _NUMBERS = ("sigma_data", "beta_d", "beta_min", "M", "epsilon_t", "C_1", "C_2")
-
-
-class Teacher(eqx.Module):
-    """A published diffusion model: its denoiser, its process and its classes.
-
-    `shape` is that of one image, channels last; `classes` the number of class labels,
-    None if there are none. `teacher.flow()` is its ODE.
-    """
-
-    denoiser: Preconditioned
-    process: AbstractProcess
-    classes: int | None = eqx.field(static=True)
-    shape: Shape = eqx.field(static=True)
-
-    @property
-    def network(self) -> Any:
-        """The denoiser's network."""
-        return self.denoiser.network
-
-    def flow(self, **options: Any) -> ProbabilityFlow:
-        """The ODE of this teacher; `options` are those of `ProbabilityFlow`."""
-        return ProbabilityFlow(
-            self.denoiser, self.process, **{"shape": self.shape, **options}
-        )
 
 
 def load_edm(path: FileName, *, configuration: Configuration | None = None) -> Teacher:

@@ -49,6 +49,7 @@ def sample_with_churn(
       evaluation. By default `karras(18, process, final_zero=True)`.
     - `churn`: $S_{churn}$; $\gamma_i = \min(S_{churn}/N, \sqrt 2 - 1)$ in each of $N$
       steps whose noise level is in `interval`, and zero in others.
+      The denoiser is asked at up to $\sqrt 2$ times a level inside it.
     - `noise`: $S_{noise}$, the standard deviation of what is added, a little more
       than 1 against a denoiser that removes too much.
 
