@@ -49,10 +49,11 @@ def lpips_from(
     for i, layer in zip(_LAYERS, trunk.convolutions, strict=True):
         kernel = np.moveaxis(convolutions[f"features.{i}.weight"], (0, 1), (3, 2))
         bias = convolutions[f"features.{i}.bias"]
-        if (kernel.shape, bias.shape) != (layer.weight.shape, layer.bias.shape):
+        shape, biases = layer.weight.shape, layer.weight.shape[-1:]
+        if (kernel.shape, bias.shape) != (shape, biases):
             raise ValueError(
                 f"features.{i} of VGG16 with {width} channels at first has a kernel of "
-                f"the shape {layer.weight.shape} and {layer.bias.shape} biases, got "
+                f"the shape {shape} and {biases} biases, got "
                 f"{kernel.shape} and {bias.shape}. Is this another network? {WHERE}"
             )
         layers.append(

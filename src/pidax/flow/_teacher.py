@@ -4,7 +4,7 @@ from typing import Any
 
 import equinox as eqx
 
-from ..denoiser import AbstractDenoiser
+from ..denoiser import Preconditioned
 from ..process import AbstractProcess
 from ..types import Shape
 from ._flow import ProbabilityFlow
@@ -17,7 +17,7 @@ class Teacher(eqx.Module):
     None if there are none. `teacher.flow()` is its ODE.
     """
 
-    denoiser: AbstractDenoiser
+    denoiser: Preconditioned
     process: AbstractProcess
     classes: int | None = eqx.field(static=True)
     shape: Shape = eqx.field(static=True)
