@@ -10,14 +10,13 @@ first, so that each begins at a multiple of its size.
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from ..store import write_whole
 from ._budget import HEADER, NAME, NAMES
 from ._error import CheckpointError, bad, quote
 from ._tensors import check_bools, fits, is_count
@@ -85,30 +84,17 @@ def write_safetensors(
             f"write_safetensors expects names and metadata of at most {HEADER} bytes, "
             f"got {len(text)}. Write fewer arrays to a file, or less about them."
         )
-    _write(Path(path), text, [whole[name] for name in order])
+    chunks = _chunks(text, [whole[name] for name in order])
+    write_whole(path, chunks, "write_safetensors")
 
 
-def _write(target: Path, header: bytes, arrays: list[np.ndarray]) -> None:
-    """Write under another name, then rename: no reader ever sees half a file."""
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"write_safetensors expects a directory that exists, got {target.parent}. "
-            "Make it first."
-        )
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for array in arrays:  # one at a time: each may need a copy
-                little = _DTYPES[_CODES[array.dtype.name]]
-                row = np.ascontiguousarray(array.astype(little, copy=False))
-                file.write(row.reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _chunks(header: bytes, arrays: list[np.ndarray]) -> Iterator[Any]:
+    """The file, an array at a time: each may need a copy."""
+    yield len(header).to_bytes(8, "little") + header
+    for array in arrays:
+        little = _DTYPES[_CODES[array.dtype.name]]
+        row = np.ascontiguousarray(array.astype(little, copy=False))
+        yield row.reshape(-1).view(np.uint8).data
 
 
 def parse_safetensors(

@@ -34,22 +34,16 @@ def sample_with_churn(
     r"""One clean sample from the prior draw `z`, by Heun's steps with churn.
 
     It costs two evaluations a step and one for the last, 35 by default. `churn=0` is
-    the deterministic sampler, the ODE by Heun's method; for CIFAR-10 and ImageNet
-    Karras et al. 2022 (Table 5) use
-
-    | | `churn` | `interval` | `noise` |
-    |---|---|---|---|
-    | VP | 30 | (0.01, 1) | 1.007 |
-    | VE | 80 | (0.05, 1) | 1.007 |
-    | ImageNet 64 | 40 | (0.05, 50) | 1.003 |
+    the deterministic sampler, the ODE by Heun's method. What serves best has to be
+    found for each teacher: Karras et al. 2022 list theirs in Table 5.
 
     **Arguments:**
 
     - `times`: from `t_max` down; a final 0 is the step to the clean sample, by one
       evaluation. By default `karras(18, process, final_zero=True)`.
     - `churn`: $S_{churn}$; $\gamma_i = \min(S_{churn}/N, \sqrt 2 - 1)$ in each of $N$
-      steps whose noise level is in `interval`, and zero in others.
-      The denoiser is asked at up to $\sqrt 2$ times a level inside it.
+      steps whose noise level is in `interval`, and zero in others. The
+      denoiser is asked at up to $\sqrt 2$ times a level inside it.
     - `noise`: $S_{noise}$, the standard deviation of what is added, a little more
       than 1 against a denoiser that removes too much.
 

@@ -34,7 +34,8 @@ class FeatureStatistics:
         if self.covariance.shape != (size, size):
             raise ValueError(
                 f"a mean of {size} features has a covariance of the shape "
-                f"{(size, size)}, got {self.covariance.shape}."
+                f"{(size, size)}, got {self.covariance.shape}. Take both of the same "
+                "features: FeatureStatistics.of(features)."
             )
 
     @staticmethod
@@ -81,7 +82,7 @@ def frechet_distance(samples: FeatureStatistics, reference: FeatureStatistics) -
     if samples.mean.shape != reference.mean.shape:
         raise ValueError(
             f"both must be statistics of the same features, got {len(samples.mean)} "
-            f"and {len(reference.mean)} of them."
+            f"and {len(reference.mean)} of them. Use one network for both."
         )
     root = _root(samples.covariance)
     # The eigenvalues of a product of two covariances are those of this symmetric one.

@@ -61,7 +61,7 @@ def save(path: FileName, module: eqx.Module) -> None:
     }
     text = json.dumps(head, allow_nan=False).encode()
     prefix = _PREFIX.pack(_MAGIC, _FORMAT, len(text), hashlib.sha256(text).digest())
-    _write(Path(path), [prefix, text, *chunks])
+    write_whole(path, [prefix, text, *chunks])
 
 
 def load(
@@ -92,12 +92,17 @@ def header(path: FileName) -> dict[str, Any]:
     return _read(path, everything=False)[0]
 
 
-def _write(target: Path, chunks: Iterable[Any]) -> None:
-    """Write under another name, then rename: no reader ever sees half a file."""
+def write_whole(path: FileName, chunks: Iterable[Any], who: str = "save") -> None:
+    """Write bytes under another name, then rename: no reader ever sees half a file.
+
+    `who` is the function that an error speaks of.
+    """
+    target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     if not target.parent.is_dir():
         raise FileNotFoundError(
-            f"save expects a directory that exists, got {target.parent}. Make it first."
+            f"{who} expects a directory that exists, got {target.parent}. Make it "
+            "first."
         )
     try:
         with open(temporary, "xb") as file:
