@@ -160,11 +160,18 @@ class GroupNorm(eqx.Module):
         (channels,) = self.gain.shape
         require_channels(x, channels)
         dtype = at_least_float32(x.dtype)
-        h = x.astype(dtype).reshape(-1, self.groups, channels // self.groups)
-        h = h - h.mean((0, 2), keepdims=True)
-        variance = jnp.square(h).mean((0, 2), keepdims=True)
-        h = (h * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        h = h * self.gain.astype(dtype) + self.shift.astype(dtype)
+        # Means over the grid channel by channel, then of each group's channels by a
+        # small matrix: the groups as an axis of the image would be the last, of four
+        # numbers, and several times slower on a CPU.
+        member = np.kron(np.eye(self.groups), np.ones((channels // self.groups, 1)))
+        share = jnp.asarray(member * self.groups / channels, dtype)
+        grid = tuple(range(x.ndim - 1))
+        group_mean = lambda h: (h.mean(grid) @ share) @ jnp.asarray(member.T, dtype)
+        h = x.astype(dtype)
+        h = h - group_mean(h)
+        variance = group_mean(jnp.square(h))
+        h = h * (jax.lax.rsqrt(variance + self.epsilon) * self.gain.astype(dtype))
+        h = h + self.shift.astype(dtype)
         return h.astype(x.dtype)
 
 

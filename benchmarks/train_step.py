@@ -1,0 +1,147 @@
+"""What one PID step of an image network costs, and where the time goes.
+
+    python benchmarks/train_step.py                        # on one core, then on two
+    python benchmarks/train_step.py --torch PYTHON         # and the same in PyTorch
+
+DDPM++ for 32 by 32 images with three channels (width 32, multipliers 1, 2, 2, two
+blocks, attention at 16), batch 16, the paper's preset with N = 250 times, RAdam, one
+average, float32. Seconds a step by `px.fit`; forward, backward and teacher apart;
+compilation; peak memory of the process. With `--torch`, the interpreter of an
+environment that has PyTorch, the same step there (train_step_torch.py), in turns with
+ours. Let nothing else run. Writes benchmarks/results/train_step.json.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BATCH, NODES = 16, 250
+STEPS, ROUNDS = 8, 3
+HERE = Path(__file__).parent
+
+
+def measured(steps):
+    """All numbers of this process, which sees as many cores as it was given."""
+    import equinox as eqx
+    import jax
+    import optax
+    import record
+
+    import pidax as px
+
+    process = px.EDM()
+    network = px.nn.SongUNet.ddpmpp(
+        3,
+        3,
+        resolution=32,
+        width=32,
+        multipliers=(1, 2, 2),
+        blocks=2,
+        dropout=0.0,
+        key=jax.random.key(0),
+    )
+    teacher = px.Preconditioned(network, process)
+    flow = px.ProbabilityFlow(teacher, process)
+    weights, rest = eqx.partition(network, eqx.is_inexact_array)
+    found = {"parameters": sum(w.size for w in jax.tree.leaves(weights))}
+
+    def forward(weights, x):
+        net = eqx.combine(weights, rest)
+        return jax.vmap(lambda x: net(x, 0.3))(x)
+
+    square = lambda weights, x: (forward(weights, x) ** 2).mean()
+    denoise = lambda x: jax.vmap(lambda x: teacher(x, 1.0))(x)
+    images = jax.random.normal(jax.random.key(1), (2 * BATCH, 32, 32, 3))
+    parts = {
+        "forward, 32 images": (forward, (weights, images)),
+        "forward and backward, 32 images": (jax.grad(square), (weights, images)),
+        "teacher, 16 images": (denoise, (images[:BATCH],)),
+    }
+    for name, (fn, arguments) in parts.items():
+        start = time.perf_counter()
+        compiled = jax.jit(fn).lower(*arguments).compile()
+        found[f"compiling: {name}"] = time.perf_counter() - start
+        call = lambda compiled=compiled, arguments=arguments: compiled(*arguments)
+        found[name] = sorted(record.seconds(call, 5))
+
+    start = time.perf_counter()
+    result = px.fit(
+        px.Student.from_teacher(teacher, process),
+        px.PID.paper(flow, times=px.karras(NODES, process)),
+        steps=steps,
+        batch_size=BATCH,
+        optimiser=optax.radam(1e-4),
+        ema=(0.999,),
+        key=jax.random.key(2),
+        log_every=1,
+        progress=False,
+    )
+    whole = time.perf_counter() - start
+    each = [1 / float(s) for s in result.history["steps_per_second"]]
+    found["step"] = each[2:]  # the first compiles, the second fills the queue
+    found["first step, compiling"] = whole - sum(each[1:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found["peak memory of the process, MB"] = peak / 1e3
+    return found
+
+
+def child(cores, command):
+    """Run on this many cores; what it prints last is its answer."""
+    env = dict(os.environ, OMP_NUM_THREADS=str(cores))
+    if cores == 1:
+        one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        env["XLA_FLAGS"] = one
+    mine = sorted(os.sched_getaffinity(0))[-cores:]
+    run = subprocess.run(
+        command,
+        env=env,
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, mine),
+    )
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--torch", help="an interpreter that has PyTorch")
+    parser.add_argument(
+        "--measure", action="store_true", help="this process, and print"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measured(arguments.steps)))
+        return
+    import numpy as np
+    import record
+
+    record.provenance()
+    steps = ["--steps", str(arguments.steps)]
+    rows = []
+    for cores in (1, 2):
+        for turn in range(ROUNDS):
+            ours = [sys.executable, __file__, "--measure", *steps]
+            row = {"cores": cores, "turn": turn, "pidax": child(cores, ours)}
+            if arguments.torch:
+                theirs = [arguments.torch, str(HERE / "train_step_torch.py"), *steps]
+                theirs += ["--threads", str(cores)]
+                row["torch"] = child(cores, theirs)
+            rows.append(row)
+            line = [f"{cores} cores: {np.median(row['pidax']['step']):.3f} s"]
+            if arguments.torch:
+                line.append(f"PyTorch {np.median(row['torch']['seconds']):.3f} s")
+            print(", ".join(line), flush=True)
+            found = {"dtype": "float32", "seeds": [0, 1, 2], "batch": BATCH}
+            record.save("train_step", {**found, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
