@@ -112,9 +112,7 @@ def child(cores, command):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--torch", help="an interpreter that has PyTorch")
-    parser.add_argument(
-        "--measure", action="store_true", help="this process, and print"
-    )
+    parser.add_argument("--measure", action="store_true", help="and print")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     if arguments.measure:

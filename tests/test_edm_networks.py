@@ -21,7 +21,8 @@ from helpers import assert_close
 import pidax as px
 from pidax.convert import read_checkpoint
 from pidax.convert._edm import network_from, teacher_from
-from pidax.convert._edm_names import entries, from_state, names, structure, to_state
+from pidax.convert._edm_names import entries, from_state, names, to_state
+from pidax.convert._entries import structure
 from pidax.nn import DhariwalUNet, SongUNet
 from pidax.student import residual
 

@@ -15,4 +15,7 @@ from ._match import KeyReport as KeyReport
 from ._match import match as match
 from ._module import PersistentObject as PersistentObject
 from ._module import state_dict as state_dict
+from ._openai import load_consistency as load_consistency
+from ._openai import load_openai as load_openai
+from ._openai import openai_network as openai_network
 from ._safetensors import write_safetensors as write_safetensors

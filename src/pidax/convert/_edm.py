@@ -26,7 +26,8 @@ from ..denoiser import (
 )
 from ..nn import DhariwalUNet, SongUNet
 from ..process import EDM, VE, VP, AbstractProcess
-from ._edm_names import State, from_state, structure
+from ._edm_names import from_state
+from ._entries import State, structure
 
 Configuration = Mapping[str, Any]
 # The arguments of both networks, there and here.

@@ -9,7 +9,7 @@ from ..process import EDM, AbstractProcess
 from ..student import Student
 from ._checkpoint import Checkpoint, read_checkpoint
 from ._edm import network_from, teacher_from
-from ._error import CheckpointError
+from ._error import CheckpointError, named
 from ._lpips import lpips_from
 from ._safetensors import FileName
 
@@ -30,7 +30,7 @@ def load_edm(path: FileName, *, configuration: Configuration | None = None) -> T
     """
     checkpoint = read_checkpoint(path)
     given = _configured(path, checkpoint, configuration)
-    denoiser, process, classes = _named(
+    denoiser, process, classes = named(
         path, lambda: teacher_from(given, checkpoint.state)
     )
     size = int(given["img_resolution"])
@@ -48,7 +48,7 @@ def load_pid(
     default `EDM()`. Its output is the network's own, as in `Student(network, process)`.
     """
     checkpoint = read_checkpoint(path)
-    network = _named(path, lambda: network_from(configuration, checkpoint.state))
+    network = named(path, lambda: network_from(configuration, checkpoint.state))
     size, channels = configuration["img_resolution"], configuration["img_channels"]
     process = EDM() if process is None else process
     return Student(network, process, shape=(size, size, channels))
@@ -68,7 +68,7 @@ def load_lpips(
     al. 2024 use it; `pooling="max", size=None` is the original.
     """
     states = [read_checkpoint(path).state for path in (convolutions, linear)]
-    return _named(linear, lambda: lpips_from(*states, pooling=pooling, size=size))
+    return named(linear, lambda: lpips_from(*states, pooling=pooling, size=size))
 
 
 def _configured(
@@ -87,12 +87,3 @@ def _configured(
         )
     numbers = {k: v for k, v in made.get("attributes", {}).items() if k in _NUMBERS}
     return {**numbers, **made["init_kwargs"], "class_name": made["class_name"]}
-
-
-def _named(path: FileName, make: Any) -> Any:
-    """What goes wrong with a file's contents names the file."""
-    try:
-        return make()
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"a setting is missing, {error}" if type(error) is KeyError else error
-        raise CheckpointError(f"{path}: {what}") from error

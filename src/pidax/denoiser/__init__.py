@@ -16,6 +16,7 @@ from ._noise_coefficients import VPCoefficients as VPCoefficients
 from ._noise_coefficients import iddpm_levels as iddpm_levels
 from ._posterior import posterior as posterior
 from ._preconditioned import AbstractCoefficients as AbstractCoefficients
+from ._preconditioned import ConsistencyCoefficients as ConsistencyCoefficients
 from ._preconditioned import EDMCoefficients as EDMCoefficients
 from ._preconditioned import FlowCoefficients as FlowCoefficients
 from ._preconditioned import Preconditioned as Preconditioned

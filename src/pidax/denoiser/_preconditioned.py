@@ -11,6 +11,7 @@ and $\varphi = \operatorname{atan2}(\sigma, \alpha\,\sigma_{data})$:
 |---|---|---|---|---|
 | `EDMCoefficients` | $\alpha\sigma_{data}^2/h^2$ | $\sigma_{data}\,\sigma/h$ | $1/h$ | $\tfrac14\ln(\sigma/\alpha)$ |
 | `VelocityCoefficients` | $\alpha\sigma_{data}^2/h^2$ | $-\sigma_{data}\,\sigma/h$ | $1/h$ | $\varphi$ |
+| `ConsistencyCoefficients` | see there | | $1/h$ | $250\ln(\sigma/\alpha)$ |
 | `FlowCoefficients` | $1/(\alpha+\sigma)$ | $-\sigma/(\alpha+\sigma)$ | $1/(\alpha+\sigma)$ | $\sigma/(\alpha+\sigma)$ |
 
 Nothing is divided by $\alpha$: they are homogeneous as the denoiser is, finite without
@@ -58,13 +59,41 @@ class EDMCoefficients(AbstractCoefficients):
     nearly the negative noise where there is little. Karras et al. 2022, Table 1, of
     whose $\sigma$ and $x$ these are in every chart the $\sigma/\alpha$ and $x/\alpha$.
     Good for training from data at any noise, and for a student's initial weights.
+    `slope` is that of $c_{noise}$ in $\ln(\sigma/\alpha)$; OpenAI's networks count
+    thousands of it, 250.
     """
+
+    slope: float = eqx.field(static=True, default=0.25)
 
     def __call__(
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
     ) -> Coefficients:
         c_skip, c_out, c_in = _unit_variance(sigma, alpha, process)
-        return c_skip, c_out, c_in, 0.25 * log_ratio(sigma, alpha, process)
+        return c_skip, c_out, c_in, self.slope * log_ratio(sigma, alpha, process)
+
+
+class ConsistencyCoefficients(AbstractCoefficients):
+    r"""A consistency function: the sample itself at the least noise of the process.
+
+    $$ c_{skip} = \frac{\sigma_{data}^2}{(r - r_{min})^2 + \sigma_{data}^2}, \qquad
+    c_{out} = \frac{(r - r_{min})\,\sigma_{data}}{\sqrt{r^2 + \sigma_{data}^2}} $$
+
+    of $r = \sigma/\alpha$ and $x/\alpha$, the others those of `EDMCoefficients`: Song
+    et al. 2023, "Consistency models", appendix C. What it makes is no posterior mean
+    but the end of the trajectory: $f(z, T)$ is a sample, in one evaluation.
+    """
+
+    slope: float = eqx.field(static=True, default=250.0)
+
+    def __call__(
+        self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
+    ) -> Coefficients:
+        _, _, c_in = _unit_variance(sigma, alpha, process)
+        above = sigma - ratio_ends(process, sigma.dtype)[0] * alpha
+        size = process.sigma_data
+        c_skip = alpha * size**2 / (above**2 + (alpha * size) ** 2)
+        c_noise = self.slope * log_ratio(sigma, alpha, process)
+        return c_skip, size * above * c_in, c_in, c_noise
 
 
 class VelocityCoefficients(AbstractCoefficients):
