@@ -118,3 +118,29 @@ def test_pure_noise_without_signal_is_refused(key):
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.Flow())
     with pytest.raises(ValueError, match="start below the time of pure noise"):
         px.sample_with_churn(flow, jnp.zeros(2), key=key)
+
+
+def test_a_table_of_levels_is_sampled_at_its_levels(key, x64):
+    """As the network were asked for at times that are rounded first, churned too."""
+    levels = (50.0, 10.0, 2.0, 0.4, 0.08, 0.0)
+    process = px.EDM(levels[-2], levels[0])
+    seen = []
+
+    def network(x, c_noise, condition=None, *, augment=None, key=None):
+        jax.debug.callback(lambda c: seen.append(float(c)), c_noise)
+        return jnp.concatenate([x, x])
+
+    table = px.denoiser.IDDPMCoefficients(levels)
+    denoiser = px.Preconditioned(network, process, table)
+    flow = px.ProbabilityFlow(denoiser, process, shape=(2,))
+    z = process.prior(key, (2,))
+    near = jnp.array([50.0, 7.0, 1.7, 0.08, 0.0])  # 7 is nearest to 10, 1.7 to 2
+    found = px.sample_with_churn(flow, z, key=key, times=near)
+    there = jnp.array([50.0, 10.0, 2.0, 0.08, 0.0])
+    assert_close(found, px.sample_with_churn(flow, z, key=key, times=there), 0)
+    off = jnp.array([50.0, 7.0, 1.7, 0.1, 0.0])
+    assert_close(found, px.sample_with_churn(flow, z, key=key, times=off), 0)
+    ratios = jnp.array([6.1, 5.9, 1e3, 0.0])
+    assert_close(denoiser.nearest_level(ratios), jnp.array([10.0, 2.0, 50.0, 0.0]), 0)
+    jax.effects_barrier()
+    assert set(seen) <= {4.0, 3.0, 2.0, 1.0, 0.0}

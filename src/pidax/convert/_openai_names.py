@@ -39,7 +39,7 @@ def _network(network: DhariwalUNet, flash: bool) -> Iterator[Entry]:
     first, second = coarsest.into
     yield from _block("middle_block", first, flash)
     yield from _residual("middle_block.2", second)
-    number = 0
+    number, at, parts = 0, "", 0
     for depth in reversed(range(len(decoder.levels))):
         for block in decoder.levels[depth].blocks:
             at, number = f"output_blocks.{number}", number + 1

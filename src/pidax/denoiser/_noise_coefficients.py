@@ -95,10 +95,17 @@ class IDDPMCoefficients(AbstractCoefficients):
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
     ) -> Coefficients:
         _, alpha = _with_signal(sigma, alpha, process)
-        table = jnp.asarray(self.levels, sigma.dtype)
-        index = jnp.argmin(jnp.abs(sigma / alpha - table))
+        _, index = self._nearest(sigma / alpha)
         c_noise = (len(self.levels) - 2 - index).astype(sigma.dtype)
         return 1 / alpha, -sigma / alpha, 1 / jnp.hypot(sigma, alpha), c_noise
+
+    def nearest_level(self, ratio: Array) -> Array:
+        table, index = self._nearest(ratio)
+        return table[index]
+
+    def _nearest(self, ratio: Array) -> tuple[Array, Array]:
+        table = jnp.asarray(self.levels, ratio.dtype)
+        return table, jnp.argmin(jnp.abs(ratio[..., None] - table), axis=-1)
 
     def prediction(self, out: Array, x: Sample) -> Array:
         channels = x.shape[-1] if x.ndim else 0

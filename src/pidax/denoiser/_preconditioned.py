@@ -51,6 +51,10 @@ class AbstractCoefficients(eqx.Module):
         """What of the network's output is its prediction; by default all of it."""
         return out
 
+    def nearest_level(self, ratio: Array) -> Array:
+        r"""The ratio $\sigma/\alpha$ nearest to this one that the network knows."""
+        return ratio
+
 
 class EDMCoefficients(AbstractCoefficients):
     r"""The network's target has unit variance and its error is amplified least.
@@ -185,6 +189,13 @@ class Preconditioned(AbstractDenoiser):
 
     def evaluations(self, condition: Condition = None) -> int:
         return 1
+
+    def nearest_level(self, ratio: Array) -> Array:
+        r"""The ratio $\sigma/\alpha$ nearest to this one that the network knows.
+
+        It is this one itself, but for networks of a table of levels (iDDPM's).
+        """
+        return self.coefficients.nearest_level(ratio)
 
     @typed
     def __call__(

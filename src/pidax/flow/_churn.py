@@ -47,8 +47,10 @@ def sample_with_churn(
     - `noise`: $S_{noise}$, the standard deviation of what is added, a little more
       than 1 against a denoiser that removes too much.
 
-    A process with $\alpha \ne 1$ is sampled in its levels $\sigma/\alpha$, which must
-    be finite: a `Flow` needs a first time below 1.
+    A denoiser that knows a table of levels alone (`IDDPMCoefficients`) is asked at the
+    nearest of them, as in EDM's sampler. A process with $\alpha \ne 1$ is sampled in
+    its levels $\sigma/\alpha$, which must be finite: a `Flow` needs a first time below
+    1.
     """
     process = flow.process
     require_positive(noise=noise)
@@ -68,7 +70,9 @@ def sample_with_churn(
         f"(alpha > 0), got {given}. Leave them out, or start below the time of pure "
         "noise.",
     )
-    levels = sigma / alpha
+    # Of a network that knows a table of levels alone (iDDPM), those are the times.
+    nearest = getattr(flow.denoiser, "nearest_level", lambda level: level)
+    levels = nearest(sigma / alpha)
     gamma = min(churn / (times.size - 1), _MOST)
     low, high = interval
     gammas = jnp.where((levels >= low) & (levels <= high), gamma, 0.0)[:-1]
@@ -78,7 +82,7 @@ def sample_with_churn(
 
     def step(x: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
         level, after, gamma, key = now
-        raised = level * (1 + gamma)
+        raised = nearest(level * (1 + gamma))
         spread = noise * jnp.sqrt(raised**2 - level**2)
         x = x + spread * jax.random.normal(key, x.shape, x.dtype)
         slope = (x - denoised(x, raised)) / raised
