@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 BATCH, NODES = 16, 250
 STEPS, ROUNDS = 8, 3
@@ -48,7 +49,7 @@ def measured(steps):
     teacher = px.Preconditioned(network, process)
     flow = px.ProbabilityFlow(teacher, process)
     weights, rest = eqx.partition(network, eqx.is_inexact_array)
-    found = {"parameters": sum(w.size for w in jax.tree.leaves(weights))}
+    found: dict[str, Any] = {"parameters": sum(w.size for w in jax.tree.leaves(weights))}
 
     def forward(weights, x):
         net = eqx.combine(weights, rest)
