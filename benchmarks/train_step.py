@@ -49,7 +49,8 @@ def measured(steps):
     teacher = px.Preconditioned(network, process)
     flow = px.ProbabilityFlow(teacher, process)
     weights, rest = eqx.partition(network, eqx.is_inexact_array)
-    found: dict[str, Any] = {"parameters": sum(w.size for w in jax.tree.leaves(weights))}
+    found: dict[str, Any] = {}
+    found["parameters"] = sum(w.size for w in jax.tree.leaves(weights))
 
     def forward(weights, x):
         net = eqx.combine(weights, rest)
