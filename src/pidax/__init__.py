@@ -9,6 +9,7 @@ from . import distill as distill
 from . import flow as flow
 from . import metrics as metrics
 from . import nn as nn
+from . import pde as pde
 from . import plot as plot
 from . import process as process
 from . import store as store

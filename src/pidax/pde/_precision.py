@@ -1,0 +1,52 @@
+"""Solving and generating in float64, whatever the session's precision.
+
+Elliptic solutions lose digits to $1/h^2$: a residual formed from fields solved in
+float32 says more about rounding than about physics. So what is called from Python is
+computed in a local float64 context and handed back in the session's own precision;
+inside a compiled or mapped program the precision is that program's.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import is_traced
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def in_double(fn: _F) -> _F:
+    """`fn`, compiled and computed in float64, with the results in default precision."""
+    compiled = eqx.filter_jit(fn)
+
+    @functools.wraps(fn)
+    def call(*args, **kwargs):
+        if is_traced(args, kwargs):
+            return fn(*args, **kwargs)
+        with jax.enable_x64(True):
+            wide = jax.tree.map(_widen, (args, kwargs))
+            found = compiled(*wide[0], **wide[1])
+        return jax.tree.map(lambda x: narrow(x), found)
+
+    return call  # type: ignore[return-value]
+
+
+def _widen(leaf):
+    """A floating-point array in float64; all else as it is."""
+    if not eqx.is_array_like(leaf) or isinstance(leaf, bool | int | float):
+        return leaf
+    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.asarray(leaf, jnp.float64)
+    return leaf
+
+
+def narrow(leaf):
+    """A floating-point array in the session's default precision; all else as it is."""
+    if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.asarray(np.asarray(leaf), float)
+    return leaf
