@@ -3,9 +3,22 @@
 This room knows nothing of diffusion models: a physicist can use it alone.
 """
 
+from ._advection import Advection as Advection
 from ._boundary import AbstractSide as AbstractSide
 from ._boundary import Dirichlet as Dirichlet
 from ._boundary import Neumann as Neumann
 from ._boundary import Periodic as Periodic
+from ._curl import Curl as Curl
+from ._derivative import Derivative as Derivative
+from ._diffusion import Diffusion as Diffusion
+from ._diffusion import Laplacian as Laplacian
 from ._equation import AbstractEquation as AbstractEquation
+from ._faces import face_points as face_points
+from ._faces import face_weights as face_weights
+from ._flux import Divergence as Divergence
+from ._flux import Gradient as Gradient
 from ._grid import Grid as Grid
+from ._operator import AbstractOperator as AbstractOperator
+from ._spectral import dealias as dealias
+from ._spectral import wavenumbers as wavenumbers
+from ._time import TimeDerivative as TimeDerivative

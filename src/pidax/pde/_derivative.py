@@ -1,0 +1,163 @@
+r"""One derivative along one axis, at the points themselves.
+
+$$ \partial_x^p u(x_i) \approx \frac{1}{h^p} \sum_j c_j\, u_{i+j} $$
+
+with the central coefficients of order 2, 4, 6 (Fornberg 1988, Table 1), or all points
+of a periodic axis: spectral.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..types import Field, FieldLike, typed
+from ._grid import AXES, Grid
+from ._operator import AbstractOperator
+from ._spectral import backward, multiply, odd_wavenumbers, spectral_derivative
+
+Order = Literal[2, 4, 6, "spectral"]
+ORDERS = (2, 4, 6, "spectral")
+# c_0, c_1, c_2, ...: the other half is minus that of an odd, that of an even power.
+CENTRAL = {
+    (1, 2): (0, 1 / 2),
+    (1, 4): (0, 2 / 3, -1 / 12),
+    (1, 6): (0, 3 / 4, -3 / 20, 1 / 60),
+    (2, 2): (-2, 1),
+    (2, 4): (-5 / 2, 4 / 3, -1 / 12),
+    (2, 6): (-49 / 18, 3 / 2, -3 / 20, 1 / 90),
+}
+# At a bounded end, of second order: the points from the end inwards.
+ONE_SIDED = {1: (-3 / 2, 2, -1 / 2), 2: (2, -5, 4, -1)}
+
+
+class Derivative(AbstractOperator):
+    r"""$\partial^p u / \partial x^p$ along one axis, at the points.
+
+    `order` is 2, 4, 6 or "spectral" on a periodic axis and 2 on a bounded one, where it
+    is one-sided at the ends; `power` is 1 or 2, or any when spectral. It differentiates
+    the values that it is given and does not look at the sides, so that derivatives
+    along different axes commute. For the terms of an equation with conditions at its
+    sides take [`Laplacian`][pidax.pde.Laplacian], [`Diffusion`][pidax.pde.Diffusion],
+    [`Advection`][pidax.pde.Advection].
+
+    As a linear map it acts on whole fields.
+    """
+
+    grid: Grid
+    axis: int = eqx.field(static=True)
+    power: int = eqx.field(static=True, default=1)
+    order: Order = eqx.field(static=True, default=2)
+
+    def __check_init__(self):
+        if not 0 <= self.axis < self.grid.ndim:
+            raise ValueError(
+                f"axis must be one of 0..{self.grid.ndim - 1} of the grid, got "
+                f"{self.axis}."
+            )
+        check_order(self.grid, self.order, (self.axis,))
+        if self.power < 1 or (self.power > 2 and self.order != "spectral"):
+            raise ValueError(
+                f"power must be 1 or 2 (any positive one when spectral), got "
+                f"power={self.power} with order={self.order!r}. Apply it repeatedly, "
+                "or take order='spectral'."
+            )
+        if not self.grid.periodic[self.axis] and self.grid.shape[self.axis] < 4:
+            raise ValueError(
+                "one-sided derivatives need four points, got "
+                f"{self.grid.shape[self.axis]} along {AXES[self.axis]}. Refine it."
+            )
+
+    @typed
+    def __call__(self, u: FieldLike) -> Field:
+        self.grid.check(u=u)
+        return derivative(self.grid, jnp.asarray(u), self.axis, self.power, self.order)
+
+    @property
+    def symmetric(self):
+        return self.grid.periodic[self.axis] and self.power % 2 == 0
+
+    @property
+    def sign(self):
+        return (1 if self.power % 4 == 0 else -1) if self.symmetric else 0
+
+    def mv(self, vector):
+        return self(vector)
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct(self.grid.shape, self.dtype)
+
+    def out_structure(self):
+        return self.in_structure()
+
+
+def derivative(grid: Grid, u: Array, axis: int, power: int, order: Order) -> Array:
+    """One derivative along one axis, at the points."""
+    if order == "spectral":
+        return spectral_derivative(grid, u, axis, power)
+    scale = grid.spacing[axis] ** power
+    centre, *others = CENTRAL[power, order]
+    found = centre * u
+    for j, c in enumerate(others, 1):
+        above, below = jnp.roll(u, -j, axis), jnp.roll(u, j, axis)
+        found = found + c * (above + below if power == 2 else above - below)
+    if not grid.periodic[axis]:
+        found = _one_sided(found, u, axis, power)
+    return found / scale
+
+
+class Calculus(NamedTuple):
+    """First derivatives of several fields: `back(partial(forth(u), axis))`.
+
+    What is between `forth` and `back` may be added: spectrally it is modes, so that a
+    curl takes one transform for each component and not two.
+    """
+
+    forth: Callable[[Array], Array]
+    partial: Callable[[Array, int], Array]
+    back: Callable[[Array], Array]
+
+
+def calculus(grid: Grid, order: Order) -> Calculus:
+    """First derivatives on this grid in this order."""
+    if order == "spectral":
+        ks = [1j * k for k in odd_wavenumbers(grid)]
+        return Calculus(
+            jnp.fft.rfftn,
+            lambda hat, axis: multiply(ks[axis], hat),
+            lambda hat: backward(grid, hat),
+        )
+    return Calculus(
+        lambda u: u,
+        lambda u, axis: derivative(grid, u, axis, 1, order),
+        lambda u: u,
+    )
+
+
+def _one_sided(found, u, axis, power):
+    """The two ends of a bounded axis, where a roll has met the other end."""
+    for end in (0, -1):
+        sign = 1 if end == 0 else (-1) ** power
+        step = 1 if end == 0 else -1
+        value = sum(
+            sign * c * jnp.take(u, end + step * j, axis)
+            for j, c in enumerate(ONE_SIDED[power])
+        )
+        found = found.at[(slice(None),) * axis + (end,)].set(value)
+    return found
+
+
+def check_order(grid: Grid, order: Order, axes=None) -> None:
+    """An order that exists, and on these axes (all unless said)."""
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {ORDERS}, got {order!r}.")
+    axes = range(grid.ndim) if axes is None else axes
+    for axis in axes:
+        if order != 2 and not grid.periodic[axis]:
+            raise ValueError(
+                f"order={order!r} is for periodic axes, and {AXES[axis]} is bounded, "
+                "where the order is 2. Take order=2, or make the axis Periodic()."
+            )
