@@ -1,0 +1,218 @@
+r"""Gaussian random fields on a grid: a mean, modes, and a standard deviation for each.
+
+$$ u = m + \sum_k \xi_k \sqrt{q_k}\, \varphi_k, \qquad \xi_k \sim N(0, 1), $$
+
+with $\varphi_k$ orthonormal in $\int u v$. `Matern` has the eigenvectors of the
+Laplacian for its modes, so that a draw is one transform; `KarhunenLoeve` has those of
+any covariance. A law that is not Gaussian is a function of one that is: `Lognormal`,
+`Thresholded`.
+"""
+
+import abc
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from equinox import AbstractVar
+from jaxtyping import Array, Float
+
+from .._checks import require_positive
+from ..types import ElementwiseLike, Field, FieldLike, Key
+from ._boundary import AbstractSide, Neumann, Periodic
+from ._grid import Grid
+from ._transform import Transform
+
+
+class AbstractRandomField(eqx.Module):
+    """The law of a random field on a grid. A new one is a class with `sample`."""
+
+    grid: AbstractVar[Grid]
+
+    @abc.abstractmethod
+    def sample(self, *, key: Key) -> Field:
+        """One draw; `jax.vmap` over keys for more."""
+
+
+Law = AbstractRandomField | FieldLike | float  # what an equation takes for one
+
+
+class AbstractGaussianField(AbstractRandomField):
+    """A Gaussian law, known by its mean and a factor $F$ of its covariance $F F^T$."""
+
+    @abc.abstractmethod
+    def mean(self) -> Field:
+        """The mean at every point."""
+
+    @abc.abstractmethod
+    def factor(self) -> Float[Array, "*grid rank"]:
+        """One column for each mode: its standard deviation times its values."""
+
+    def covariance(self) -> Array:
+        """The covariance of every two points, shape `grid.shape + grid.shape`."""
+        factor = self.factor()
+        return jnp.tensordot(factor, factor, axes=((-1,), (-1,)))
+
+    def variance(self) -> Field:
+        """The variance at every point."""
+        return jnp.sum(jnp.square(self.factor()), axis=-1)
+
+
+class Matern(AbstractGaussianField):
+    r"""A Gaussian field with covariance operator
+    $\sigma^2\, \tau^{2\alpha - d} (-\Delta + \tau^2)^{-\alpha}$.
+
+    Smoother with larger `alpha` (differentiable $\alpha - d/2$ times in the mean
+    square), rougher and longer of reach with smaller `tau`, the inverse of a length.
+    The power of $\tau$ keeps the size of the short waves' variance where it is; in two
+    dimensions the deviations are $\tau^{\alpha-1} (|\kappa|^2 + \tau^2)^{-\alpha/2}$,
+    as in Li et al. 2021 (Fourier neural operators), whose fields these are:
+    `Matern(grid, alpha=2, tau=3)` for Darcy's, `alpha=2.5, tau=7` for vorticity's and
+    (on a periodic interval) Burgers' equation.
+
+    `sides` holds on every side that is not periodic: `Neumann()` lets the field be
+    anything there, `Dirichlet()` holds it at zero; the sides of `grid` do not matter.
+    `modes` keeps only that many modes, those of the largest variance, which makes the
+    factor as small. Without `constant`, the mode that has no slope is left out, and
+    every draw has zero mean. A draw costs one transform.
+    """
+
+    grid: Grid
+    alpha: float = 2.0
+    tau: float = 3.0
+    sides: AbstractSide = Neumann()
+    scale: float = 1.0
+    modes: int | None = eqx.field(static=True, default=None)
+    constant: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        require_positive(alpha=self.alpha, tau=self.tau, scale=self.scale)
+        if isinstance(self.sides, Periodic):
+            raise ValueError(
+                "sides says what holds where the grid is not periodic: Neumann() or "
+                "Dirichlet(), got Periodic(). Periodic axes come from the grid: "
+                "Grid(shape, boundary=Periodic())."
+            )
+        size = math.prod(self.law_grid.unknown_shape)
+        if self.modes is not None and not 1 <= self.modes <= size:
+            raise ValueError(
+                f"modes must be between 1 and {size}, the number of modes on "
+                f"{self.grid}, got {self.modes}."
+            )
+
+    @property
+    def law_grid(self) -> Grid:
+        """The points of `grid` with this law's own sides."""
+        side = self.sides.homogeneous()
+        return self.grid.with_boundary(
+            tuple(Periodic() if p else side for p in self.grid.periodic)
+        )
+
+    @property
+    def deviations(self) -> np.ndarray:
+        r"""$\sqrt{q_k}$ of every mode, in the shape of the transform's coefficients."""
+        power = Transform(self.law_grid).squared_frequencies
+        # In logarithms, so that no power of a large tau overflows.
+        log = (self.alpha - self.grid.ndim / 2) * np.log(self.tau)
+        log = log - self.alpha / 2 * np.log(power + self.tau**2)
+        deviations = self.scale * np.exp(log)
+        if not self.constant:
+            deviations[power == 0] = 0.0
+        if self.modes is not None:
+            order = np.argsort(-deviations, axis=None, kind="stable")
+            deviations.flat[order[self.modes :]] = 0.0
+        return deviations
+
+    def sample(self, *, key: Key) -> Field:
+        deviations = jnp.asarray(self.deviations, float)
+        xi = jax.random.normal(key, deviations.shape)
+        return self.law_grid.extend(Transform(self.law_grid).inverse(deviations * xi))
+
+    def mean(self) -> Field:
+        return jnp.zeros(self.grid.shape)
+
+    def factor(self) -> Float[Array, "*grid rank"]:
+        deviations = self.deviations.ravel()
+        order = np.argsort(-deviations, kind="stable")
+        order = order[deviations[order] > 0]
+        shape = self.law_grid.unknown_shape
+        columns = np.zeros((len(order), deviations.size))
+        columns[np.arange(len(order)), order] = deviations[order]
+        columns = jnp.asarray(columns.reshape(-1, *shape), float)
+        transform = Transform(self.law_grid)
+        fill = lambda column: self.law_grid.extend(transform.inverse(column))
+        return jax.vmap(fill, out_axes=-1)(columns)
+
+
+class Fixed(AbstractGaussianField):
+    """No chance: every draw is the same field (or number)."""
+
+    grid: Grid
+    value: ElementwiseLike | Array
+
+    def __check_init__(self):
+        if np.shape(self.value) != ():
+            self.grid.check(value=self.value)  # type: ignore[arg-type]
+
+    def sample(self, *, key: Key) -> Field:
+        return self.mean()
+
+    def mean(self) -> Field:
+        return jnp.broadcast_to(jnp.asarray(self.value, float), self.grid.shape)
+
+    def factor(self) -> Float[Array, "*grid rank"]:
+        return jnp.zeros((*self.grid.shape, 0))
+
+
+class Lognormal(AbstractRandomField):
+    r"""$e^g$ of a Gaussian field $g$: positive, smooth where $g$ is."""
+
+    gaussian: AbstractGaussianField
+
+    def __init__(self, gaussian: AbstractGaussianField):
+        self.gaussian = gaussian
+
+    @property
+    def grid(self) -> Grid:  # type: ignore[override]
+        return self.gaussian.grid
+
+    def sample(self, *, key: Key) -> Field:
+        return jnp.exp(self.gaussian.sample(key=key))
+
+    def mean(self) -> Field:
+        r"""$E\, e^g = e^{m + v/2}$ at every point."""
+        return jnp.exp(self.gaussian.mean() + self.gaussian.variance() / 2)
+
+
+class Thresholded(AbstractRandomField):
+    """`high` where a Gaussian field is not negative, `low` elsewhere: two materials."""
+
+    gaussian: AbstractGaussianField
+    high: float
+    low: float
+
+    def __init__(
+        self, gaussian: AbstractGaussianField, high: float = 12.0, low: float = 3.0
+    ):
+        self.gaussian, self.high, self.low = gaussian, high, low
+
+    @property
+    def grid(self) -> Grid:  # type: ignore[override]
+        return self.gaussian.grid
+
+    def sample(self, *, key: Key) -> Field:
+        g = self.gaussian.sample(key=key)
+        return jnp.where(g >= 0, jnp.asarray(self.high, float), self.low)
+
+
+def as_law(grid: Grid, law: Law) -> AbstractRandomField:
+    """A law on this grid; a number or a field is the law that always draws it."""
+    if not isinstance(law, AbstractRandomField):
+        return Fixed(grid, law)
+    if law.grid.shape != grid.shape or law.grid.extent != grid.extent:
+        raise ValueError(
+            f"the law draws fields on {law.grid}, the equation is on {grid}. Make both "
+            "on the same points."
+        )
+    return law

@@ -1,0 +1,156 @@
+"""Transforms against dense second differences, and the direct solver on them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.fft
+from helpers import assert_close, tolerance
+
+from pidax.pde import (
+    Dirichlet,
+    Grid,
+    Neumann,
+    Periodic,
+    Transform,
+    laplacian_eigenvalues,
+    solve_constant,
+)
+
+D, N, P = Dirichlet(), Neumann(), Periodic()
+PAIRS = {"DD": (D, D), "NN": (N, N), "DN": (D, N), "ND": (N, D), "PP": (P, P)}
+LAYOUTS = ("nodes", "cells")
+
+
+def second_difference(grid: Grid) -> np.ndarray:
+    """The 3-point Laplacian of a one-dimensional grid over its unknowns, by hand."""
+    n, (h,), (pair,) = grid.shape[0], grid.spacing, grid.boundary
+    matrix = np.diag(np.full(n, -2.0)) + np.diag(np.ones(n - 1), 1)
+    matrix += np.diag(np.ones(n - 1), -1)
+    for end, inner, side in ((0, 1, pair[0]), (n - 1, n - 2, pair[1])):
+        if isinstance(side, Periodic):
+            matrix[end, n - 1 - end] += 1
+        elif grid.layout == "nodes":
+            matrix[end, inner] = 2.0  # half a volume; dropped below for Dirichlet
+        else:
+            matrix[end, end] = -1.0 if isinstance(side, Neumann) else -3.0
+    kept = grid.unknown[0]
+    return matrix[kept, kept] / h**2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("n", [8, 9])
+def test_the_modes_diagonalise_the_laplacian(pair, layout, n, x64):
+    grid = Grid((n,), extent=(-0.5, 1.3), layout=layout, boundary=(PAIRS[pair],))
+    transform, matrix = Transform(grid), second_difference(grid)
+    vectors = np.asarray(jax.vmap(transform.inverse)(jnp.eye(len(matrix)))).T
+    weights = np.asarray(grid.restrict(grid.weights))
+    eigenvalues = np.asarray(laplacian_eigenvalues(grid))
+    assert_close(vectors.T * weights @ vectors, np.eye(len(matrix)), 1e-13)
+    size = np.abs(matrix).max()
+    assert_close(matrix @ vectors, vectors * eigenvalues, 0.0, 1e-13 * size)
+    back = jax.vmap(transform.forward)(jnp.asarray(vectors.T))
+    assert_close(back, np.eye(len(matrix)), 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("layout", "side", "fn", "kind"),
+    [
+        ("nodes", D, scipy.fft.dst, 1),
+        ("nodes", N, scipy.fft.dct, 1),
+        ("cells", D, scipy.fft.dst, 2),
+        ("cells", N, scipy.fft.dct, 2),
+    ],
+)
+def test_they_are_the_transforms_of_the_textbooks(layout, side, fn, kind, x64):
+    grid = Grid((7,), layout=layout, boundary=side)
+    u = jnp.asarray(np.random.default_rng(0).normal(size=grid.unknown_shape))
+    ours, theirs = Transform(grid).forward(u), fn(np.asarray(u), type=kind)
+    # SciPy's, unnormalised, has a factor of its own for each mode.
+    factor = np.asarray(ours) / theirs
+    inner = slice(1, -1)
+    assert_close(factor[inner], np.full(len(u) - 2, factor[1]), 1e-12)
+    h = grid.spacing[0]
+    assert_close(factor[1], np.sqrt(2) * h / 2, 1e-12)
+
+
+def test_several_axes_are_a_product(dtype):
+    grid = Grid((5, 4, 6), boundary=(D, (N, D), P), extent=((0, 1), (0, 2), (0, 3)))
+    transform = Transform(grid)
+    u = jax.random.normal(jax.random.key(0), grid.unknown_shape)
+    coefficients = transform.forward(u)
+    assert coefficients.dtype == u.dtype == dtype
+    assert_close(transform.inverse(coefficients), u, tolerance(dtype))
+    energy = jnp.sum(grid.restrict(grid.weights) * u**2)
+    assert_close(jnp.sum(coefficients**2), energy, tolerance(dtype))
+    axes = [second_difference(g) for g in _axes(grid)]
+    expected = sum(
+        np.moveaxis(np.tensordot(m, u, axes=(1, i)), 0, i) for i, m in enumerate(axes)
+    )
+    found = transform.multiply(laplacian_eigenvalues(grid), u)
+    assert_close(found, expected, 0.0, 200 * tolerance(dtype))
+
+
+def _axes(grid):
+    return [
+        Grid((n,), extent=(e,), layout=grid.layout, boundary=(b,))
+        for n, e, b in zip(grid.shape, grid.extent, grid.boundary, strict=True)
+    ]
+
+
+def test_a_wrong_shape_is_told(x64):
+    grid = Grid((5, 5))
+    with pytest.raises(ValueError, match=r"takes its unknowns, shape \(3, 3\)"):
+        Transform(grid).forward(jnp.zeros((5, 5)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shift", [0.0, 7.3, -2.0])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_direct_solver_inverts(pair, shift, layout, x64):
+    grid = Grid((9,), layout=layout, boundary=(PAIRS[pair],))
+    matrix = second_difference(grid) + shift * np.eye(*grid.unknown_shape)
+    singular = pair in ("NN", "PP") and shift == 0
+    rhs = jnp.asarray(np.random.default_rng(1).normal(size=grid.unknown_shape))
+    if singular:
+        rhs = rhs - grid.mean(rhs)
+    u = solve_constant(grid, rhs, shift)
+    assert_close(matrix @ u, rhs, 1e-11)
+    if singular:
+        assert abs(grid.mean(u)) < 1e-14
+
+
+def test_it_is_differentiated_and_batched(x64):
+    grid = Grid((6, 6))
+    rhs = jax.random.normal(jax.random.key(0), (3, 4, 4))
+    fn = lambda f: jnp.sum(solve_constant(grid, f, 3.0) ** 3)
+    batched = jax.jit(jax.vmap(jax.grad(fn)))(rhs)
+    step = 1e-6 * jnp.ones((4, 4))
+    for f, g in zip(rhs, batched, strict=True):
+        slope = (fn(f + step) - fn(f - step)) / 2
+        assert_close(jnp.vdot(g, step), slope, 1e-6, 0.0)
+    # The derivative by the shift, which is then traced.
+    by_shift = jax.grad(lambda s: jnp.sum(solve_constant(grid, rhs[0], s)))(3.0)
+    around = [jnp.sum(solve_constant(grid, rhs[0], s)) for s in (3 - 1e-5, 3 + 1e-5)]
+    assert_close(by_shift, (around[1] - around[0]) / 2e-5, 1e-6)
+
+
+def test_incompatible_data_are_refused_by_how_much(x64):
+    grid = Grid((4, 4), extent=(0.0, 2.0), layout="cells", boundary=Neumann())
+    with pytest.raises(ValueError, match=r"their integral is 2.0 \(their mean 0.5"):
+        solve_constant(grid, jnp.full((4, 4), 0.5))
+    compiled = jax.jit(lambda f: solve_constant(grid, f))
+    with pytest.raises(RuntimeError, match="must integrate to zero"):
+        jax.block_until_ready(compiled(jnp.full((4, 4), 0.5)))
+
+
+def test_resonance_is_refused_by_its_mode(x64):
+    grid = Grid((9, 9))
+    shift = -float(laplacian_eigenvalues(grid)[2, 0])
+    with pytest.raises(ValueError, match=r"resonance.*\(1.0, 3.0\) half waves"):
+        solve_constant(grid, jnp.ones((7, 7)), shift * (1 + 1e-10))
+    solve_constant(grid, jnp.ones((7, 7)), shift * (1 + 1e-3))
+    compiled = jax.jit(lambda f, s: solve_constant(grid, f, s))
+    with pytest.raises(RuntimeError, match="at resonance"):
+        jax.block_until_ready(compiled(jnp.ones((7, 7)), shift))
