@@ -1,0 +1,205 @@
+r"""Equations of evolution: $u_t = F(u)$ from an initial field, stored in rows of time.
+
+    u_{n+1} = S(u_n),    t_n = n Δt,    n = 0 ... rows - 1
+
+Row 0 is the given initial field. The residual of a row is the defect of the solver's
+own step from the row before, in units of u per time,
+
+    R_{n+1} = (u_{n+1} - S(u_n)) / Δt,        R_0 = 0,
+
+zero to rounding for what the solver made, and $e/\Delta t$ for an error $e$ in one row
+(which the next row's residual sees too). It is local in time: one step needs its own
+two rows only. `collocation` is the residual of the equation in itself, with central
+differences between rows: it needs no steps, and is of second order in $\Delta t$.
+"""
+
+import abc
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from equinox import AbstractVar
+from jaxtyping import Array
+
+from .._checks import require_finite
+from ..types import Field, Scalar, SpaceTime, Stacked, Times
+from ._equation import AbstractEquation, rms
+from ._time import TimeDerivative
+
+
+class Evolution(NamedTuple):
+    """The initial field, and the solution: rows of time, of which it is the first."""
+
+    initial: Field
+    solution: SpaceTime
+
+
+class AbstractEvolution(AbstractEquation):
+    r"""An equation $u_t = F(u)$ whose solution is stored at `rows` times up to `end`.
+
+    A final class says, beside `kind`, `draw` and the fields here,
+
+    - `advance(u, *parameters)`, the field one row later;
+    - `terms(u, *parameters)`, the terms whose sum is $F(u)$.
+
+    The last of its `Fields` is the solution, the first the initial field; what lies
+    between them, if anything, are parameters of each sample, which `parameters` reads
+    from a solution.
+
+    The array that a diffusion model sees is the solution only: "time x channel" with
+    one channel in one dimension; in two and three "*grid channel" with a channel for
+    each row. The initial field is its first row, so what `unstack` returns starts from
+    its own; compare it with a prescribed one by `fields._replace(initial=...)`.
+    """
+
+    end: AbstractVar[float]
+    rows: AbstractVar[int]
+    Fields: ClassVar[type] = Evolution
+    given: ClassVar[tuple[str, ...]] = ("initial",)
+
+    @abc.abstractmethod
+    def advance(self, u: Field, *parameters: Array) -> Field:
+        """The field one row later: the solver's step."""
+
+    @abc.abstractmethod
+    def terms(self, u: Field, *parameters: Array) -> tuple[Field, ...]:
+        """The terms of the right side; their sum is the rate of change."""
+
+    def parameters(self, solution: SpaceTime) -> tuple[Array, ...]:
+        """The given fields other than the initial one, as a solution shows them."""
+        return ()
+
+    def impose(self, solution: SpaceTime, initial: Field, *parameters) -> SpaceTime:
+        """The solution with what initial and boundary conditions prescribe put in."""
+        return solution.at[0].set(initial)
+
+    @property
+    def interval(self) -> float:
+        r"""$\Delta t$, the time between rows."""
+        return self.end / (self.rows - 1)
+
+    @property
+    def times(self) -> Times:
+        """The time of each row."""
+        return jnp.asarray(np.linspace(0.0, self.end, self.rows), float)
+
+    def rate(self, u: Field, *parameters: Array) -> Field:
+        """$F(u)$, the rate of change."""
+        return sum(self.terms(u, *parameters)[1:], self.terms(u, *parameters)[0])
+
+    def solve(self, *given: Array):
+        """The solution from what is given, one `advance` a row."""
+        initial, *parameters = self._checked(given)
+
+        def row(u, _):
+            new = self.advance(u, *parameters)
+            return new, new
+
+        _, later = jax.lax.scan(row, initial, length=self.rows - 1)
+        solution = jnp.concatenate([initial[None], later])
+        solution = self.impose(solution, initial, *parameters)
+        cure = "The steps are too long for these data, or the data are not finite."
+        solution = require_finite(
+            f"a solution of {type(self).__name__}", solution, cure
+        )
+        return self.Fields(initial, *parameters, solution)
+
+    def residual(self, fields) -> Array:
+        r"""The defect of each step, $(u_{n+1} - S(u_n)) / \Delta t$; zero in row 0."""
+        _, *parameters, u = fields
+        step = jax.vmap(lambda row: self.advance(row, *parameters))
+        defect = (u[1:] - step(u[:-1])) / self.interval
+        return jnp.concatenate([jnp.zeros_like(u[:1]), defect])
+
+    def collocation(self, fields) -> Array:
+        r"""$(u_{n+1} - u_{n-1}) / 2\Delta t - F(u_n)$; zero in the first and last row.
+
+        Not zero for the solver's output but of order $\Delta t^2$: for comparison with
+        residuals by finite differences, and where a step is too dear to differentiate.
+        """
+        _, *parameters, u = fields
+        rate = jax.vmap(lambda row: self.rate(row, *parameters))
+        ddt = TimeDerivative(self.interval, "central")
+        inner = ddt(u) - rate(ddt.at(u))
+        edge = jnp.zeros_like(u[:1])
+        return jnp.concatenate([edge, inner, edge])
+
+    def scale(self, fields) -> Scalar:
+        r"""The norms of $u_t$ (between rows) and of each term of $F$, together."""
+        _, *parameters, u = fields
+        terms = jax.vmap(lambda row: self.terms(row, *parameters))(u[1:])
+        change = (u[1:] - u[:-1]) / self.interval
+        share = np.sqrt((self.rows - 1) / self.rows)  # row 0 counts as zero
+        return float(share) * sum((rms(term) for term in terms), rms(change))
+
+    def boundary_error(self, fields) -> Scalar:
+        """The largest distance from the initial field and from prescribed values."""
+        *given, u = fields
+        return jnp.max(jnp.abs(u - self.impose(u, *given)))
+
+    def without(self, fields):
+        """The given fields, and zero wherever they do not prescribe the solution."""
+        *given, u = fields
+        return self.Fields(*given, self.impose(jnp.zeros_like(u), *given))
+
+    def stack(self, fields) -> Stacked:
+        """The solution as one array: "time x channel", or "*grid channel" for rows."""
+        solution = jnp.asarray(fields[-1])
+        return solution[..., None] if self.grid.ndim == 1 else _last(solution)
+
+    def unstack(self, array: Stacked):
+        """The fields of one array: its solution, started from its own first row."""
+        solution = self.unstack_solution(array)
+        return self.Fields(solution[0], *self.parameters(solution), solution)
+
+    def unstack_solution(self, array: Stacked, extra: int = 0) -> SpaceTime:
+        """The solution in an array that has `extra` channels after it."""
+        line = self.grid.ndim == 1
+        shape = (self.rows, *self.grid.shape) if line else self.grid.shape
+        shape = (*shape, (1 if line else self.rows) + extra)
+        if array.shape != shape:
+            what = '"time x channel"' if line else '"*grid channel", a channel a row'
+            raise ValueError(
+                f"{type(self).__name__} is stacked as {what}, shape {shape}, got shape "
+                f"{array.shape}. For a batch, jax.vmap."
+            )
+        return array[..., 0] if line else jnp.moveaxis(array, -1, 0)[: self.rows]
+
+    def check_field(self, name: str, field: Array) -> None:
+        """The shapes: of the grid, with rows for the solution, () for parameters."""
+        if name == self.names[0]:
+            return self.grid.check(**{name: field})
+        last = name == self.names[-1]
+        expected = (self.rows, *self.grid.shape) if last else ()
+        if np.shape(field) != expected:
+            what = f"{self.rows} rows of time on the grid" if last else "one number"
+            raise ValueError(
+                f"{name} must be {what}, shape {expected}, got shape "
+                f"{np.shape(field)}. For a batch, jax.vmap."
+            )
+
+    def _checked(self, given):
+        if len(given) != len(self.given):
+            raise ValueError(
+                f"{type(self).__name__} is solved from {', '.join(self.given)}, got "
+                f"{len(given)} arrays."
+            )
+        for name, field in zip(self.given, given, strict=True):
+            self.check_field(name, field)
+        return [jnp.asarray(field) for field in given]
+
+
+def _last(solution):
+    return jnp.moveaxis(solution, 0, -1)
+
+
+def require_steps(**counts: int) -> None:
+    """Each named count is a whole number of at least one; rows at least two."""
+    for name, count in counts.items():
+        least = 2 if name == "rows" else 1
+        if not isinstance(count, int) or count < least:
+            raise ValueError(
+                f"{name} must be a whole number of at least {least}, got "
+                f"{name}={count!r}."
+            )

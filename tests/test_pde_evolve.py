@@ -1,0 +1,372 @@
+"""Equations of evolution against closed forms, and their residuals against theirs."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, tolerance
+
+from pidax import pde
+from pidax.pde import Dirichlet, Grid, Neumann, Periodic
+
+CIRCLE = Grid((64,), boundary=Periodic())
+TORUS = Grid((24, 24), boundary=Periodic())
+EQUATIONS = {
+    "heat": pde.Heat(Grid((24,), boundary=Periodic()), rows=5),
+    "heat in two dimensions": pde.Heat(
+        Grid((12, 9), boundary=(Periodic(), (Dirichlet(), Neumann()))), rows=4
+    ),
+    "random heat": pde.RandomHeat(rows=6),
+    "viscous": pde.Burgers(CIRCLE, rows=6, end=0.2),
+    "inviscid": pde.InviscidBurgers(rows=6, end=0.05),
+    "vorticity": pde.NavierStokes(TORUS, rows=4, end=0.3),
+}
+every_equation = pytest.mark.parametrize("equation", EQUATIONS.values(), ids=EQUATIONS)
+solve = eqx.filter_jit(lambda equation, *given: equation.solve(*given))
+
+
+# The contract, of every equation.
+
+
+@eqx.filter_jit
+def judge(equation, fields):
+    """Residual and relative residual of the fields, and what their null looks like."""
+    null = equation.without(fields)
+    return (
+        equation.residual(fields),
+        equation.relative_residual(fields),
+        null,
+        equation.relative_residual(null),
+        equation.boundary_error(null),
+    )
+
+
+@every_equation
+def test_the_solvers_own_output_has_no_residual(equation, dtype, key):
+    fields = equation.sample(key=key)
+    assert fields.solution.dtype == dtype
+    residual, relative, null, null_relative, null_boundary = judge(equation, fields)
+    assert residual.shape == fields.solution.shape
+    assert relative < tolerance(dtype, 1.0)
+    assert equation.boundary_error(fields) < tolerance(dtype)
+    # What was made without solving has one, of the order of its terms.
+    assert 0.5 < null_relative < 2
+    assert null_boundary < tolerance(dtype)
+    for name in equation.given:
+        assert_close(getattr(null, name), getattr(fields, name), tolerance(dtype))
+
+
+@every_equation
+def test_an_error_in_one_row_is_seen_there_over_the_interval(equation, x64, key):
+    fields = equation.sample(key=key)
+    error = 1e-3 * jax.random.normal(key, equation.grid.shape)
+    error = (
+        jnp.zeros(equation.grid.shape)
+        .at[equation.grid.unknown]
+        .set(equation.grid.restrict(error))
+    )
+    moved = fields.solution.at[2].add(error)
+    residual = judge(equation, fields._replace(solution=moved))[0]
+    assert_close(residual[2], error / equation.interval, 1e-8)
+    assert jnp.abs(residual[:2]).max() < 1e-10
+    assert jnp.abs(residual[3]).max() > 1e-6
+
+
+@every_equation
+def test_the_stacked_image_is_the_solution_and_comes_back(equation, x64, key):
+    fields = equation.sample(key=key)
+    image = equation.stack(fields)
+    back = equation.unstack(image)
+    for name in equation.names:
+        assert_close(getattr(back, name), getattr(fields, name), 1e-14)
+    if equation.grid.ndim == 1:
+        assert_close(image[..., 0], fields.solution, 0)
+    else:
+        assert_close(image[..., 1], fields.solution[1], 0)
+    with pytest.raises(ValueError, match=r"is stacked as .*jax.vmap"):
+        equation.unstack(image[..., None])
+    again = equation.resolve(fields)
+    assert_close(again.solution, fields.solution, 0.0, 1e-12)
+
+
+@every_equation
+def test_the_initial_error_is_the_distance_from_a_prescribed_field(equation, x64, key):
+    fields = equation.sample(key=key)
+    other = fields._replace(initial=fields.initial + 0.25)
+    assert_close(equation.boundary_error(other), 0.25, 1e-12)
+
+
+# Heat.
+
+
+def test_heat_of_single_modes_decays_as_it_should(dtype):
+    ring = Grid((16,), extent=(0.0, 2 * np.pi), boundary=Periodic())
+    sides = Grid((17,), boundary=((Dirichlet(), Dirichlet()),))
+    cases = (
+        (ring, lambda x: np.sin(3 * x + 0.4), 9.0),
+        (sides, lambda x: np.sin(2 * np.pi * x), 4 * np.pi**2),
+        (sides.with_boundary(Neumann()), lambda x: np.cos(np.pi * x), np.pi**2),
+    )
+    for grid, mode, power in cases:
+        heat = pde.Heat(grid, 0.2, end=0.5, rows=4)
+        u0 = jnp.asarray(mode(np.asarray(grid.points[0])), dtype)
+        decay = np.exp(-0.2 * power * np.linspace(0, 0.5, 4))
+        fields = solve(heat, u0)
+        assert fields.solution.dtype == dtype
+        wanted = decay[:, None] * np.asarray(u0)
+        assert_close(fields.solution, wanted, 0.0, tolerance(dtype))
+        rate = heat.rate(u0)
+        assert_close(rate, -0.2 * power * u0, 0.0, tolerance(dtype, 50))
+
+
+def test_random_heat_is_the_published_formula(x64, key):
+    heat = pde.RandomHeat()
+    fields = heat.sample(key=key)
+    x, t = heat.grid.points[0], heat.times[:, None]
+    phase = jnp.arctan2(fields.initial[0], fields.initial[25])  # sin, cos of phi
+    wanted = jnp.sin(x + phase) * jnp.exp(-fields.diffusivity * t)
+    assert_close(fields.solution, wanted, 1e-12)
+    assert 0 < phase < np.pi
+    assert 1 < fields.diffusivity < 5
+    assert heat.stack(fields).shape == (100, 100, 2)
+    wrong = fields._replace(diffusivity=1.1 * fields.diffusivity)
+    assert heat.relative_residual(wrong) > 0.01
+
+
+def test_the_law_of_heat_has_the_variance_of_its_modes(x64):
+    grid = Grid((12,), boundary=Periodic())
+    heat = pde.Heat(grid, 0.05, rows=3)
+    mean, factor = heat.law()
+    assert factor.shape == (3, 12, 1, 11)
+    assert_close(mean, 0.0, 1e-14)
+    k2 = (2 * np.pi * np.fft.fftfreq(12, 1 / 12)) ** 2
+    spectrum = 3.0**3 / (k2[1:] + 9) ** 2
+    lags = np.exp(2j * np.pi * np.outer(np.arange(12), np.fft.fftfreq(12)[1:]))
+    covariance = np.einsum("ixcr,jycr->ixjy", factor, factor)
+    for i, j in ((0, 0), (0, 2), (1, 2)):
+        decay = np.exp(-0.05 * k2[1:] * (heat.times[i] + heat.times[j]))
+        wanted = (lags @ (spectrum * decay)).real
+        assert_close(covariance[i, :, j, 0], wanted, 1e-10)
+
+
+# Burgers.
+
+
+def cole_hopf(x, t, nu=0.05, a=0.3):
+    """The solution u = -2 nu (log phi)_x, phi = 1 + a exp(-nu k^2 t) cos kx."""
+    k = 2 * np.pi
+    decay = a * np.exp(-nu * k**2 * t)
+    return 2 * nu * k * decay * np.sin(k * x) / (1 + decay * np.cos(k * x))
+
+
+def hopf_rows(rows, end=0.5, n=64):
+    x, t = np.arange(n) / n, np.linspace(0, end, rows)[:, None]
+    return jnp.asarray(cole_hopf(x, t))
+
+
+def test_burgers_is_the_solution_of_cole_and_hopf_with_order_four(x64):
+    wanted = hopf_rows(3)
+    errors = []
+    for substeps in (4, 8):
+        burgers = pde.Burgers(CIRCLE, 0.05, end=0.5, rows=3, substeps=substeps)
+        found = solve(burgers, wanted[0]).solution
+        errors.append(float(jnp.abs(found - wanted).max()))
+    orders = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    assert_close(orders[-1], 4.0, 0.0, 0.2)
+    assert errors[-1] < 1e-6
+
+
+@eqx.filter_jit
+def both(equation, fields):
+    inner = jnp.sqrt(jnp.mean(equation.collocation(fields)[1:-1] ** 2))
+    return equation.relative_residual(fields), inner / equation.scale(fields)
+
+
+def test_residuals_of_an_exact_solution_of_burgers(x64):
+    """The step's is its truncation error, of order four; collocation's of order two."""
+    defects, collocated = [], []
+    for rows in (65, 129):
+        burgers = pde.Burgers(CIRCLE, 0.05, end=0.25, rows=rows, substeps=1)
+        exact = hopf_rows(rows, 0.25)
+        step, inner = both(burgers, pde.Evolution(exact[0], exact))
+        defects.append(float(step))
+        collocated.append(float(inner))
+    slopes = lambda e: np.log2(np.array(e[:-1]) / np.array(e[1:]))
+    assert_close(slopes(defects)[-1], 4.0, 0.0, 0.2)
+    assert_close(slopes(collocated)[-1], 2.0, 0.0, 0.2)
+
+
+def test_burgers_keeps_its_mean_and_its_default_is_accurate(dtype, key):
+    burgers = pde.Burgers(Grid((64,), boundary=Periodic()), end=0.2, rows=17)
+    fields = burgers.sample(key=key)
+    assert_close(fields.solution.mean(axis=1), 0.0, tolerance(dtype))
+    energy = jnp.sum(fields.solution**2, axis=1)
+    assert (jnp.diff(energy) < 0).all()
+
+
+# Inviscid Burgers.
+
+
+def riemann(left, right, end, rows, n=101):
+    line = Grid((n,), boundary=((Dirichlet(), Neumann()),))
+    equation = pde.InviscidBurgers(line, end=end, rows=rows)
+    x = line.points[0]
+    u0 = jnp.where(x < 0.3, left, right)
+    return equation, x, solve(equation, u0, jnp.asarray(left))
+
+
+def test_a_shock_moves_with_the_mean_of_its_two_sides(x64):
+    for left, right in ((1.0, 0.0), (0.9, 0.4), (1.0, -0.5)):
+        _, x, fields = riemann(left, right, 0.5, 101)
+        end = 0.3 + 0.5 * (left + right) / 2
+        front = x[jnp.argmax(fields.solution[-1] < (left + right) / 2)]
+        assert abs(front - end) < 0.015
+        assert_close(fields.solution[-1][x > end + 0.1], right, 0.0, 1e-5)
+
+
+def test_a_rarefaction_is_a_fan_through_the_sonic_point_too(x64):
+    for left, right in ((0.0, 1.0), (-0.5, 1.0)):
+        errors = []
+        for n, rows in ((101, 41), (201, 81)):
+            _, x, fields = riemann(left, right, 0.4, rows, n)
+            fan = jnp.clip((x - 0.3) / 0.4, left, right)
+            errors.append(float(jnp.mean(jnp.abs(fields.solution[-1] - fan))))
+        assert errors[0] < 0.03
+        assert errors[1] < 0.7 * errors[0]
+
+
+def test_godunov_conserves_what_does_not_flow_in_or_out(dtype, key):
+    equation = pde.InviscidBurgers()
+    fields = equation.sample(key=key)
+    u, h = np.array(fields.solution, float), equation.grid.spacing[0]
+    u[:, 0] = fields.left
+    first = np.maximum(np.maximum(u[:, 0], 0), -np.minimum(u[:, 1], 0)) ** 2 / 2
+    change = np.diff(h * u[:, 1:].sum(axis=1))
+    flow = equation.interval * (first - u[:, -1] ** 2 / 2)[:-1]
+    assert_close(change, flow, 0.0, tolerance(dtype))
+    assert fields.solution.max() <= max(fields.initial.max(), fields.left) + 1e-6
+    assert fields.solution.min() >= -1e-6
+
+
+def test_a_step_too_long_is_an_error_that_says_what_holds(key):
+    equation = pde.InviscidBurgers(rows=51)
+    with pytest.raises(
+        ValueError, match=r"at most .*= 0\.01\d* .*got 0\.02 .*more rows"
+    ):
+        equation.solve(jnp.ones(101), jnp.asarray(0.5))
+    with pytest.raises(Exception, match="at most h / max"):
+        jax.block_until_ready(solve(equation, jnp.ones(101), jnp.asarray(0.5)))
+
+
+# Navier-Stokes.
+
+
+def test_the_vortices_of_taylor_and_green_decay(dtype):
+    flow = pde.NavierStokes(TORUS, 0.01, jnp.zeros((24, 24)), rows=3)
+    x, y = (np.asarray(a, float) * 2 * np.pi for a in TORUS.coordinates)
+    w0 = np.cos(x) * np.cos(y)
+    fields = solve(flow, jnp.asarray(w0, dtype))
+    decay = np.exp(-0.01 * 2 * (2 * np.pi) ** 2 * np.linspace(0, 1, 3))
+    assert_close(fields.solution, decay[:, None, None] * w0, 0.0, tolerance(dtype))
+    u, v = flow.velocity(jnp.asarray(w0, dtype))
+    size = 1 / (4 * np.pi)
+    assert_close(u, -size * np.cos(x) * np.sin(y), 0.0, tolerance(dtype))
+    assert_close(v, size * np.sin(x) * np.cos(y), 0.0, tolerance(dtype))
+
+
+def steady():
+    """A flow that its forcing holds: psi, its vorticity, and u.grad w - nu lap w."""
+    x, y = (np.asarray(a) * 2 * np.pi for a in TORUS.coordinates)
+    k = 2 * np.pi
+    # psi = a sin x + b sin(x + 2y): unequal |k|, so that they interact.
+    a, b = 0.02, 0.01
+    psi_x = k * (a * np.cos(x) + b * np.cos(x + 2 * y))
+    psi_y = k * 2 * b * np.cos(x + 2 * y)
+    w = k**2 * (a * np.sin(x) + 5 * b * np.sin(x + 2 * y))
+    w_x = k**3 * (a * np.cos(x) + 5 * b * np.cos(x + 2 * y))
+    w_y = k**3 * 10 * b * np.cos(x + 2 * y)
+    lap = -(k**4) * (a * np.sin(x) + 25 * b * np.sin(x + 2 * y))
+    return w, psi_y * w_x - psi_x * w_y, lap
+
+
+def test_a_forced_flow_stays_where_its_forcing_holds_it(x64):
+    w, transport, lap = steady()
+    assert np.abs(transport).max() > 0.1
+    flow = pde.NavierStokes(TORUS, 0.02, transport - 0.02 * lap, rows=3)
+    assert_close(flow.rate(jnp.asarray(w)), 0.0, 1e-11)
+    fields = solve(flow, jnp.asarray(w))
+    assert_close(fields.solution, np.broadcast_to(w, (3, 24, 24)), 0.0, 1e-11)
+    free = pde.NavierStokes(TORUS, 0.02, np.zeros((24, 24)))
+    assert_close(free.rate(jnp.asarray(w)), 0.02 * lap - transport, 1e-11)
+
+
+def test_transport_changes_neither_energy_nor_enstrophy(x64, key):
+    flow = pde.NavierStokes(TORUS, forcing=np.zeros((24, 24)))
+    w = pde.dealias(TORUS, 10 * flow.draw(key=key)[0])
+    _, transport = flow.terms(w)
+    size = TORUS.norm(w) * TORUS.norm(transport)
+    assert abs(TORUS.integral(w * transport)) < 1e-13 * size
+    u, v = flow.velocity(w)
+    du, dv = flow.velocity(transport)
+    assert abs(TORUS.integral(u * du + v * dv)) < 1e-13 * size
+    assert jnp.abs(flow.divergence(u, v)).max() < 1e-12
+    assert_close(flow.curl(u, v), w, 1e-11)
+
+
+def test_order_four_of_a_developing_flow(x64, key):
+    ends = []
+    for substeps in (4, 8, 16):
+        flow = pde.NavierStokes(TORUS, rows=2, end=0.4, substeps=substeps)
+        ends.append(solve(flow, 5 * flow.draw(key=key)[0]).solution[-1])
+    steps = [float(jnp.abs(a - b).max()) for a, b in itertools.pairwise(ends)]
+    assert abs(np.log2(steps[0] / steps[1]) - 4) < 0.2
+
+
+# Bad input.
+
+
+BAD = {
+    "viscosity must be positive": lambda: pde.Burgers(viscosity=-1.0),
+    "end must be positive": lambda: pde.NavierStokes(end=0.0),
+    "substeps must be a whole number of at least 1": lambda: pde.Burgers(substeps=0),
+    "rows must be a whole number of at least 2": lambda: pde.Heat(rows=1),
+    "Burgers needs every axis periodic": lambda: pde.Burgers(Grid((64,))),
+    "NavierStokes needs every axis periodic": lambda: pde.NavierStokes(Grid((8, 8))),
+    "in one dimension": lambda: pde.Burgers(TORUS),
+    "in vorticity, in two": lambda: pde.NavierStokes(CIRCLE),
+    "forcing must have a value": lambda: pde.NavierStokes(forcing=np.zeros((4, 4))),
+    "held at the left end and": lambda: pde.InviscidBurgers(Grid((64,))),
+    "diffusivity must be an interval": lambda: pde.RandomHeat(diffusivity=(5.0, 1.0)),
+    "zero for the data of its sides": lambda: pde.Heat(
+        Grid((9,), boundary=Dirichlet(1.0))
+    ),
+    "initial must have a value at each point": lambda: pde.Burgers().solve(
+        jnp.zeros(32)
+    ),
+    "is solved from initial, left, got 1": lambda: pde.InviscidBurgers().solve(
+        jnp.zeros(101)
+    ),
+    "left must be one number": lambda: pde.InviscidBurgers().solve(
+        jnp.zeros(101), jnp.zeros(101)
+    ),
+    "solution must be 64 rows of time": lambda: pde.Heat().fields(
+        initial=jnp.zeros(64), solution=jnp.zeros((3, 64))
+    ),
+    "has the fields initial, solution": lambda: pde.Heat().fields(u=jnp.zeros(64)),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_says_what_was_expected(message):
+    with pytest.raises(ValueError, match=message):
+        BAD[message]()
+
+
+def test_a_solution_that_breaks_down_is_not_returned(x64):
+    burgers = pde.Burgers(CIRCLE, 1e-3, rows=4, substeps=1)
+    u0 = 1e4 * jnp.sin(2 * jnp.pi * CIRCLE.points[0])
+    with pytest.raises(Exception, match=r"Burgers must be finite.*too long"):
+        jax.block_until_ready(solve(burgers, u0))
