@@ -24,9 +24,8 @@ from objectives import (
 )
 
 import pidax as px
-from pidax.store import header
+from pidax.store import describe, differences, header
 from pidax.train._checkpoint import Checkpoints
-from pidax.train._describe import describe, differences
 from pidax.train._restore import restore
 from pidax.train._state import TrainState
 
@@ -445,7 +444,7 @@ def test_a_change_in_the_middle_of_the_data_is_seen(whole):
 
 DESCRIBE = """
 import optax, hashlib
-from pidax.train._describe import describe
+from pidax.store import describe
 made = [optax.contrib.muon(1e-3), optax.adamw(1e-3, mask=lambda p: {"a", "b"} and [
     (lambda x: x + 1)(leaf) for leaf in p])]
 text = repr([sorted(describe(m, "o", values=True).items()) for m in made])
@@ -480,9 +479,7 @@ def test_closures_are_described():
     one, other = (describe(schedule(p), "o", values=True) for p in (1e-3, 2e-3))
     assert differences(one, one) == []
     assert differences(one, other)
-    assert all(
-        "0.001 in the checkpoint, 0.002 now" in x for x in differences(one, other)
-    )
+    assert all("0.001 in the file, 0.002 now" in x for x in differences(one, other))
     rates = [describe(lambda s: 1e-3, "r", values=True) for _ in range(2)]
     assert rates[0] == rates[1]
     assert rates[0] != describe(lambda s: 1e-4, "r", values=True)

@@ -1,11 +1,15 @@
 """A comparison in words: aligned tables of at most 88 columns."""
 
+from functools import partial
 from typing import Any
+
+from .._table import number, row
 
 _NAMES = ("student", "adaptive", "euler", "heun")
 _ERRORS = ("rms", "median", "p99", "max")
 _LABEL = 34  # columns of a row's name
 _MOST_TIMES = 10  # lines of the table along the path
+_row = partial(row, label=_LABEL)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -34,11 +38,11 @@ def _endpoint(found: dict[str, Any]) -> list[str]:
     for name in _NAMES:
         some = found[name]
         cells = [_calls(some["evaluations"])]
-        cells += [_error(some["endpoint"][kind]) for kind in _ERRORS]
+        cells += [number(some["endpoint"][kind]) for kind in _ERRORS]
         lines.append(_row(some["label"], *cells, widths=(12, 10, 10, 10, 10)))
     for name in ("euler", "heun"):
         apart = found[f"student_to_{name}"]
-        cells = [_error(apart[kind][-1]) for kind in _ERRORS]
+        cells = [number(apart[kind][-1]) for kind in _ERRORS]
         label = f"student, from {name.capitalize()}'s end"
         lines.append(_row(label, "", *cells, widths=(12, 10, 10, 10, 10)))
     calls = reference["evaluations"]
@@ -77,7 +81,7 @@ def _laws(found: dict[str, Any]) -> list[str]:
     rows = [(f"floor: other {floor['source']}", floor)]
     rows += [(found[n]["label"], found[n]) for n in ("reference", *_NAMES)]
     for label, some in rows:
-        cells = _error(some["sliced_wasserstein"]), _error(some["mmd"])
+        cells = number(some["sliced_wasserstein"]), number(some["mmd"])
         lines.append(_row(label, *cells, widths=widths))
     width = f"{floor['bandwidth']:.3g}"
     return [*lines, f"MMD: Gaussian kernel of width {width}, unbiased: it may be < 0"]
@@ -95,16 +99,11 @@ def _along(found: dict[str, Any]) -> list[str]:
         f"{'t':>10}  " + _row("", *_ERRORS, *heads, widths=(9,) * 8, label=0),
     ]
     for i in chosen:
-        cells = [_error(found["student"]["along"][kind][i]) for kind in _ERRORS]
-        cells += [_error(found[name]["along"]["relative_rms"][i]) for name in _NAMES]
+        cells = [number(found["student"]["along"][kind][i]) for kind in _ERRORS]
+        cells += [number(found[name]["along"]["relative_rms"][i]) for name in _NAMES]
         text = "".join(f"{cell:>9}" for cell in cells)
         lines.append(f"{times[i]:>10.4g}  {text}")
     return lines
-
-
-def _row(name: str, *cells: str, widths: tuple[int, ...], label: int = _LABEL) -> str:
-    text = "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
-    return f"{name:<{label}}{text}".rstrip()
 
 
 def _option(value: Any) -> str:
@@ -115,7 +114,3 @@ def _calls(number: float | None) -> str:
     if number is None:
         return "unknown"
     return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
-
-
-def _error(number: float) -> str:
-    return "0" if number == 0 else f"{number:.1e}"

@@ -28,8 +28,7 @@ try:
 except ImportError:  # not a POSIX system: two runs in one directory go unnoticed
     fcntl = None
 
-from ..store import header, load, save
-from ._describe import differences
+from ..store import differences, header, load, save
 from ._state import is_key
 
 _NAME = re.compile(r"step_(\d{9,})\.pidax")
@@ -165,7 +164,7 @@ class Checkpoints:
         return found
 
     def _same_run(self, about: Mapping[str, Any], path: Path) -> None:
-        found = differences(about["config"], self.config)
+        found = differences(about["config"], self.config, "the checkpoint")
         if found:
             more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
             raise _Different(

@@ -9,11 +9,11 @@ import jax
 from jaxtyping import PyTree
 
 from ..distill import AbstractObjective
+from ..store import describe
 from ..types import Key
 from ._arguments import check_arguments, check_batch_size, check_counts
 from ._checkpoint import checkpoints_in
 from ._data import AbstractSource, as_source
-from ._describe import describe
 from ._loop import Looks, Run
 from ._parallel import Place
 from ._result import Result

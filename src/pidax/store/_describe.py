@@ -1,4 +1,4 @@
-"""A run's configuration in words, to tell whether two runs are one.
+"""A configuration in words, to tell whether two runs, or two datasets, are one.
 
 Any value becomes a flat dictionary from paths to text: the fields of modules and other
 dataclasses, what a function was closed over (an Optax optimiser is two functions that
@@ -15,9 +15,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-
-from ._state import is_key
 
 _DEPTH = 40
 
@@ -27,13 +26,15 @@ def describe(value: Any, name: str, *, values: bool) -> dict[str, str]:
     return dict(_walk(value, name, values, (), 0))
 
 
-def differences(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """In words, where two configurations differ."""
+def differences(
+    saved: Mapping[str, str], now: Mapping[str, str], place: str = "the file"
+) -> list[str]:
+    """In words, where a configuration differs from the one saved in `place`."""
     found = []
     for name in [*saved, *(n for n in now if n not in saved)]:
         before, after = saved.get(name, "absent"), now.get(name, "absent")
         if before != after:
-            found.append(f"{name}: {before} in the checkpoint, {after} now")
+            found.append(f"{name}: {before} in {place}, {after} now")
     return found
 
 
@@ -108,7 +109,7 @@ def _code(code: types.CodeType) -> str:
 
 def _leaf(value: Any, values: bool) -> str:
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        if isinstance(value, jax.Array) and is_key(value):
+        if isinstance(value, jax.Array) and _is_key(value):
             value = jax.random.key_data(value)
         text = f"{value.dtype}{list(value.shape)}"
         if not values:
@@ -123,3 +124,7 @@ def _leaf(value: Any, values: bool) -> str:
     if name is not None:  # functions of C, classes, jitted functions
         return f"{getattr(value, '__module__', '')}.{name}"
     return type(value).__qualname__
+
+
+def _is_key(value: jax.Array) -> bool:
+    return jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
