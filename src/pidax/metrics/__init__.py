@@ -11,15 +11,23 @@ beside it the same distance between two sets that are known to have one law, at 
 same sizes: data against held-out data.
 """
 
+from ._bootstrap import Interval as Interval
+from ._bootstrap import bootstrap as bootstrap
 from ._energy import energy_distance as energy_distance
 from ._errors import error_summary as error_summary
 from ._errors import rms_error as rms_error
 from ._errors import sample_errors as sample_errors
+from ._fields import amplitude_ratio as amplitude_ratio
+from ._fields import mean_error as mean_error
+from ._fields import spread_error as spread_error
 from ._frechet import FeatureStatistics as FeatureStatistics
 from ._frechet import frechet_distance as frechet_distance
 from ._frechet import inception_score as inception_score
 from ._kernel import median_bandwidth as median_bandwidth
 from ._kernel import mmd as mmd
 from ._perceptual import LPIPS as LPIPS
+from ._sliced import directions as directions
 from ._sliced import sliced_wasserstein as sliced_wasserstein
 from ._sliced import wasserstein_1d as wasserstein_1d
+from ._spectrum import Spectrum as Spectrum
+from ._spectrum import radial_spectrum as radial_spectrum

@@ -1,0 +1,62 @@
+r"""Laws of fields compared point by point: their mean, their spread, their size.
+
+The mean and the standard deviation over the samples are fields themselves, and
+
+    MMSE = mean over the grid of (mean_ref - mean_gen)²
+    SMSE = mean over the grid of (std_ref - std_gen)²
+
+say how far apart those of two sets are. Neither sees a correlation between points.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..types import Scalar, typed
+from ._sets import ReferenceLike, SamplesLike, root, two_sets
+
+
+@typed
+def mean_error(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
+    r"""MMSE, the mean square over the grid of the difference of the sets' means.
+
+    $$ \frac1d \sum_{i=1}^d \bigl(\bar x_i - \bar y_i\bigr)^2 $$
+
+    over the $d$ components of a sample; in the fields' units, squared. Fields of
+    several units are to be divided by a size of each first.
+
+    **Floor:** two sets of $n$ and $m$ draws of one law are on average
+    $(1/n + 1/m)$ times the law's mean variance apart, and not zero.
+    """
+    x, y = two_sets(samples, reference)
+    return jnp.mean(jnp.square(x.mean(axis=0) - y.mean(axis=0)))
+
+
+@typed
+def spread_error(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
+    r"""SMSE, the mean square over the grid of the difference of standard deviations.
+
+    $$ \frac1d \sum_{i=1}^d \bigl(s_i(x) - s_i(y)\bigr)^2, \qquad
+       s_i^2 = \frac1n \sum_j \bigl(x_{ji} - \bar x_i\bigr)^2 $$
+
+    A model that answers with the mean alone scores the law's mean variance.
+
+    **Floor:** for Gaussian draws about $(1/2n + 1/2m)$ times the mean variance.
+    """
+    x, y = two_sets(samples, reference)
+    return jnp.mean(jnp.square(_spread(x) - _spread(y)))
+
+
+@typed
+def amplitude_ratio(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
+    r"""The size of the samples in units of the reference's, $\mathrm{RMS}(x) / \mathrm{RMS}(y)$.
+
+    The root mean square over samples and points together. The residual of a linear
+    equation is small for small fields, whatever they are: this is what shows it.
+    """  # noqa: E501
+    x, y = jnp.asarray(samples), jnp.asarray(reference)
+    two_sets(samples, reference)  # finite, and of one shape
+    return root(jnp.mean(jnp.square(x))) / root(jnp.mean(jnp.square(y)))
+
+
+def _spread(x: Float[Array, "sample d"]) -> Float[Array, " d"]:
+    return root(jnp.mean(jnp.square(x - x.mean(axis=0)), axis=0))
