@@ -14,6 +14,8 @@ from ._constant import solve_constant as solve_constant
 from ._curl import Curl as Curl
 from ._darcy import Darcy as Darcy
 from ._darcy import DarcyFields as DarcyFields
+from ._dataset import Dataset as Dataset
+from ._dataset import open as open
 from ._derivative import Derivative as Derivative
 from ._diffusion import Diffusion as Diffusion
 from ._diffusion import Laplacian as Laplacian
@@ -26,6 +28,8 @@ from ._faces import face_points as face_points
 from ._faces import face_weights as face_weights
 from ._flux import Divergence as Divergence
 from ._flux import Gradient as Gradient
+from ._generate import draw as draw
+from ._generate import generate as generate
 from ._grid import Grid as Grid
 from ._heat import Heat as Heat
 from ._heat import RandomHeat as RandomHeat
@@ -40,6 +44,7 @@ from ._karhunen_loeve import KarhunenLoeve as KarhunenLoeve
 from ._law import GaussianLaw as GaussianLaw
 from ._law import gaussian_law as gaussian_law
 from ._navier_stokes import NavierStokes as NavierStokes
+from ._normaliser import Normaliser as Normaliser
 from ._operator import AbstractOperator as AbstractOperator
 from ._poisson import Poisson as Poisson
 from ._poisson import PoissonFields as PoissonFields

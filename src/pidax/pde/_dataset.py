@@ -1,0 +1,226 @@
+"""Samples of an equation in a directory: read without loading them all.
+
+    header.json      what they are of: equation, key, versions, statistics, residuals
+    fields.npy       float32, "sample *grid channel", in physical units
+    residuals.npy    relative residuals, "sample 2": as solved, and as stored
+
+The arrays are ordinary NumPy files, mapped into memory and read where they are asked
+for. `generate` writes them.
+"""
+
+import json
+import os
+from collections import namedtuple
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ..store import describe, differences
+from ..types import Key
+from ._equation import AbstractEquation, Values
+from ._normaliser import Normaliser
+
+FORMAT = 1
+HEADER, FIELDS, RESIDUALS = "header.json", "fields.npy", "residuals.npy"
+Rows = Float[np.ndarray, "sample *grid channel"]
+
+
+class Dataset:
+    """What `generate` stored; `len`, indices and slices are of samples.
+
+        data = px.pde.open("data/darcy")
+        data[:100]                   # stacked, "sample *grid channel", physical units
+        data.fields(7).solution      # one sample's fields by name
+        px.fit(..., data=data.batches(64, key=key), batch_size=64)     # normalised
+        print(data)                  # equation, statistics, residual floor, versions
+
+    `data.array` is the mapped file itself, `data.normaliser` fitted to all of it.
+    """
+
+    def __init__(
+        self, path: Path, header: dict[str, Any], equation: AbstractEquation | None
+    ):
+        self.path, self.header, self.equation = path, header, equation
+        self.channels: tuple[str, ...] = tuple(header["channels"])
+        self.normaliser = Normaliser(**header["normaliser"])
+        self.array: Rows = np.load(path / FIELDS, mmap_mode="r")
+        expected = (header["n"], *header["shape"])
+        if self.array.shape != expected or self.array.dtype != np.float32:
+            raise ValueError(
+                f"{path / FIELDS} must hold float32{list(expected)}, as its header "
+                f"says, got {self.array.dtype}{list(self.array.shape)}. One of the two "
+                "was replaced: generate it again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.array(self.array[index])  # read now, and not a view of the file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: `(*grid, channel)`."""
+        return self.array.shape[1:]
+
+    @cached_property
+    def residuals(self) -> dict[str, Float[np.ndarray, " sample"]]:
+        """The relative residual of every sample, `solved` (float64) and `stored`."""
+        values = np.load(self.path / RESIDUALS)
+        return {"solved": values[:, 0], "stored": values[:, 1]}
+
+    @property
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """Mean, standard deviation, least and greatest value of each channel."""
+        return self.header["statistics"]
+
+    def fields(self, index: Any) -> Values:
+        """The fields by name of one sample, or of a slice of them.
+
+        The equation's own `Fields` if the dataset was opened with it, otherwise the
+        channels by the same names; where channels are not fields (rows of time, say)
+        it needs the equation.
+        """
+        stacked = self[index]
+        names = self.header["fields"]
+        if self.equation is None and names != list(self.channels):
+            raise ValueError(
+                f"the channels of {self.header['name']} are not its fields "
+                f"{', '.join(names)}: to tell these apart takes the equation, got "
+                "none. Open the dataset with it: px.pde.open(path, equation)."
+            )
+        if self.equation is None:
+            return namedtuple("Fields", names)(*np.moveaxis(stacked, -1, 0))
+        unstack = self.equation.unstack
+        for _ in range(stacked.ndim - len(self.shape)):
+            unstack = jax.vmap(unstack)
+        return unstack(jnp.asarray(stacked))
+
+    def normalised(self, index: Any = slice(None)) -> Rows:
+        """Samples as numbers of order one, what a diffusion model is trained on."""
+        return np.asarray(self.normaliser.normalise(self[index]))
+
+    def batches(
+        self, batch_size: int, *, key: Key, normaliser: Normaliser | None = None
+    ) -> Callable[[int], Rows]:
+        """Normalised batches by step, as `px.fit(data=...)` takes them.
+
+        Every epoch has an order of its own, a function of the key: so a resumed run
+        meets the batches that it would have met. Only the rows of a batch are read.
+        `normaliser` is in place of the dataset's own.
+        """
+        if batch_size < 1:
+            raise ValueError(f"a batch has at least one sample, got {batch_size=}.")
+        chosen = self.normaliser if normaliser is None else normaliser
+        seed = [int(word) for word in np.ravel(jax.random.key_data(key))]
+        orders: dict[int, np.ndarray] = {}
+
+        def order(epoch: int) -> np.ndarray:
+            if epoch not in orders:
+                orders.clear()
+                generator = np.random.default_rng([*seed, epoch])
+                orders[epoch] = generator.permutation(len(self))
+            return orders[epoch]
+
+        def batch(step: int) -> Rows:
+            places = step * batch_size + np.arange(batch_size)
+            epochs, offsets = np.divmod(places, len(self))
+            rows = [order(e)[offsets[epochs == e]] for e in np.unique(epochs).tolist()]
+            return np.asarray(chosen.normalise(self[np.concatenate(rows)]))
+
+        return batch
+
+    def __str__(self) -> str:
+        head, floor = self.header, self.header["residual"]
+        size = sum((self.path / name).stat().st_size for name in (FIELDS, RESIDUALS))
+        lines = [
+            f"{len(self)} samples of {head['name']} in {self.path}, {size / 1e6:.3g} "
+            f"MB of float32{list(self.shape)}",
+            head["grid"],
+            f"{'':<16}{'mean':>12}{'std':>12}{'least':>12}{'greatest':>12}",
+        ]
+        known = list(self.statistics.items())
+        for name, some in known if len(known) < 9 else [*known[:4], *known[-4:]]:
+            cells = "".join(f"{value:>12.4g}" for value in some.values())
+            lines.append(f"{name:<16}{cells}")
+        lines.append(f"{'relative residual':<16}{'median':>11}{'99%':>12}")
+        for name, label in (("solved", "float64"), ("stored", "as stored")):
+            median, p99 = floor[name]["median"], floor[name]["p99"]
+            lines.append(f"{label:<16}{median:>12.2g}{p99:>12.2g}")
+        made = ", ".join(f"{name} {text}" for name, text in head["versions"].items())
+        return "\n".join([*lines, f"made by {made}"])
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples of {self.header['name']} in {str(self.path)!r}>"
+
+
+def open(
+    path: str | os.PathLike[str], equation: AbstractEquation | None = None
+) -> Dataset:
+    """The dataset that `generate` wrote to the directory `path`.
+
+    With `equation`, it is checked to be the one that the samples are of, and
+    `fields(i)` are its own.
+    """
+    path = Path(path)
+    header = read_header(path)
+    if equation is not None:
+        require_same(header["made_of"], made_of(equation), path)
+    if header["done"] < header["n"] or header["statistics"] is None:
+        raise ValueError(
+            f"{path} must be a whole dataset, got {header['done']} of {header['n']} "
+            "samples: its generation was interrupted. Call generate again with the "
+            "same equation, n, key and path: it goes on where it was."
+        )
+    return Dataset(path, header, equation)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What the directory says of itself."""
+    if not (path / HEADER).is_file():
+        raise FileNotFoundError(
+            f"a dataset is a directory with the file {HEADER}, got {path}. "
+            "px.pde.generate makes one."
+        )
+    header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} must have format {FORMAT}, got {header.get('format')}. Read it "
+            f"with pidax {header.get('versions', {}).get('pidax')}, or make it again."
+        )
+    return header
+
+
+def channel_names(equation: AbstractEquation, count: int) -> list[str]:
+    """What the channels of the stacked array are: the fields, or the last one's rows.
+
+    An equation may stack its solution alone, whose first row in time is given.
+    """
+    if count == len(equation.names):
+        return list(equation.names)
+    last = equation.names[-1]
+    return [last] if count == 1 else [f"{last} {i}" for i in range(count)]
+
+
+def made_of(equation: AbstractEquation, key: Key | None = None) -> dict[str, str]:
+    """What the samples are a function of, in words."""
+    said = describe(equation, "equation", values=True)
+    return said if key is None else said | describe(key, "key", values=True)
+
+
+def require_same(saved: dict[str, str], now: dict[str, str], path: Path) -> None:
+    """Of what is in `now`, all is as it was when the dataset was begun."""
+    if "key" not in now:
+        saved = {name: text for name, text in saved.items() if name != "key"}
+    found = differences(saved, now, str(path))
+    if found:
+        raise ValueError(
+            f"{path} must be a dataset of this equation and key, got another: "
+            f"{'; '.join(found)}. Take another path, or delete this one."
+        )

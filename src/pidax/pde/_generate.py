@@ -1,0 +1,286 @@
+"""Samples of an equation: in memory, or into a directory that survives interruption.
+
+    sample i = solve(draw(fold_in(key, i)))
+
+in float64, whatever the session's precision; stored as float32, with the residual that
+this rounding leaves beside the one that the solver left. A sample depends on the key
+and its number alone, so batches may be made in any number of goes.
+"""
+
+import io
+import json
+import math
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..store import write_whole
+from ..types import Key
+from ._dataset import (
+    FIELDS,
+    FORMAT,
+    HEADER,
+    RESIDUALS,
+    Dataset,
+    channel_names,
+    made_of,
+    read_header,
+    require_same,
+)
+from ._equation import AbstractEquation, Values, batched
+from ._normaliser import Normaliser
+from ._precision import in_double
+
+_READ = 1 << 24  # numbers of a dataset held at once when it is looked through
+Header = dict[str, Any]
+
+
+def draw(
+    equation: AbstractEquation, n: int, *, key: Key, batch_size: int = 64
+) -> Values:
+    """A batch of `n` samples in memory: the fields, each with the samples first.
+
+    The samples that `generate` would store, before they are rounded: solved in float64
+    and handed back in default precision, `batch_size` at a time.
+    """
+    _check_counts(n, batch_size)
+    parts = []
+    for start in range(0, n, batch_size):
+        rows = np.arange(start, start + min(n, batch_size), dtype=np.int32)
+        found = _numbered(_drawn_in_double, equation, key, rows)
+        parts.append(jax.tree.map(lambda a: a[: n - start], found))  # noqa: B023
+    return jax.tree.map(lambda *some: jnp.concatenate(some), *parts)
+
+
+def generate(
+    equation: AbstractEquation,
+    n: int,
+    *,
+    key: Key,
+    path: str | os.PathLike[str],
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Dataset:
+    """Draw and solve `n` samples into the directory `path`; a `Dataset` of them.
+
+    A run that was interrupted goes on where it was when it is called again, to the
+    same bits; a whole dataset is opened. With a larger `n` it grows. Another equation
+    or key is refused, and so is a sample that is not finite; what was stored before
+    it stays.
+
+    **Arguments:**
+
+    - `key`: sample i is drawn with `jax.random.fold_in(key, i)`, and does not depend
+      on `n`, nor, but for rounding, on `batch_size`.
+    - `batch_size`: solved together, and held in memory in float64 with all that their
+      solver needs.
+    - `progress`: a bar of the samples.
+
+    The code of `equation` is not looked at, only its class and its fields: whoever
+    changes a method makes the dataset again.
+    """
+    _check_counts(n, batch_size)
+    path = Path(path)
+    header = _begin(path, equation, n, key)
+    if header["done"] < n or header["statistics"] is None:
+        _go_on(path, header, equation, key, batch_size, progress)
+        _finish(path, header)
+    return Dataset(path, header, equation)
+
+
+def _begin(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
+    """The header of what is there, with `n` for its size, or a new one."""
+    now = made_of(equation, key)
+    if (path / HEADER).exists():
+        header = read_header(path)
+        require_same(header["made_of"], now, path)
+        if n < header["done"]:
+            raise ValueError(
+                f"{path} must hold no more samples than are asked for, got n={n} and "
+                f"{header['done']} in it. Open it and take some: "
+                f"px.pde.open(path)[:{n}]."
+            )
+        if n != header["n"] or header["statistics"] is None:
+            header |= {"n": n, "statistics": None, "versions": _versions(header)}
+            _write(path, header)  # before the arrays, so that no half of it looks whole
+        return header
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(
+            f"generate expects a directory that is new or a dataset, got {path}, "
+            "which is neither. Take another path."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    header = {
+        "format": FORMAT,
+        "name": type(equation).__name__,
+        "fields": list(equation.names),
+        "grid": repr(equation.grid),
+        "n": n,
+        "done": 0,
+        "statistics": None,
+        "made_of": now,
+        "versions": _versions({}),
+    }
+    _write(path, header)
+    return header
+
+
+def _versions(header: Header) -> dict[str, str]:
+    """What makes the samples, and what made those that are there."""
+    now = {name: version(name) for name in ("pidax", "jax", "numpy")}
+    now["python"] = platform.python_version()
+    for name, before in header.get("versions", {}).items():
+        if now.get(name) not in before.split(" and "):
+            now[name] = f"{before} and {now.get(name)}"
+        else:
+            now[name] = before
+    return now
+
+
+def _go_on(
+    path: Path,
+    header: Header,
+    equation: AbstractEquation,
+    key: Key,
+    batch_size: int,
+    progress: bool,
+) -> None:
+    """Batch after batch from where the header says that it is."""
+    from tqdm.auto import tqdm
+
+    n, done = header["n"], header["done"]
+    bar = tqdm(
+        total=n,
+        initial=done,
+        desc=header["name"],
+        unit="sample",
+        disable=not progress,
+    )
+    with bar:
+        # Batches begin at multiples of their size and are computed whole: a sample has
+        # the same neighbours, so the same bits, in however many goes they are made.
+        for start in range(done - done % batch_size, n, batch_size):
+            rows = np.arange(start, start + batch_size, dtype=np.int32)
+            found = _numbered(_stored_in_double, equation, key, rows)
+            part = slice(done - start, n - start)
+            fields, residuals = (np.asarray(a, np.float32)[part] for a in found)
+            header["shape"] = list(fields.shape[1:])
+            header["channels"] = channel_names(equation, fields.shape[-1])
+            _require_finite(fields, done, header)
+            _put(path / FIELDS, done, fields, n)
+            _put(path / RESIDUALS, done, residuals, n)
+            bar.update(len(fields))
+            done = header["done"] = done + len(fields)
+            _write(path, header)
+
+
+def _drawn(equation: AbstractEquation, key: Key, rows: np.ndarray) -> Values:
+    return batched(equation, jax.vmap(lambda i: jax.random.fold_in(key, i))(rows))
+
+
+def _stored(equation: AbstractEquation, key: Key, rows: np.ndarray) -> Any:
+    """Stacked fields in float32, and relative residuals before and after rounding."""
+    fields = _drawn(equation, key, rows)
+    stacked = jax.vmap(equation.stack)(fields).astype(jnp.float32)
+    dtype = jnp.result_type(float)
+    rounded = jax.vmap(equation.unstack)(stacked.astype(dtype))
+    both = [jax.vmap(equation.relative_residual)(some) for some in (fields, rounded)]
+    return stacked, jnp.stack(both, axis=-1)
+
+
+_stored_in_double, _drawn_in_double = in_double(_stored), in_double(_drawn)
+
+
+def _numbered(make: Any, equation: AbstractEquation, key: Key, rows: np.ndarray) -> Any:
+    """`make(...)`, and of an error which samples it came with."""
+    try:
+        return jax.tree.map(np.asarray, make(equation, key, rows))
+    except (ValueError, RuntimeError) as error:
+        error.add_note(
+            f"It came with samples {rows[0]} to {rows[-1]} of {type(equation).__name__}"
+            ". Sample i alone is equation.sample(key=jax.random.fold_in(key, i))."
+        )
+        raise
+
+
+def _require_finite(fields: np.ndarray, first: int, header: Header) -> None:
+    bad = ~np.isfinite(fields)
+    if not bad.any():
+        return
+    i = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+    channels = np.flatnonzero(bad[i].reshape(-1, bad.shape[-1]).any(axis=0))
+    names = ", ".join(header["channels"][c] for c in channels)
+    raise ValueError(
+        f"all fields must be finite, got NaN or infinite entries in {names} of sample "
+        f"{first + i} of {header['name']}. Look at it with equation.sample(key="
+        f"jax.random.fold_in(key, {first + i})); the {first} samples before are kept."
+    )
+
+
+def _put(path: Path, start: int, rows: np.ndarray, total: int) -> None:
+    """Rows from `start` on into a .npy file whose header says `total` of them."""
+    head = io.BytesIO()
+    about = np.lib.format.header_data_from_array_1_0(np.zeros(0, rows.dtype))
+    about["shape"] = (total, *rows.shape[1:])
+    # NumPy leaves room for longer numbers: the header is as long for any total.
+    np.lib.format.write_array_header_1_0(head, about)  # type: ignore[arg-type]
+    with open(path, "r+b" if start else "wb") as file:
+        file.write(head.getvalue())
+        file.seek(start * math.prod(rows.shape[1:]) * rows.itemsize, io.SEEK_CUR)
+        file.write(np.ascontiguousarray(rows).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write(path: Path, header: Header) -> None:
+    text = json.dumps(header, indent=1, allow_nan=False) + "\n"
+    write_whole(path / HEADER, [text.encode()], "generate")
+
+
+def _finish(path: Path, header: Header) -> None:
+    """Look through the whole of it, some samples at a time, and say what it is."""
+    for name, shape in ((FIELDS, header["shape"]), (RESIDUALS, [2])):
+        _put(path / name, header["n"], np.zeros((0, *shape), np.float32), header["n"])
+    fields = np.load(path / FIELDS, mmap_mode="r")
+    step = max(1, _READ // int(np.prod(header["shape"])))
+    parts = [fields[i : i + step] for i in range(0, len(fields), step)]
+    axes = tuple(range(fields.ndim - 1))
+    size = fields[..., 0].size
+    mean = sum(p.sum(axis=axes, dtype=np.float64) for p in parts) / size
+    square = sum(np.square(p - mean).sum(axis=axes) for p in parts) / size
+    least = np.min([p.min(axis=axes) for p in parts], axis=0)
+    greatest = np.max([p.max(axis=axes) for p in parts], axis=0)
+    normaliser = Normaliser.of_moments(mean, np.sqrt(square))
+    rows = zip(mean, np.sqrt(square), least, greatest, strict=True)
+    kinds = ("mean", "std", "min", "max")
+    header["statistics"] = {
+        name: dict(zip(kinds, map(float, row), strict=True))
+        for name, row in zip(header["channels"], rows, strict=True)
+    }
+    header["normaliser"] = {
+        "mean": list(normaliser.mean),
+        "std": list(normaliser.std),
+    }
+    residuals = np.load(path / RESIDUALS)
+    header["residual"] = {
+        name: {
+            "median": float(np.median(values)),
+            "p99": float(np.quantile(values, 0.99)),
+        }
+        for name, values in zip(("solved", "stored"), residuals.T, strict=True)
+    }
+    _write(path, header)
+
+
+def _check_counts(n: int, batch_size: int) -> None:
+    for name, number in (("n", n), ("batch_size", batch_size)):
+        if isinstance(number, bool) or int(number) != number or number < 1:
+            raise ValueError(
+                f"{name} must be a whole number of samples, at least 1, got {number!r}."
+            )

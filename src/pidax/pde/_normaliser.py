@@ -1,0 +1,93 @@
+r"""Fields of several units and sizes, as numbers of order one and back.
+
+    y_c = (x_c - m_c) / s_c,        x_c = s_c y_c + m_c        for each channel c
+
+A diffusion model sees y; physics sees x. A residual is formed of restored fields only:
+`equation.residual(equation.unstack(normaliser.restore(y)))`.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..types import typed
+
+Channels: TypeAlias = Float[Array, "*grid channel"]
+ChannelsLike: TypeAlias = Float[Array | np.ndarray, "*grid channel"]
+
+
+class Normaliser(eqx.Module):
+    r"""$y_c = (x_c - m_c)/s_c$ on each channel of a stacked array, and its inverse.
+
+        Normaliser.fit(dataset[:])                  # to mean 0, standard deviation 1
+        Normaliser.affine((0.2, 115), (-1.5, -0.9)) # y = 0.2 a - 1.5, 115 u - 0.9
+        Normaliser(mean=(0.0, 0.1), std=(1.0, 0.02))
+
+    Its numbers are Python's: the same in every precision, never trained, and saved
+    with whatever holds it (`px.save`). Any axes may lead, a batch's too.
+    """
+
+    mean: tuple[float, ...] = eqx.field(static=True)
+    std: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        self.mean = tuple(float(m) for m in mean)
+        self.std = tuple(float(s) for s in std)
+
+    def __check_init__(self):
+        fine = np.isfinite([*self.mean, *self.std]).all() and min(self.std, default=0)
+        if len(self.mean) != len(self.std) or not fine > 0:
+            raise ValueError(
+                "a normaliser has a finite mean and a positive std for each channel, "
+                f"got mean={self.mean}, std={self.std}. A channel that is constant "
+                "has std 1."
+            )
+
+    @classmethod
+    @typed
+    def fit(
+        cls, samples: Float[Array | np.ndarray, "sample *grid channel"]
+    ) -> "Normaliser":
+        """To mean 0 and standard deviation 1 over samples and points together.
+
+        A channel that is constant is shifted to 0 and keeps its size.
+        """
+        rows = np.asarray(samples, np.float64).reshape(-1, samples.shape[-1])
+        return cls.of_moments(rows.mean(axis=0), rows.std(axis=0))
+
+    @classmethod
+    def of_moments(cls, mean: Sequence[float], std: Sequence[float]) -> "Normaliser":
+        """With 1 in place of a standard deviation that is only rounding."""
+        m, s = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+        return cls(m, np.where(s > 1e-7 * np.abs(m), s, 1.0))  # type: ignore[arg-type]
+
+    @classmethod
+    def affine(cls, scale: Sequence[float], shift: Sequence[float]) -> "Normaliser":
+        r"""The published form $y_c = \mathrm{scale}_c\, x_c + \mathrm{shift}_c$."""
+        pairs = list(zip(scale, shift, strict=True))
+        return cls([-b / a for a, b in pairs], [1 / a for a, _ in pairs])
+
+    @typed
+    def normalise(self, stacked: ChannelsLike) -> Channels:
+        """The channels as numbers of order one."""
+        x = self._checked(stacked)
+        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+
+    @typed
+    def restore(self, stacked: ChannelsLike) -> Channels:
+        """The channels in physical units; the inverse of `normalise`, to rounding."""
+        y = self._checked(stacked)
+        return y * jnp.asarray(self.std, y.dtype) + jnp.asarray(self.mean, y.dtype)
+
+    def _checked(self, stacked: ChannelsLike) -> Channels:
+        if stacked.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"this normaliser is of {len(self.mean)} channels, got an array of "
+                f"shape {stacked.shape}. The channels are the last axis: "
+                "equation.stack(fields) makes them so."
+            )
+        return jnp.asarray(stacked)
