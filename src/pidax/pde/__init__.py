@@ -54,6 +54,9 @@ from ._random_field import Fixed as Fixed
 from ._random_field import Lognormal as Lognormal
 from ._random_field import Matern as Matern
 from ._random_field import Thresholded as Thresholded
+from ._report import Report as Report
+from ._report import Row as Row
+from ._report_make import report as report
 from ._semilinear import AbstractSemilinear as AbstractSemilinear
 from ._spectral import dealias as dealias
 from ._spectral import wavenumbers as wavenumbers
