@@ -6,9 +6,11 @@
 DDPM++ for 32 by 32 images with three channels (width 32, multipliers 1, 2, 2, two
 blocks, attention at 16), batch 16, the paper's preset with N = 250 times, RAdam, one
 average, float32. Seconds a step by `px.fit`; forward, backward and teacher apart;
-compilation; peak memory of the process. With `--torch`, the interpreter of an
-environment that has PyTorch, the same step there (train_step_torch.py), in turns with
-ours. Let nothing else run. Writes benchmarks/results/train_step.json.
+compilation; peak memory of the process. Each as JAX comes, and with the settings of
+docs/training.md, "On a CPU": memory that is kept between steps, and a device for each
+core. With `--torch`, the interpreter of an environment that has PyTorch, the same step
+there (train_step_torch.py), in turns with ours and in the same two environments. Let
+nothing else run. Writes benchmarks/results/train_step.json.
 """
 
 import argparse
@@ -22,7 +24,22 @@ from pathlib import Path
 from typing import Any
 
 BATCH, NODES = 16, 250
-STEPS, ROUNDS = 8, 3
+STEPS = 10
+# glibc's: freed memory is kept, so that the kernel need not clear it at each step.
+KEPT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "20000000000",
+    "MALLOC_TOP_PAD_": "100000000",
+}
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+CASES = {  # cores, XLA_FLAGS, memory kept
+    "one core, as it comes": (1, ONE_THREAD, False),
+    "one core, memory kept": (1, ONE_THREAD, True),
+    "two cores, as it comes": (2, "", False),
+    "two cores, memory kept, a device each": (2, TWO_DEVICES, True),
+}
 HERE = Path(__file__).parent
 
 
@@ -92,12 +109,11 @@ def measured(steps):
     return found
 
 
-def child(cores, command):
-    """Run on this many cores; what it prints last is its answer."""
-    env = dict(os.environ, OMP_NUM_THREADS=str(cores))
-    if cores == 1:
-        one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        env["XLA_FLAGS"] = one
+def child(case, command):
+    """Run as this case says; what the command prints last is its answer."""
+    cores, flags, kept = CASES[case]
+    env = dict(os.environ, OMP_NUM_THREADS=str(cores), XLA_FLAGS=flags)
+    env |= KEPT if kept else {}
     mine = sorted(os.sched_getaffinity(0))[-cores:]
     run = subprocess.run(
         command,
@@ -116,6 +132,7 @@ def main():
     parser.add_argument("--torch", help="an interpreter that has PyTorch")
     parser.add_argument("--measure", action="store_true", help="and print")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--only", default="", help="cases with this in their name")
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measured(arguments.steps)))
@@ -126,21 +143,24 @@ def main():
     record.provenance()
     steps = ["--steps", str(arguments.steps)]
     rows = []
-    for cores in (1, 2):
-        for turn in range(ROUNDS):
-            ours = [sys.executable, __file__, "--measure", *steps]
-            row = {"cores": cores, "turn": turn, "pidax": child(cores, ours)}
-            if arguments.torch:
-                theirs = [arguments.torch, str(HERE / "train_step_torch.py"), *steps]
-                theirs += ["--threads", str(cores)]
-                row["torch"] = child(cores, theirs)
-            rows.append(row)
-            line = [f"{cores} cores: {np.median(row['pidax']['step']):.3f} s"]
-            if arguments.torch:
-                line.append(f"PyTorch {np.median(row['torch']['seconds']):.3f} s")
-            print(", ".join(line), flush=True)
-            found = {"dtype": "float32", "seeds": [0, 1, 2], "batch": BATCH}
-            record.save("train_step", {**found, "rows": rows})
+    for case in CASES:
+        if arguments.only not in case:
+            continue
+        ours = [sys.executable, __file__, "--measure", *steps]
+        row = {"case": case, "cores": CASES[case][0]}
+        theirs = [str(arguments.torch), str(HERE / "train_step_torch.py"), *steps]
+        theirs += ["--threads", str(CASES[case][0])]
+        before = child(case, theirs) if arguments.torch else None
+        row["pidax"] = child(case, ours)
+        line = f"{case}: {np.median(row['pidax']['step']):.3f} s"
+        if before is not None:
+            after = child(case, theirs)
+            row["torch"] = {**after, "seconds": before["seconds"] + after["seconds"]}
+            line += f", PyTorch {np.median(row['torch']['seconds']):.3f} s"
+        rows.append(row)
+        print(line, flush=True)
+        found = {"dtype": "float32", "seeds": [0, 1, 2], "batch": BATCH, "kept": KEPT}
+        record.save("train_step", {**found, "rows": rows})
 
 
 if __name__ == "__main__":
