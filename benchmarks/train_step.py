@@ -33,7 +33,9 @@ KEPT = {
     "MALLOC_TOP_PAD_": "100000000",
 }
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+TWO_DEVICES = (
+    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"
+)
 CASES = {  # cores, XLA_FLAGS, memory kept
     "one core, as it comes": (1, ONE_THREAD, False),
     "one core, memory kept": (1, ONE_THREAD, True),

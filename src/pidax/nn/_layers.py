@@ -52,7 +52,10 @@ class Linear(eqx.Module):
     @typed
     def __call__(self, x: Float[Array, "*grid inputs"]) -> Float[Array, "*grid outs"]:
         require_channels(x, self.weight.shape[0])
-        y = x @ self.weight.astype(x.dtype)
+        weight = self.weight.astype(x.dtype)
+        # Of an image as a convolution, whose gradient by the weights XLA's CPU backend
+        # computes twice as fast as that of a product of long thin matrices.
+        y = _correlate(x, weight[None, None]) if x.ndim == 3 else x @ weight
         return y if self.bias is None else y + self.bias.astype(x.dtype)
 
 
@@ -107,19 +110,24 @@ class Conv(eqx.Module):
         dims = self.weight.ndim - 2
         require_channels(x, self.weight.shape[-2], dims)
         half = self.weight.shape[0] // 2
-        pads = [(half, half)] * dims
         if self.padding != "zeros":
-            x = jnp.pad(x, [*pads, (0, 0)], mode=PADDINGS[self.padding])
-            pads = [(0, 0)] * dims
-        axes = "DHW"[-dims:]
-        y = jax.lax.conv_general_dilated(
-            x[None],
-            self.weight.astype(x.dtype),
-            window_strides=(self.stride,) * dims,
-            padding=pads,
-            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-        )[0]
+            pads = [(half, half)] * dims + [(0, 0)]
+            x, half = jnp.pad(x, pads, mode=PADDINGS[self.padding]), 0
+        y = _correlate(x, self.weight.astype(x.dtype), self.stride, half)
         return y if self.bias is None else y + self.bias.astype(x.dtype)
+
+
+def _correlate(x: Array, weight: Array, stride: int = 1, margin: int = 0) -> Array:
+    """`*kernel inputs outputs` over `*grid inputs`, with zeros beyond the grid."""
+    dims = x.ndim - 1
+    axes = "DHW"[-dims:]
+    return jax.lax.conv_general_dilated(
+        x[None],
+        weight,
+        window_strides=(stride,) * dims,
+        padding=[(margin, margin)] * dims,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+    )[0]
 
 
 class GroupNorm(eqx.Module):
