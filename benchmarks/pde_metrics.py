@@ -1,0 +1,285 @@
+"""Published residual metrics beside ours, on sets whose worth is known beforehand.
+
+    python benchmarks/pde_metrics.py            # a few minutes on one core
+    python benchmarks/pde_metrics.py --quick    # few small samples, nothing written
+
+Every set is made of samples of our own generators: true ones, ones that are zero, ones
+spoilt a little. A metric is worth as much as it orders them. The published ones are
+written down here from the papers and the code published with them:
+
+- Bastek et al. 2025 (PIDM, ICLR), Darcy: mean |r| over pixels and three channels;
+- Huang et al. 2024 (DiffusionPDE, NeurIPS): Darcy without 1/h, Burgers in units of
+  pixels, Navier-Stokes as the sum of two derivatives; FunDPS (Yao et al. 2025) takes
+  over the last;
+- the residual in units of itself, which shrinking all fields makes as small as you like.
+
+Ours are those of `px.pde.report`. Writes benchmarks/results/pde_metrics.json.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import record
+
+import pidax as px
+from pidax import pde
+
+N, SAMPLES, TRUE = 64, 32, 64
+KEY = 0
+
+
+# Published metrics: NumPy, fields with the samples first.
+
+
+def pidm_darcy(equation, fields):
+    """PIDM: mean |r| over pixels and channels; two channels are zero inside.
+
+    By differences on n points of h = 1/(n - 1), one-sided at the walls; the other two
+    channels hold the slope of p across the walls.
+    """
+    p, a = fields.solution, fields.coefficient
+    h = 1 / (p.shape[1] - 1)
+    px_, py = (np.gradient(p, h, axis=i, edge_order=2) for i in (1, 2))
+    ax, ay = (np.gradient(a, h, axis=i, edge_order=2) for i in (1, 2))
+    flow = a * (second(p, h, 1) + second(p, h, 2)) + ax * px_ + ay * py
+    walls = np.zeros((2, *p.shape))
+    walls[0][:, [0, -1]] = px_[:, [0, -1]]
+    walls[1][:, :, [0, -1]] = py[:, :, [0, -1]]
+    channels = np.stack([-flow - np.asarray(equation.source), *walls])
+    return float(np.abs(channels).mean())
+
+
+def second(u, h, axis):
+    """Second differences; one-sided at the ends."""
+    u = np.moveaxis(u, axis, 0)
+    found = np.empty_like(u)
+    found[1:-1] = u[2:] - 2 * u[1:-1] + u[:-2]
+    found[0] = 2 * u[0] - 5 * u[1] + 4 * u[2] - u[3]
+    found[-1] = 2 * u[-1] - 5 * u[-2] + 4 * u[-3] - u[-4]
+    return np.moveaxis(found, 0, axis) / h**2
+
+
+def wide(u, axis):
+    """(u[i+1] - u[i-1]) / 2 with zeros beyond the ends: a padded convolution."""
+    pad = [(0, 0)] * u.ndim
+    pad[axis] = (1, 1)
+    v = np.moveaxis(np.pad(u, pad), axis, 0)
+    return np.moveaxis((v[2:] - v[:-2]) / 2, 0, axis)
+
+
+def diffusionpde_darcy(equation, fields, h=1.0, inner=0):
+    """DiffusionPDE: ||div(a grad u) + 1|| / ||1|| by central differences twice.
+
+    As published h is 1: the differences are not divided by it. `inner` leaves out so
+    many points at the walls.
+    """
+    a, u = fields.coefficient, fields.solution
+    flow = sum(wide(a * wide(u, i), i) for i in (1, 2)) / h**2
+    cut = slice(inner, -inner or None)
+    return root_mean_square((flow + 1.0)[:, cut, cut])
+
+
+def diffusionpde_burgers(equation, fields):
+    """DiffusionPDE: ||u_t + u u_x - 0.01 u_xx|| / ||u_t||, all in units of pixels.
+
+    The published differences are u[i-1] - u[i+1], so that against the first two terms
+    the viscosity has the other sign.
+    """
+    u = fields.solution
+    slope = -wide(u, 2)
+    terms = -wide(u, 1), u * slope, 0.01 * wide(slope, 2)
+    return relative(terms)
+
+
+def scaled_burgers(equation, fields):
+    """The same equation with its units, by central differences, inside."""
+    u, (h,) = fields.solution, equation.grid.spacing
+    dx = lambda v: (np.roll(v, -1, 2) - np.roll(v, 1, 2)) / (2 * h)
+    laplacian = (np.roll(u, -1, 2) - 2 * u + np.roll(u, 1, 2)) / h**2
+    change = (u[:, 2:] - u[:, :-2]) / (2 * equation.interval)
+    inner = lambda v: v[:, 1:-1]
+    return relative((change, inner(u * dx(u)), inner(-equation.viscosity * laplacian)))
+
+
+def diffusionpde_navier_stokes(equation, fields):
+    """DiffusionPDE and FunDPS: the root mean square of w_x + w_y, in pixels."""
+    w = fields.solution[:, -1]
+    return root_mean_square((wide(w, 1) + wide(w, 2))[:, 1:-1, 1:-1])
+
+
+def absolute(equation, fields):
+    """The root mean square of the residual, in its own units."""
+    norm = jax.jit(jax.vmap(equation.residual_norm))
+    return float(np.sqrt(np.mean(np.square(norm(jax.tree.map(jnp.asarray, fields))))))
+
+
+def root_mean_square(values):
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def relative(terms):
+    """The norm of the sum over that of the first term; 0 where there is nothing."""
+    size = root_mean_square(terms[0])
+    return root_mean_square(sum(terms)) / size if size else 0.0
+
+
+# Sets.
+
+
+def later(equation, change):
+    """A change of the solution; the row of time that is given stays."""
+    evolves = isinstance(equation, pde.AbstractEvolution)
+
+    def changed(fields):
+        u = fields.solution
+        v = change(u)
+        if evolves:
+            v = np.concatenate([u[:, :1], v[:, 1:]], axis=1)
+        return fields._replace(solution=v)
+
+    return changed
+
+
+def blurred(u, axes, periodic):
+    """The weights 1, 2, 1 along each axis."""
+    for axis in axes:
+        pad = [(0, 0)] * u.ndim
+        pad[axis] = (1, 1)
+        v = np.moveaxis(np.pad(u, pad, mode="wrap" if periodic else "edge"), axis, 0)
+        u = np.moveaxis((v[:-2] + 2 * v[1:-1] + v[2:]) / 4, 0, axis)
+    return u
+
+
+def sets_of(equation, true):
+    """Sets by name, from true samples."""
+    grid, rng = equation.grid, np.random.default_rng(KEY)
+    axes = range(-grid.ndim, 0)
+    size = true.solution.std()
+    noise = rng.normal(size=true.solution.shape) * size
+    change = lambda function: later(equation, function)(true)
+    return {
+        "solution zero": change(np.zeros_like),
+        "all fields zero": jax.tree.map(np.zeros_like, true),
+        "0.1% white noise": change(lambda u: u + 1e-3 * noise),
+        "1% white noise": change(lambda u: u + 1e-2 * noise),
+        "half the solution": change(lambda u: u / 2),
+        "blurred once": change(lambda u: blurred(u, axes, all(grid.periodic))),
+    }
+
+
+def shrunk(equation, true):
+    """One spoilt set, and the same set times smaller and smaller numbers."""
+    spoilt = sets_of(equation, true)["1% white noise"]
+    scaled = lambda s: jax.tree.map(lambda a: s * a, spoilt)
+    names = {1.0: "1% white noise", 0.1: "that times 0.1", 0.01: "that times 0.01"}
+    zero = {"all fields zero": jax.tree.map(np.zeros_like, true)}
+    return {name: scaled(s) for s, name in names.items()} | zero
+
+
+def with_wave(equation, true):
+    """Also vorticity that is a function of x - y, which solves nothing."""
+    x, y = map(np.asarray, equation.grid.coordinates)
+    wave = np.broadcast_to(np.sin(2 * np.pi * (x - y)), true.solution.shape)
+    wave = later(equation, lambda u: wave)(true)
+    return sets_of(equation, true) | {r"$\sin 2\pi(x - y)$": wave}
+
+
+def problems(n):
+    """Name, equation, metric and sets."""
+    square, torus = pde.Grid((n, n)), pde.Grid((n, n), boundary=pde.Periodic())
+    line = pde.Grid((n,), boundary=pde.Periodic())
+    return {
+        "PIDM's Darcy": (pde.Darcy.source_sink((n, n)), pidm_darcy, sets_of),
+        "DiffusionPDE's Darcy": (pde.Darcy(square), diffusionpde_darcy, sets_of),
+        "DiffusionPDE's Burgers": (
+            pde.Burgers(line, rows=n),
+            diffusionpde_burgers,
+            sets_of,
+        ),
+        "DiffusionPDE's Navier-Stokes": (
+            pde.NavierStokes(torus),
+            diffusionpde_navier_stokes,
+            with_wave,
+        ),
+        "an absolute residual": (pde.Poisson(square), absolute, shrunk),
+    }
+
+
+def judge(name, equation, metric, make_sets, samples, true):
+    """One metric and our report, on every set."""
+    key = jax.random.key(KEY)
+    drawn = pde.draw(equation, samples + true, key=key)
+    drawn = jax.tree.map(np.asarray, drawn)
+    held = jax.tree.map(lambda a: a[true:], drawn)
+    sets = make_sets(equation, held)
+    found = px.pde.report(equation, sets, drawn, key=key, resamples=100)
+    rows = []
+    for label, fields in {"held-out data": held, **sets}.items():
+        row = found[label]
+        numbers = {
+            column: getattr(row, column)
+            for column in ("residual", "resolve", "amplitude", "sliced_wasserstein")
+        }
+        ours = {c: None if x is None else float(x.estimate) for c, x in numbers.items()}
+        published = metric(equation, fields)
+        rows.append({"set": label, "published": published, **ours})
+        print(f"{name}: {label}: published {published:.4g}, ours {ours}", flush=True)
+    definition = " ".join(metric.__doc__.split())
+    return {"problem": name, "metric": definition, "samples": samples, "rows": rows}
+
+
+def resolutions(quick):
+    """True data by differences of the right unit: not zero, and how far from it."""
+    key, rows = jax.random.key(KEY + 1), []
+    for n in (16, 32) if quick else (64, 128):
+        grid = pde.Grid((n, n))
+        for name, equation in {
+            "Darcy, two materials": pde.Darcy(grid),
+            "Darcy, lognormal": pde.Darcy.lognormal(grid),
+        }.items():
+            fields = jax.tree.map(np.asarray, pde.draw(equation, 8, key=key))
+            numbers = {
+                "pixels": diffusionpde_darcy(equation, fields),
+                "wide": diffusionpde_darcy(equation, fields, h=1 / (n - 1)),
+                "wide_inside": diffusionpde_darcy(equation, fields, 1 / (n - 1), 2),
+                "own": own(equation, fields),
+            }
+            rows.append({"data": name, "n": n, **numbers})
+    for n in (16, 32) if quick else (32, 64, 128):
+        equation = pde.Burgers(pde.Grid((n,), boundary=pde.Periodic()), rows=n)
+        fields = jax.tree.map(np.asarray, pde.draw(equation, 16, key=key))
+        pixels = diffusionpde_burgers(equation, fields)
+        numbers = {"pixels": pixels, "wide": scaled_burgers(equation, fields)}
+        rows.append(
+            {"data": "Burgers", "n": n, **numbers, "own": own(equation, fields)}
+        )
+    print(*rows, sep="\n", flush=True)
+    return rows
+
+
+def own(equation, fields):
+    """The largest relative residual of the equation itself."""
+    each = jax.jit(jax.vmap(equation.relative_residual))
+    return float(each(jax.tree.map(jnp.asarray, fields)).max())
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    record.provenance()
+    n, samples, true = (16, 4, 8) if quick else (N, SAMPLES, TRUE)
+    with jax.enable_x64(True):
+        parts = [
+            judge(name, *parts, samples, true) for name, parts in problems(n).items()
+        ]
+        settings = {"dtype": "float64", "seeds": [KEY], "n": n}
+        results = {**settings, "metrics": parts, "resolutions": resolutions(quick)}
+    if not quick:
+        record.save("pde_metrics", results)
+
+
+if __name__ == "__main__":
+    main()
