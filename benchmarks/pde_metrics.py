@@ -9,9 +9,8 @@ written down here from the papers and the code published with them:
 
 - Bastek et al. 2025 (PIDM, ICLR), Darcy: mean |r| over pixels and three channels;
 - Huang et al. 2024 (DiffusionPDE, NeurIPS): Darcy without 1/h, Burgers in units of
-  pixels, Navier-Stokes as the sum of two derivatives; FunDPS (Yao et al. 2025) takes
-  over the last;
-- the residual in units of itself, which shrinking all fields makes as small as you like.
+  pixels, Navier-Stokes as the sum of two derivatives;
+- the residual in its own units, which shrinking all fields makes smaller.
 
 Ours are those of `px.pde.report`. Writes benchmarks/results/pde_metrics.json.
 """
@@ -104,7 +103,7 @@ def scaled_burgers(equation, fields):
 
 
 def diffusionpde_navier_stokes(equation, fields):
-    """DiffusionPDE and FunDPS: the root mean square of w_x + w_y, in pixels."""
+    """DiffusionPDE: the root mean square of w_x + w_y, in pixels."""
     w = fields.solution[:, -1]
     return root_mean_square((wide(w, 1) + wide(w, 2))[:, 1:-1, 1:-1])
 

@@ -18,6 +18,7 @@ PAGES = [
     pytest.param("README.md", marks=pytest.mark.slow),
     pytest.param("docs/index.md", marks=pytest.mark.slow),
     pytest.param("docs/pid.md", marks=pytest.mark.slow),
+    pytest.param("docs/pde.md", marks=pytest.mark.slow),
     pytest.param("docs/checkpoints.md", marks=pytest.mark.slow),
     pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
@@ -61,7 +62,9 @@ def squash(text):
     return " ".join(text.split())
 
 
-@pytest.mark.parametrize("name", ["reference_figure", "engine_table", "pid_tables"])
+@pytest.mark.parametrize(
+    "name", ["reference_figure", "engine_table", "pid_tables", "pde_tables"]
+)
 def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     tables = importlib.import_module(name)
@@ -90,7 +93,8 @@ def test_the_benchmarks_say_where_they_come_from():
     assert list(engine) == parts
     names = ("ablation", "stability", "origin", "cost")
     pid = [results(f"pid_{name}") for name in names]
-    for part in (solved, results("reliability"), *engine.values(), *pid):
+    pde = [results("pde_metrics")]
+    for part in (solved, results("reliability"), *engine.values(), *pid, *pde):
         assert_provenance(part)
     assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
 

@@ -32,8 +32,8 @@ class AbstractEquation(eqx.Module):
 
     - `Fields`, a `NamedTuple` class of its fields, what is given first;
     - `given`, the names of those that determine the others;
-    - `kind`, how the residual depends on the fields together: "linear" (then affine
-      data have no Jensen gap), "bilinear" or "nonlinear";
+    - `kind`, how the residual depends on the fields together: "linear" (means of
+      solutions are solutions), "bilinear" or "nonlinear";
     - `draw(key=)`, the given fields of a random sample, in the order of `given`;
     - `solve(*given)`, all fields, from the given ones;
     - `residual(fields)`, left side minus right side of the equation at every point,

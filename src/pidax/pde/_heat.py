@@ -35,7 +35,7 @@ class Heat(AbstractEvolution):
     `initial` is the law of the initial field (or one field). If it is Gaussian, so is
     the whole solution, rows and points together, and `law` is its mean and factor.
 
-    Linear: affine data have no Jensen gap. Exact in time; in space exact for the
+    Linear: means of solutions are solutions. Exact in time; in space exact for the
     trigonometric polynomial through the points. One transform and its inverse a row.
     """
 
