@@ -223,7 +223,25 @@ def test_gradients_through_the_iterated_solver(grid, key, x64):
     step = 1e-5 * a * jax.random.normal(second, a.shape)
     loss = jax.jit(lambda a: jnp.sum(probe * darcy.solve(a).solution ** 2))
     slope = (loss(a + step) - loss(a - step)) / 2
-    assert_close(jnp.vdot(jax.jit(jax.grad(loss))(a), step), slope, 1e-6, 0.0)
+    gradient = jax.jit(jax.grad(lambda a, scale: scale * loss(a)))
+    # A loss in any units: its derivative is a solve with a right side of any size.
+    for scale in (1.0, 1e-20, 1e20):
+        assert_close(jnp.vdot(gradient(a, scale) / scale, step), slope, 1e-6, 0.0)
+    # Not compiled, where JAX traces the field but not what is compared with zero.
+    assert_close(jax.grad(loss)(a), gradient(a, 1.0), 1e-9)
+    eager = jax.grad(lambda a: darcy.solve(a).solution[3, 3])(a)
+    assert jnp.isfinite(eager).all()
+
+
+@pytest.mark.parametrize("equation", [Poisson, Darcy])
+def test_residuals_of_zero_have_derivatives(equation, x64):
+    """0 of 0 is 0, and so are its derivatives: the square root has none there."""
+    grid = Grid((6, 6))
+    equation = equation(grid, source=0.0)
+    zero = equation.Fields(jnp.zeros((6, 6)), jnp.zeros((6, 6)))
+    found = jax.value_and_grad(equation.relative_residual)(zero)
+    for leaf in jax.tree.leaves(found):
+        assert jnp.all(leaf == 0)
 
 
 def test_the_residual_is_linear_in_each_field(key, x64):
@@ -357,8 +375,12 @@ def test_a_solve_that_fails_is_not_returned(x64, monkeypatch):
     grid = Grid((8, 8))
     a = jnp.exp(3 * Matern(grid, scale=4.0).sample(key=jax.random.key(1)))
     ones = jnp.ones((8, 8))
-    with pytest.raises(ValueError, match="gradients did not solve"):
+    with pytest.raises(ValueError, match="the source must be finite"):
         solve_diffusion(grid, a, ones.at[3, 3].set(jnp.nan))
     monkeypatch.setattr("pidax.pde._conjugate.MAX_STEPS", 3)
-    with pytest.raises(RuntimeError, match="steps"):
+    with pytest.raises(RuntimeError, match=r"did not solve .* in 3 steps.*magnitude"):
         jax.block_until_ready(solve_diffusion(grid, a, ones))
+    loss = lambda b: solve_diffusion(grid, a, b)[3, 3]
+    # The equation of the derivative is solved as strictly: b = 0 needs no step.
+    with pytest.raises(RuntimeError, match="did not solve"):
+        jax.block_until_ready(jax.grad(loss)(0 * ones))

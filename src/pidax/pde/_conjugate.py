@@ -22,7 +22,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import require
+from .._checks import require, require_finite
 from ..types import Field, FieldLike, typed
 from ._boundary import Neumann, Periodic
 from ._constant import compatible, is_singular, solve_constant
@@ -40,13 +40,15 @@ def solve_diffusion(grid: Grid, coefficient: FieldLike, rhs: FieldLike) -> Field
 
     By conjugate gradients from Lineax on the matrix of `Diffusion(grid, a)`, to a
     relative residual below $10^{-10}$ in float64 and about $10^{-4}$ in float32, where
-    $1/h^2$ takes the other digits; a solve that does not get there raises. Derivatives
-    are Lineax's: one more solve, not one through the iterations. Without a side that
+    $1/h^2$ takes the other digits; a solve that does not get there raises. A derivative
+    is one more solve, to the same accuracy, and not one through the iterations; it
+    raises too. Without a side that
     holds a value, $f$ and the fluxes through the sides must integrate to zero, and so
     does the answer. A step costs two transforms, $O(n)$ a point.
     """
     grid.check(coefficient=coefficient, source=rhs)
     a, rhs = jnp.asarray(coefficient), jnp.asarray(rhs)
+    rhs = require_finite("the source", rhs, "Look where it was made.")
     operator, null = Diffusion(grid, a), is_singular(grid)
     if null:
         rhs = grid.extend(compatible(grid, operator.load(rhs)))
@@ -70,9 +72,8 @@ def solve_diffusion(grid: Grid, coefficient: FieldLike, rhs: FieldLike) -> Field
         return found
 
     b = -part * load / size
-    y = _conjugate_gradients(matrix, inverse, b)
     limit = fixed.max() / stiffness * sum(4 / h**2 for h in grid.spacing)
-    y = _accurate(y, b - matrix(y), limit)
+    y = _linear_solve(matrix, inverse, b, limit)
     u = y * (size / stiffness)
     return lifted + grid.pad(u - grid.mean(u) if null else u)
 
@@ -101,6 +102,31 @@ def _size(source, load):
     return jnp.where(size > 0, size, 1)
 
 
+def _linear_solve(matrix, inverse, b, limit):
+    """`y` with `matrix(y) = b`, where `b` and all its derivatives have their own size.
+
+    JAX calls the same solver for the derivatives, with right sides of any size, and an
+    absolute tolerance would return zero for small ones. A number rides along, on which
+    the matrix is the identity: one in the equation, where `b` is in its units already,
+    and zero in derivatives of it, which are brought to their own.
+    """
+
+    def marked(v):
+        return jnp.append(matrix(v[:-1].reshape(b.shape)), v[-1])
+
+    def solve(_, right):
+        inner, marker = right[:-1].reshape(b.shape), right[-1]
+        own = jnp.max(jnp.abs(inner))
+        size = jnp.where((marker == 0) & (own > 0), own, 1)
+        y = _conjugate_gradients(matrix, inverse, inner / size)
+        y = _accurate(y, inner / size - matrix(y), limit)
+        return jnp.append(y * size, marker)
+
+    right = jnp.append(b, jnp.ones((), b.dtype))
+    found = jax.lax.custom_linear_solve(marked, right, solve, symmetric=True)
+    return found[:-1].reshape(b.shape)
+
+
 def _conjugate_gradients(matrix, inverse, b):
     """Lineax's, to a residual small beside one, as a whole and not entry by entry."""
     tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
@@ -117,7 +143,9 @@ def _conjugate_gradients(matrix, inverse, b):
         max_steps=MAX_STEPS,
     )
     options = {"preconditioner": preconditioner}
-    return lx.linear_solve(operator, b, solver, options=options).value
+    # Whether it arrived is for `_accurate` to say, in words that help.
+    found = lx.linear_solve(operator, b, solver, options=options, throw=False)
+    return found.value
 
 
 def _tolerance(dtype) -> float:
@@ -133,10 +161,10 @@ def _accurate(y, residual, limit):
     return require(
         y,
         ok,
-        "conjugate gradients did not solve div(a grad u) = f: the residual is larger "
-        "than the tolerance, or not a number. The coefficient and the source must be "
-        "finite, and the coefficient positive and not range over too many orders of "
-        "magnitude; in float32 solve in float64 instead (equation.resolve, "
+        f"conjugate gradients did not solve div(a grad u) = f in {MAX_STEPS} steps: the "
+        "residual is larger than the tolerance, or not a number. The coefficient must "
+        "be positive and not range over too many orders of magnitude, and the source "
+        "finite; in float32 solve in float64 instead (equation.resolve, "
         "jax.enable_x64).",
     )
 

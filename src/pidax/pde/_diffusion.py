@@ -216,7 +216,7 @@ def _beyond(grid: Grid, side, mean: Mean, nearest: Array, next_one: Array) -> Ar
 def _positive(grid: Grid, a: Array) -> Array:
     """The coefficient, having checked that it is positive and finite."""
     ok = (a > 0) & jnp.isfinite(a)
-    if is_traced(ok):
+    if is_traced(ok, a):  # `jax.grad` traces the one and not the other
         found = "a value that is not"
     else:
         # The first that is not a number, or else the smallest.
