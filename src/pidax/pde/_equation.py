@@ -83,12 +83,15 @@ class AbstractEquation(eqx.Module):
         return _sample(self, key)
 
     def relative_residual(self, fields: Values) -> Scalar:
-        r"""$\lVert R \rVert / s$, with $R$ the residual and $s$ its `scale`."""
-        return self.residual_norm(fields) / self.scale(fields)
+        r"""$\lVert R \rVert / s$, with $R$ the residual and $s$ its `scale`.
+
+        0 where $R$ is, whatever the scale: zero solves a homogeneous equation.
+        """
+        return ratio(self.residual_norm(fields), self.scale(fields))
 
     def residual_norm(self, fields: Values) -> Scalar:
         r"""$\lVert R \rVert$: root mean square over points."""
-        return jnp.sqrt(jnp.mean(jnp.square(self.residual(fields))))
+        return rms(self.residual(fields))
 
     def resolve(self, fields: Values) -> Values:
         """The fields that this equation's own solver makes of the given ones."""
@@ -145,8 +148,16 @@ def _resolve(equation, fields):
 
 
 def rms(field: Field | np.ndarray) -> Scalar:
-    """Root mean square over the points."""
-    return jnp.sqrt(jnp.mean(jnp.square(field)))
+    """Root mean square over the points; its derivative at zero is taken to be zero."""
+    square = jnp.mean(jnp.square(field))
+    zero = square == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
+
+
+def ratio(a: Array, b: Array) -> Array:
+    """`a / b`, and 0 where `a` is."""
+    zero = a == 0
+    return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
 def batched(equation: AbstractEquation, keys: Array) -> Values:

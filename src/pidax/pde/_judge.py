@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..metrics import radial_spectrum
-from ._equation import AbstractEquation, Values
+from ._equation import AbstractEquation, Values, ratio
 from ._precision import in_double
 
 PerSample = Float[np.ndarray, " sample"]
@@ -85,12 +85,11 @@ def on_grid(equation: AbstractEquation, fields: Values, lead: int = 0) -> list[s
 @in_double
 def _judged(equation: AbstractEquation, fields: Values, solved: Values):
     def one(fields, solved):
-        norm, scale = equation.residual_norm(fields), equation.scale(fields)
         both = [(getattr(fields, n), getattr(solved, n)) for n in equation.unknowns]
-        apart = [_ratio(_square(u - s), _square(s)) for u, s in both]
+        apart = [ratio(_square(u - s), _square(s)) for u, s in both]
         energy = {name: _energy(equation, fields, name) for name in names}
         return (
-            _ratio(norm, scale),
+            equation.relative_residual(fields),
             jnp.sqrt(sum(apart) / len(apart)),
             equation.boundary_error(fields),
             jnp.stack([_square(u) for u, _ in both]),
@@ -116,11 +115,6 @@ def _energy(equation: AbstractEquation, fields: Values, name: str) -> Array:
 
 def _square(u: Array) -> Array:
     return jnp.mean(jnp.square(u))
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    """`a / b`, and 0 where `a` is: zero solves a homogeneous equation exactly."""
-    return jnp.where(a == 0, 0.0, a / jnp.where(a == 0, 1.0, b))
 
 
 def _by_batch(fn: Any, equation: AbstractEquation, sets: tuple, size: int) -> Any:
