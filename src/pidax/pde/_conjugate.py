@@ -130,7 +130,7 @@ def _linear_solve(matrix, inverse, b, limit):
 def _conjugate_gradients(matrix, inverse, b):
     """Lineax's, to a residual small beside one, as a whole and not entry by entry."""
     tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
-    structure = jax.ShapeDtypeStruct(b.shape, b.dtype)
+    structure = jax.eval_shape(lambda b: b, b)  # its place among devices too
     operator = lx.FunctionLinearOperator(matrix, structure, tags)
     preconditioner = lx.FunctionLinearOperator(inverse, structure, tags)
     solver = lx.CG(
@@ -161,10 +161,10 @@ def _accurate(y, residual, limit):
     return require(
         y,
         ok,
-        f"conjugate gradients did not solve div(a grad u) = f in {MAX_STEPS} steps: the "
-        "residual is larger than the tolerance, or not a number. The coefficient must "
-        "be positive and not range over too many orders of magnitude, and the source "
-        "finite; in float32 solve in float64 instead (equation.resolve, "
+        f"conjugate gradients did not solve div(a grad u) = f in {MAX_STEPS} steps: "
+        "the residual is larger than the tolerance, or not a number. The coefficient "
+        "must be positive and not range over too many orders of magnitude, and the "
+        "source finite; in float32 solve in float64 instead (equation.resolve, "
         "jax.enable_x64).",
     )
 
