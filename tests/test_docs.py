@@ -63,7 +63,8 @@ def squash(text):
 
 
 @pytest.mark.parametrize(
-    "name", ["reference_figure", "engine_table", "pid_tables", "pde_tables"]
+    "name",
+    ["reference_figure", "engine_table", "pid_tables", "pde_tables", "train_tables"],
 )
 def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
