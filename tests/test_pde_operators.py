@@ -510,3 +510,20 @@ def test_what_is_not_offered_is_refused_with_what_is():
         with pytest.raises(ValueError, match=message):
             make()
     assert Derivative(half, 0, order=4).order == 4
+
+
+@pytest.mark.parametrize("high", [12.0, 0.1])
+def test_a_given_slope_meets_the_material_that_is_there(high, x64):
+    """-(a u')' = 0 with a jump one, two, three cells from the slope: flux a(1) g."""
+    for cells in (1, 2, 3):
+        side = Neumann(2.0)
+        grid = Grid((8,), layout="cells", boundary=((Dirichlet(), side),))
+        a = np.where(np.arange(8) < 8 - cells, high, 3.0)
+        balance = Diffusion(grid, a)(jnp.zeros(8))
+        # All that goes in is what the side lets in: 3 for a, 2 for its slope.
+        assert grid.integral(balance) == pytest.approx(6.0, rel=1e-13)
+    # A steep coefficient stays positive at the side, a line goes on as a line.
+    for a, face in (((9.0, 5.0, 1.0), 0.5), ((1.0, 2.0, 3.0), 3.5)):
+        grid = Grid((3,), layout="cells", boundary=Neumann(1.0))
+        found = Diffusion(grid, np.array(a)).faces[0][-1]
+        assert found == face

@@ -114,9 +114,9 @@ class Diffusion(AbstractDiffusion):
     `coefficient` is $a > 0$, a field. Between two points it is their `mean`,
     "arithmetic" for smooth ones or "harmonic" for those that are constant in each cell
     (the flux through layers is then exact). Where a slope is prescribed on the side of
-    cells, smooth ones are extrapolated to it; at other sides it is the value of the
-    nearest point. On nodes this is the 5-point scheme with $h = L/(n-1)$, on cells
-    finite volumes; order as for [`Laplacian`][pidax.pde.Laplacian].
+    cells, smooth ones are extrapolated to it, jumps are not; at other sides it is the
+    value of the nearest point. On nodes this is the 5-point scheme with
+    $h = L/(n-1)$, on cells finite volumes; order as for [`Laplacian`][pidax.pde.Laplacian].
 
     `check=False` takes any coefficient: for the residual of fields that a model made,
     which are to be judged, not refused. Lineax is then told nothing false only if $a$
@@ -193,8 +193,8 @@ def _at_faces(grid: Grid, a: Array, axis: int, mean: Mean) -> Array:
     else:
         at = partial(jax.lax.slice_in_dim, a, axis=axis)
         n, (below, above) = a.shape[axis], grid.boundary[axis]
-        first = _beyond(grid, below, mean, at(0, 1), at(1, 2))
-        last = _beyond(grid, above, mean, at(n - 1, n), at(n - 2, n - 1))
+        first = _beyond(grid, below, mean, *(at(i, i + 1) for i in (0, 1, 2)))
+        last = _beyond(grid, above, mean, *(at(n - i, n - i + 1) for i in (1, 2, 3)))
         low = jnp.concatenate([first, a], axis)
         high = jnp.concatenate([a, last], axis)
     if mean == "harmonic":
@@ -202,15 +202,20 @@ def _at_faces(grid: Grid, a: Array, axis: int, mean: Mean) -> Array:
     return (low + high) / 2
 
 
-def _beyond(grid: Grid, side, mean: Mean, nearest: Array, next_one: Array) -> Array:
+def _beyond(grid: Grid, side, mean: Mean, a: Array, b: Array, c: Array) -> Array:
     """The coefficient beyond a side, whose mean with the nearest is that at the side.
 
-    Only a given slope needs it to second order, and on cells: there it is linear, but
-    not negative, so that the mean is positive.
+    Of the three points from the side inwards. Only a given slope needs it to second
+    order, and on cells: there it goes on with the smaller of the last two differences,
+    with none if their signs differ. So a jump is not extrapolated, and two materials
+    have their own value at the side; nor does it go below zero.
     """
     if grid.layout == "cells" and isinstance(side, Neumann) and mean == "arithmetic":
-        return jnp.maximum(2 * nearest - next_one, 0)
-    return nearest
+        first, second = a - b, b - c
+        smaller = jnp.where(jnp.abs(first) < jnp.abs(second), first, second)
+        step = jnp.where(first * second > 0, smaller, 0)
+        return jnp.maximum(a + step, jnp.minimum(a, 0))
+    return a
 
 
 def _positive(grid: Grid, a: Array) -> Array:
