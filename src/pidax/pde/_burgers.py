@@ -15,10 +15,15 @@ from ._boundary import Periodic
 from ._equation import Kind
 from ._evolution import require_steps
 from ._grid import Grid
-from ._modes import odd_wavenumbers, squared_wavenumbers, times, to_modes, two_thirds
+from ._modes import times, to_modes
 from ._random_field import AbstractRandomField, Law, Matern, as_law
 from ._semilinear import AbstractSemilinear
-from ._spectral import check_periodic
+from ._spectral import (
+    check_periodic,
+    odd_wavenumbers,
+    squared_wavenumbers,
+    two_thirds,
+)
 
 CIRCLE = Grid((128,), boundary=Periodic())
 

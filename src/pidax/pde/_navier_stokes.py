@@ -22,10 +22,16 @@ from ._boundary import Periodic
 from ._equation import Kind
 from ._evolution import require_steps
 from ._grid import Grid
-from ._modes import odd_wavenumbers, squared_wavenumbers, times, to_modes, two_thirds
+from ._modes import times, to_modes
 from ._random_field import AbstractRandomField, Law, Matern, as_law
 from ._semilinear import AbstractSemilinear
-from ._spectral import check_periodic, wavenumbers
+from ._spectral import (
+    check_periodic,
+    odd_wavenumbers,
+    squared_wavenumbers,
+    two_thirds,
+    wavenumbers,
+)
 
 TORUS = Grid((64, 64), boundary=Periodic())
 
@@ -140,9 +146,12 @@ def _diagonal_waves(grid):
     if grid.ndim != 2:
         return np.zeros(grid.shape)
     turns = [
-        (np.asarray(x) - low) / length
+        (x - low) / length
         for x, (low, _), length in zip(
-            grid.coordinates, grid.extent, grid.lengths, strict=True
+            np.meshgrid(*grid._points, indexing="ij"),
+            grid.extent,
+            grid.lengths,
+            strict=True,
         )
     ]
     phase = 2 * np.pi * (turns[0] + turns[1])

@@ -6,6 +6,8 @@ On an even number of points the mode $m = n/2$ is a cosine that stands for both 
 $k$: an odd derivative of it is a sine that vanishes on every point, so its factor is 0.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -25,10 +27,15 @@ def dealias(grid: Grid, u: FieldLike) -> Field:
     check_periodic(grid, "dealias")
     grid.check(u=u)
     hat = jnp.fft.rfftn(jnp.asarray(u))
+    return backward(grid, multiply(two_thirds(grid), hat))
+
+
+def two_thirds(grid: Grid) -> np.ndarray:
+    r"""1 for waves with $3|m| < n$ along every axis, 0 for others."""
     keep = np.ones(())
     for m, n in zip(_modes(grid), grid.shape, strict=True):
         keep = keep * (3 * np.abs(m) < n)
-    return backward(grid, multiply(keep, hat))
+    return keep
 
 
 def wavenumbers(grid: Grid) -> tuple[np.ndarray, ...]:
@@ -76,8 +83,12 @@ def spectral_derivative(grid: Grid, u: Array, axis: int, power: int) -> Array:
 
 def spectral_laplacian(grid: Grid, u: Array) -> Array:
     """The Laplacian: one transform forth and one back."""
-    squares = np.asarray(sum(k**2 for k in wavenumbers(grid)))
-    return backward(grid, multiply(-squares, jnp.fft.rfftn(u)))
+    return backward(grid, multiply(-squared_wavenumbers(grid), jnp.fft.rfftn(u)))
+
+
+def squared_wavenumbers(grid: Grid) -> np.ndarray:
+    r"""$|k|^2$: minus the eigenvalues of the Laplacian."""
+    return functools.reduce(np.add, (k**2 for k in wavenumbers(grid)))
 
 
 def odd_wavenumbers(grid: Grid) -> list[np.ndarray]:
