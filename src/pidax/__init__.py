@@ -9,7 +9,6 @@ from . import distill as distill
 from . import flow as flow
 from . import metrics as metrics
 from . import nn as nn
-from . import pde as pde
 from . import plot as plot
 from . import process as process
 from . import store as store
@@ -84,12 +83,13 @@ __version__ = _version("pidax")
 
 if _TYPE_CHECKING:
     from . import convert as convert
+    from . import pde as pde
 
 
 def __getattr__(name: str) -> _Any:
-    """`px.convert` is imported when it is first asked for: most programs never do."""
-    if name == "convert":
+    """Rooms that many programs never enter are imported when first asked for."""
+    if name in ("convert", "pde"):
         from importlib import import_module
 
-        return import_module(".convert", __name__)
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

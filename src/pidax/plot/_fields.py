@@ -1,16 +1,19 @@
 """Fields on a grid, their residuals and their spectra, in the equation's own axes."""
 
+from __future__ import annotations  # names that are imported for their types only
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .._checks import require
-from ..pde import AbstractEquation, Grid, Report
 from ._axes import COLOURS, given_or_new, require_drawable, require_few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..pde import AbstractEquation, Grid, Report
 
 _ROWS = 4  # of a solution in time and two or three dimensions, at most so many panels
 _ACROSS = 4
