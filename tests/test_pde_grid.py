@@ -180,3 +180,14 @@ def test_a_grid_says_what_it_is():
         "Grid((4, 8), extent=((0.0, 1.0), (0.0, 1.0)), nodes, "
         "Dirichlet/Dirichlet, Periodic/Periodic)"
     )
+
+
+def test_natural_mistakes_are_told():
+    """Points as two arguments, a number for an interval, a class for a condition."""
+    for arguments in ((64, 64), ((64,), 2.0)):
+        with pytest.raises(ValueError, match=r"extent must be an interval.*Grid\(\(64"):
+            Grid(*arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Mind the parentheses: Periodic\(\)"):
+        Grid((8, 8), boundary=Periodic)  # type: ignore[arg-type]
+    single = np.float32(0), np.float32(2)
+    assert Grid((8,), single).lengths == (2.0,)  # type: ignore[arg-type]

@@ -22,9 +22,16 @@ def point_numbers(shape):
 
 def intervals(extent, ndim):
     """One interval for each axis."""
-    if all(isinstance(x, int | float) for x in extent):
-        extent = (extent,) * ndim
-    pairs = tuple((float(low), float(high)) for low, high in extent)  # type: ignore[misc]
+    try:
+        if all(np.ndim(x) == 0 for x in extent):
+            extent = (extent,) * ndim
+        pairs = tuple((float(low), float(high)) for low, high in extent)  # type: ignore[misc]
+    except (TypeError, ValueError):
+        raise ValueError(
+            "extent must be an interval (low, high), or one for each axis, got "
+            f"{extent!r}. Write extent=(0.0, 1.0); the numbers of points of all axes "
+            "come first, in one tuple: Grid((64, 64))."
+        ) from None
     if len(pairs) != ndim:
         raise ValueError(
             f"extent must be one interval or one for each of {ndim} axes, got "
@@ -37,10 +44,16 @@ def side_pairs(boundary, ndim):
     """A pair of conditions for each axis."""
     if isinstance(boundary, AbstractSide):
         boundary = (boundary,) * ndim
-    pairs = tuple(
-        (side, side) if isinstance(side, AbstractSide) else tuple(side)
-        for side in boundary
-    )
+    try:
+        pairs = tuple(
+            (side, side) if isinstance(side, AbstractSide) else tuple(side)
+            for side in boundary
+        )
+    except TypeError:
+        raise ValueError(
+            "boundary must be made of Dirichlet(...), Neumann(...) and Periodic(), got "
+            f"{boundary!r}. Mind the parentheses: Periodic()."
+        ) from None
     if len(pairs) != ndim or any(len(pair) != 2 for pair in pairs):
         raise ValueError(
             f"boundary must be one condition, or for each of {ndim} axes a condition "
