@@ -360,12 +360,21 @@ def test_bad_input_is_told(key, x64):
         Darcy(grid, source=jnp.ones(3))
     with pytest.raises(ValueError, match="Make both on the same points"):
         Poisson(grid, Matern(Grid((9, 9))))
+    for other in (Grid((8, 8), layout="cells"), Grid((8, 8), boundary=P())):
+        with pytest.raises(ValueError, match="Make both on the same points"):
+            Poisson(grid, Matern(other))
+    with pytest.raises(ValueError, match="a fixed field must be finite"):
+        Poisson(grid, float("nan"))
+    with pytest.raises(ValueError, match="wavenumber must be a finite number, got nan"):
+        Helmholtz(grid, float("nan"))
     wavenumber = float(jnp.sqrt(-laplacian_eigenvalues(grid)[0, 0]))
     with pytest.raises(ValueError, match=r"at resonance.*\(1.0, 1.0\) half waves"):
         Helmholtz(grid, wavenumber)
     closed = Grid((8, 8), boundary=((N(1.0), N()), N()))
     with pytest.raises(ValueError, match=r"their integral is -(0.99999|1.0)"):
         Poisson(closed).solve(jnp.zeros((8, 8)))
+    with pytest.raises(ValueError, match=r"their integral is -(0.99999|1.0)"):
+        Poisson(closed, 0.0).sample(key=key)  # compiled, and with its number
     # A generated coefficient that is not positive is judged, not refused.
     fields = Darcy(grid).fields(coefficient=-ones, solution=ones)
     assert jnp.isfinite(Darcy(grid).relative_residual(fields))

@@ -80,7 +80,7 @@ class AbstractEquation(eqx.Module):
 
         In float64 when called from Python, and handed back in default precision.
         """
-        return _sample(self, key)
+        return _sample_in_double(self, key)
 
     def relative_residual(self, fields: Values) -> Scalar:
         r"""$\lVert R \rVert / s$, with $R$ the residual and $s$ its `scale`.
@@ -95,7 +95,7 @@ class AbstractEquation(eqx.Module):
 
     def resolve(self, fields: Values) -> Values:
         """The fields that this equation's own solver makes of the given ones."""
-        return in_double(_resolve)(self, fields)
+        return _resolve_in_double(self, fields)
 
     def without(self, fields: Values) -> Values:
         """The same given fields with zero for all others: the null of every report."""
@@ -138,13 +138,16 @@ class AbstractEquation(eqx.Module):
         self.grid.check(**{name: field})
 
 
-@in_double
 def _sample(equation, key):
     return equation.solve(*equation.draw(key=key))
 
 
 def _resolve(equation, fields):
     return equation.solve(*(getattr(fields, name) for name in equation.given))
+
+
+_sample_in_double = in_double(_sample, explain=True)
+_resolve_in_double = in_double(_resolve, explain=True)
 
 
 def rms(field: Field | np.ndarray) -> Scalar:

@@ -1,10 +1,11 @@
 r"""The Helmholtz equation, $\Delta u + k^2 u = f$."""
 
+from math import isfinite
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from .._checks import require_finite
+from .._checks import is_traced, require, require_finite, show
 from ..types import Field, FieldLike, Key, Scalar, ScalarLike, typed
 from ._constant import check_resonance, solve_constant
 from ._diffusion import Laplacian
@@ -47,6 +48,11 @@ class Helmholtz(AbstractEquation):
         self.grid = grid
         self.wavenumber = wavenumber
         self.source = as_law(grid, Matern(grid) if source is None else source)
+        require(
+            wavenumber,
+            jnp.isfinite(wavenumber) if is_traced(wavenumber) else isfinite(wavenumber),
+            f"wavenumber must be a finite number, got {show(wavenumber)}.",
+        )
         check_resonance(grid, wavenumber**2, jnp.zeros(()).dtype)
 
     def draw(self, *, key: Key) -> tuple[Field]:

@@ -20,8 +20,12 @@ from .._checks import is_traced
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def in_double(fn: _F) -> _F:
-    """`fn`, compiled and computed in float64, with the results in default precision."""
+def in_double(fn: _F, *, explain: bool = False) -> _F:
+    """`fn`, compiled and computed in float64, with the results in default precision.
+
+    A compiled program knows that a check failed, but not with which numbers: to
+    `explain`, it is done once more as it is written, where its errors can say.
+    """
     compiled = eqx.filter_jit(fn)
 
     @functools.wraps(fn)
@@ -30,7 +34,12 @@ def in_double(fn: _F) -> _F:
             return fn(*args, **kwargs)
         with jax.enable_x64(True):
             wide = jax.tree.map(_widen, (args, kwargs))
-            found = compiled(*wide[0], **wide[1])
+            try:
+                found = compiled(*wide[0], **wide[1])
+            except RuntimeError:
+                if explain:
+                    fn(*wide[0], **wide[1])  # raises the same in better words
+                raise
         return jax.tree.map(lambda x: narrow(x), found)
 
     return call  # type: ignore[return-value]

@@ -18,7 +18,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
-from .._checks import require_positive
+from .._checks import is_traced, require_positive
 from ..types import ElementwiseLike, Field, FieldLike, Key
 from ._boundary import AbstractSide, Neumann, Periodic
 from ._grid import Grid
@@ -154,6 +154,11 @@ class Fixed(AbstractGaussianField):
     def __check_init__(self):
         if np.shape(self.value) != ():
             self.grid.check(value=self.value)  # type: ignore[arg-type]
+        if not is_traced(self.value) and not np.isfinite(self.value).all():
+            raise ValueError(
+                "a fixed field must be finite, got NaN or infinite values. Look where "
+                "it was made."
+            )
 
     def sample(self, *, key: Key) -> Field:
         return self.mean()
@@ -210,7 +215,12 @@ def as_law(grid: Grid, law: Law) -> AbstractRandomField:
     """A law on this grid; a number or a field is the law that always draws it."""
     if not isinstance(law, AbstractRandomField):
         return Fixed(grid, law)
-    if law.grid.shape != grid.shape or law.grid.extent != grid.extent:
+    pairs = zip(law.grid._points, grid._points, strict=False)
+    same = law.grid.shape == grid.shape and all(
+        np.allclose(x, y, rtol=0.0, atol=1e-6 * h)
+        for (x, y), h in zip(pairs, grid.spacing, strict=True)
+    )
+    if not same:
         raise ValueError(
             f"the law draws fields on {law.grid}, the equation is on {grid}. Make both "
             "on the same points."
