@@ -116,7 +116,8 @@ class Diffusion(AbstractDiffusion):
     (the flux through layers is then exact). Where a slope is prescribed on the side of
     cells, smooth ones are extrapolated to it, jumps are not; at other sides it is the
     value of the nearest point. On nodes this is the 5-point scheme with
-    $h = L/(n-1)$, on cells finite volumes; order as for [`Laplacian`][pidax.pde.Laplacian].
+    $h = L/(n-1)$, on cells finite volumes; order as for
+    [`Laplacian`][pidax.pde.Laplacian].
 
     `check=False` takes any coefficient: for the residual of fields that a model made,
     which are to be judged, not refused. Lineax is then told nothing false only if $a$
