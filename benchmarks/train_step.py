@@ -144,7 +144,10 @@ def main():
 
     record.provenance()
     steps = ["--steps", str(arguments.steps)]
-    rows = []
+    target, rows = record.RESULTS / "train_step.json", []
+    if arguments.only and target.exists():  # the others stay
+        before = json.loads(target.read_text())["rows"]
+        rows = [row for row in before if arguments.only not in row["case"]]
     for case in CASES:
         if arguments.only not in case:
             continue
