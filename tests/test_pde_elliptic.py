@@ -310,6 +310,7 @@ def test_what_has_no_gaussian_law():
 # --- precision, batches, errors -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_float32_batches(x32, key):
     """Solved where it is called: to what rounding leaves of 1/h^2."""
     for equation in (Poisson(Grid((12, 12))), Darcy.lognormal(Grid((12, 12)))):

@@ -5,6 +5,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import assert_close, tolerance
 
 from pidax.pde import ETDRK4, SemilinearTerm
@@ -114,6 +115,7 @@ def test_the_coefficients_of_a_step_are_those_of_runge_and_kutta_at_zero(x64):
     assert_close(jnp.stack(full)[:, 0], [1.0, 0.1 / 6, 0.1 / 3, 0.1 / 6], 1e-15)
 
 
+@pytest.mark.slow
 def test_it_is_differentiable_and_batched(x64):
     term = SemilinearTerm(jnp.asarray(RATES), lambda t, c, args: -(c**2))
     end = lambda u0: integrate(term, jnp.full(3, u0), 0.0, 1.0, jnp.asarray(0.125))

@@ -122,6 +122,7 @@ def test_heat_of_single_modes_decays_as_it_should(dtype):
         assert_close(rate, -0.2 * power * u0, 0.0, tolerance(dtype, 50))
 
 
+@pytest.mark.slow
 def test_random_heat_is_the_published_formula(x64, key):
     heat = pde.RandomHeat()
     fields = heat.sample(key=key)
@@ -185,6 +186,7 @@ def both(equation, fields):
     return equation.relative_residual(fields), inner / equation.scale(fields)
 
 
+@pytest.mark.slow
 def test_residuals_of_an_exact_solution_of_burgers(x64):
     """The step's is its truncation error, of order four; collocation's of order two."""
     defects, collocated = [], []
@@ -316,6 +318,7 @@ def test_transport_changes_neither_energy_nor_enstrophy(x64, key):
     assert_close(flow.curl(u, v), w, 1e-11)
 
 
+@pytest.mark.slow
 def test_order_four_of_a_developing_flow(x64, key):
     ends = []
     for substeps in (4, 8, 16):

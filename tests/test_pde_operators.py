@@ -160,12 +160,14 @@ def test_so_they_are_with_the_harmonic_mean_between_held_values(x64):
     assert abs(order(errors) - 2) < 0.2
 
 
+@pytest.mark.slow
 def test_solutions_in_three_dimensions(x64):
     kinds = ("D", "N", "P")
     errors = [solution_error(kinds, n, "nodes", "arithmetic") for n in (5, 10)]
     assert abs(order(errors) - 2) < 0.2
 
 
+@pytest.mark.slow
 def test_the_harmonic_mean_keeps_the_flux_through_layers_exactly(x64):
     # Two materials in series: the flux is 1 / (sum of resistances), u piecewise linear.
     grid = Grid(10, layout="cells", boundary=((Dirichlet(0.0), Dirichlet(1.0)),))
@@ -335,6 +337,7 @@ def test_what_lineax_is_told_is_true_of_the_matrix(kinds, layout, x64):
     assert (Laplacian(grid).nullspace is None) == ("D" in "".join(kinds))
 
 
+@pytest.mark.slow
 def test_so_it_is_in_single_precision(x32):
     these = operators(grid_of(("D", "P"), (6, 5), "nodes"))
     for operator, found in zip(these, matrices(these), strict=True):

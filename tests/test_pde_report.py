@@ -118,6 +118,7 @@ def test_the_spectra_are_those_of_the_solution(rod, truth, found, x64):
     assert_close(found.reference_spectra["solution"].estimate.sum(), mean_square, 1e-10)
 
 
+@pytest.mark.slow
 def test_coefficients_that_cannot_be_solved_for_are_counted(x64):
     slab = Slab(GRID)
     truth = jax.tree.map(np.asarray, px.pde.draw(slab, 40, key=KEY))
@@ -150,6 +151,7 @@ def test_coefficients_that_cannot_be_solved_for_are_counted(x64):
         px.pde.report(slab, part(truth, 20), samples, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_any_form_of_samples_gives_one_report(rod, tmp_path, x32):
     """By name, stacked and stored; in float32 the floor is that of rounding."""
     data = px.pde.generate(
