@@ -35,7 +35,7 @@ def darcy(a, source=1.0):
     below = -rows[1:-1].ravel()
     matrix = sp.diags_array(
         [middle.ravel(), beside, beside, below, below],
-        offsets=[0, 1, -1, m, -m],
+        offsets=[0, 1, -1, m, -m],  # type: ignore[arg-type]
         format="csc",
     )
     u = np.zeros_like(a)

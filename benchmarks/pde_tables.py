@@ -136,7 +136,7 @@ def cost(results):
         cells.append(ABSENT if exponent is None else f"{exponent:.2f}")
         middle = find(results, name)
         cells.append(single(middle))
-        lines.append((name, *cells))
+        lines.append((name, *cells))  # type: ignore[arg-type]
     beside = [
         ("at 64 x 64", "pidax", "reference", "times faster", "largest difference")
     ]

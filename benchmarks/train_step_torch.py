@@ -14,9 +14,9 @@ import json
 import math
 import time
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+import torch  # type: ignore[import]
+from torch import nn  # type: ignore[import]
+from torch.nn import functional as F  # type: ignore[import]
 
 WIDTH, MULTIPLIERS, BLOCKS, ATTENTION, RESOLUTION = 32, (1, 2, 2), 2, 16, 32
 BATCH, NODES = 16, 250

@@ -4,6 +4,7 @@ Run it with `python examples/pde_gallery.py`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -29,11 +30,11 @@ EQUATIONS = {
 
 def main():
     figure = plt.figure(figsize=(13, 11.5), layout="constrained")
-    parts = figure.subfigures(4, 2, hspace=0.04).flat
+    parts: Any = figure.subfigures(4, 2, hspace=0.04)
     keys = jax.random.split(jax.random.key(3), len(EQUATIONS))
     worst = {}
     for part, key, (name, equation) in tqdm(
-        zip(parts, keys, EQUATIONS.items(), strict=True), total=len(EQUATIONS)
+        zip(parts.flat, keys, EQUATIONS.items(), strict=True), total=len(EQUATIONS)
     ):
         with jax.enable_x64(True):  # so that the residual is not float32's
             fields = equation.sample(key=key)

@@ -4,6 +4,8 @@ A field is a product of one function of each axis: exp(k x) on a bounded axis an
 exp(sin(2 pi x) / 2) on a periodic one. Everything is in NumPy, in float64.
 """
 
+from typing import Any
+
 import numpy as np
 
 from pidax.pde import Dirichlet, Grid, Neumann, Periodic
@@ -41,7 +43,7 @@ def unit(axis: int, ndim: int, power: int = 1) -> tuple[int, ...]:
     return tuple(power * (i == axis) for i in range(ndim))
 
 
-def grid_of(kinds, shape, layout: str, data=field) -> Grid:
+def grid_of(kinds, shape, layout: Any, data=field) -> Grid:
     """A grid of the unit cube whose sides hold values and slopes of the field."""
     ndim = len(shape)
     bare = tuple((Neumann(), Neumann()) if k != "P" else Periodic() for k in kinds)
@@ -69,6 +71,6 @@ def order(errors) -> float:
     return float(np.log2(coarse / fine))
 
 
-def shape_of(kinds, intervals: int, layout: str) -> tuple[int, ...]:
+def shape_of(kinds, intervals: int, layout: Any) -> tuple[int, ...]:
     """The numbers of points at which every axis has this many intervals."""
     return tuple(intervals + (layout == "nodes" and k != "P") for k in kinds)

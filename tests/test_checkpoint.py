@@ -486,7 +486,8 @@ def test_closures_are_described():
     given = [describe(lambda s, lr=lr: lr, "r", values=True) for lr in (1e-3, 1.0)]
     assert given[0] != given[1]
     many = [optax.MultiSteps(optax.adam(lr), 2) for lr in (1e-3, 1.0)]
-    assert differences(*(describe(m, "o", values=True) for m in many))
+    first, second = (describe(m, "o", values=True) for m in many)
+    assert differences(first, second)
     mixture = px.GaussianMixture.ring()
     moved = px.GaussianMixture.ring(radius=0.8)
     found = differences(

@@ -228,7 +228,7 @@ def test_a_sample_that_is_not_finite_or_fails_is_named(rod, tmp_path):
         fails: bool = False
 
         @property
-        def grid(self):
+        def grid(self):  # type: ignore[override]
             return self.rod.grid
 
         def draw(self, *, key):

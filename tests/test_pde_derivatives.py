@@ -221,7 +221,7 @@ def identities(grid, q, u, vector):
     """What must vanish: the curl of a gradient and the divergence of a curl."""
     curl, divergence = Curl(grid, q), Divergence(grid, "points", q)
     swirl = curl(Gradient(grid, "points", q)(u))
-    leak = divergence(curl(u) if grid.ndim == 2 else curl(vector))
+    leak = divergence(curl(u) if grid.ndim == 2 else curl(vector))  # type: ignore[arg-type]
     return swirl, leak, curl(vector)
 
 

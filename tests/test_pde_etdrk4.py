@@ -1,5 +1,7 @@
 """The stiff stepper against closed forms, and as a Diffrax solver."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -17,7 +19,8 @@ RATES = np.array([-1.0, -3.0, 0.5])
 @eqx.filter_jit
 def integrate(term, y0, t0, t1, dt, solver=None):
     solver = ETDRK4() if solver is None else solver
-    return diffrax.diffeqsolve(term, solver, t0, t1, dt, y0).ys[0]
+    found: Any = diffrax.diffeqsolve(term, solver, t0, t1, dt, y0).ys
+    return found[0]
 
 
 def bernoulli(t, u0=0.3):
@@ -50,7 +53,8 @@ def test_order_four_in_time_dependence_too_and_backwards(x64):
             SemilinearTerm(rate, forced), ETDRK4(), t0, t1, (t1 - t0) / n,
             jnp.sin(jnp.array([t0])), args=rate,
         )  # fmt: skip
-        return float(jnp.abs(solution.ys[0, 0] - np.sin(t1)))
+        ys: Any = solution.ys
+        return float(jnp.abs(ys[0, 0] - np.sin(t1)))
 
     for ends in ((0.2, 1.4), (1.4, 0.2)):
         assert abs(np.log2(error(8, *ends) / error(16, *ends)) - 4) < 0.2

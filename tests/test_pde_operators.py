@@ -64,7 +64,7 @@ def test_linear_fields_are_treated_exactly_by_the_data_of_all_sides(
     near = tolerance(dtype, 10)
     for axis, flux in enumerate(Gradient(grid)(u)):
         assert flux.dtype == dtype
-        assert_close(flux, linear(kinds, [u] * ndim, unit(axis, ndim)).flat[0], near)
+        assert_close(flux, linear(kinds, [u] * ndim, unit(axis, ndim)).flat[0], near)  # type: ignore
     assert_close(Laplacian(grid)(u), 0, 20 * near)
     # The values that u has on prescribed nodes do not matter: they are replaced.
     assert_close(Laplacian(grid)(grid.pad(grid.restrict(u))), 0, 20 * near)
@@ -139,10 +139,10 @@ def solution_error(kinds, n, layout, mean):
     matrix, load, weights = map(np.asarray, system(grid, a, f, mean))
     if Laplacian(grid).nullspace is None:
         found = np.linalg.solve(matrix, load)
-        error = found - grid.restrict(u).ravel()
+        error = found - grid.restrict(u).ravel()  # type: ignore
     else:  # the data of the exact solution are compatible to the scheme's order only
         found = np.linalg.lstsq(matrix, load, rcond=1e-10)[0]
-        error = found - grid.restrict(u).ravel()
+        error = found - grid.restrict(u).ravel()  # type: ignore
         error = error - (weights * error).sum() / weights.sum()
     return np.abs(error).max()
 
@@ -299,7 +299,7 @@ def check_told(operator, matrix, adjoint, more, dtype):
     name, near = repr(operator), tolerance(dtype) * np.abs(matrix).max()
     assert matrix.dtype == dtype
     assert matrix.shape == (operator.out_size(), operator.in_size()), name
-    assert_close(*adjoint, 0, near)
+    assert_close(*adjoint, 0, near)  # type: ignore
     square = matrix.shape[0] == matrix.shape[1]
     symmetric = square and bool(np.abs(matrix - matrix.T).max() < near)
     assert lx.is_symmetric(operator) == symmetric, name
@@ -333,7 +333,7 @@ def test_what_lineax_is_told_is_true_of_the_matrix(kinds, layout, x64):
     grid = grid_of(kinds, (6, 5)[: len(kinds)], layout)
     these = operators(grid)
     for operator, found in zip(these, matrices(these), strict=True):
-        check_told(operator, *jax.tree.map(np.asarray, found), np.dtype("f8"))
+        check_told(operator, *jax.tree.map(np.asarray, found), np.dtype("f8"))  # type: ignore
     assert (Laplacian(grid).nullspace is None) == ("D" in "".join(kinds))
 
 
@@ -341,7 +341,7 @@ def test_what_lineax_is_told_is_true_of_the_matrix(kinds, layout, x64):
 def test_so_it_is_in_single_precision(x32):
     these = operators(grid_of(("D", "P"), (6, 5), "nodes"))
     for operator, found in zip(these, matrices(these), strict=True):
-        check_told(operator, *jax.tree.map(np.asarray, found), np.dtype("f4"))
+        check_told(operator, *jax.tree.map(np.asarray, found), np.dtype("f4"))  # type: ignore
 
 
 def test_a_line_is_materialised_as_three_diagonals():
@@ -434,8 +434,8 @@ def test_without_a_held_value_the_weighted_matrix_and_a_compatible_source(layout
     found = lx.linear_solve(laplacian.weighted(), rows, lx.CG(1e-12, 1e-12)).value
     assert_close(laplacian(found), source, 1e-9)
     constant = laplacian.nullspace
-    assert_close(grid.norm(constant), 1.0, 1e-12)
-    assert_close(laplacian(constant), 0.0, 1e-10)
+    assert_close(grid.norm(constant), 1.0, 1e-12)  # type: ignore
+    assert_close(laplacian(constant), 0.0, 1e-10)  # type: ignore
 
 
 def test_solves_differentiate_and_map(x64, key):
@@ -495,18 +495,19 @@ def test_what_is_not_offered_is_refused_with_what_is():
             lambda: Laplacian(grid, 4)
         ),
         "y is bounded": lambda: Laplacian(half, "spectral"),
-        "order must be one of .*'spectral'.*, got 3": lambda: Laplacian(ring, 3),
+        "order must be one of .*'spectral'.*, got 3": lambda: Laplacian(ring, 3),  # type: ignore
         "at faces the order is 2, got order=4.*at='points'": (
             lambda: Gradient(ring, order=4)
         ),
         "at must be 'faces' or 'points', got 'edges'": lambda: Divergence(
-            ring, "edges"
+            ring,
+            "edges",  # type: ignore
         ),
         "mean must be 'arithmetic' or 'harmonic', got 'geometric'": (
-            lambda: Diffusion(grid, jnp.ones(8), "geometric")
+            lambda: Diffusion(grid, jnp.ones(8), "geometric")  # type: ignore
         ),
         "scheme must be 'central' or 'upwind', got 'quick'": (
-            lambda: Advection(grid, 1.0, "quick")
+            lambda: Advection(grid, 1.0, "quick")  # type: ignore
         ),
     }
     for message, make in refused.items():

@@ -1,6 +1,6 @@
 """Figures of fields against what they were given: values, axes, titles, spectra."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,9 @@ def test_a_curve_space_and_time_and_rows_of_time():
     (x,) = line.grid.points
     rows = jnp.arange(3.0)[:, None] * x
     curve, image = px.plot.fields(line, Pair.Fields(x, jnp.ones(()), rows))
-    np.testing.assert_allclose(curve.lines[0].get_xydata(), np.stack([x, x], axis=1))
+    np.testing.assert_allclose(
+        np.asarray(curve.lines[0].get_xydata()), np.stack([x, x], axis=1)
+    )
     np.testing.assert_allclose(image_of(image), rows)
     assert image.get_ylabel() == "row of time"
     square = Pair(Grid((4, 3)))
@@ -100,7 +102,7 @@ def test_a_curve_space_and_time_and_rows_of_time():
 def test_spectra_are_those_of_the_report(x64):
     rod = Rod(Grid((13,)))
     batch = jax.tree.map(np.asarray, px.pde.draw(rod, 16, key=jax.random.key(0)))
-    options = dict(key=jax.random.key(1), resamples=20, projections=4)
+    options: Any = dict(key=jax.random.key(1), resamples=20, projections=4)
     report = px.pde.report(rod, batch, batch, **options)
     ax = px.plot.spectra(report)
     labels = [line.get_label() for line in ax.lines]

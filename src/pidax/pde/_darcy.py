@@ -96,9 +96,7 @@ class Darcy(AbstractEquation):
         return (self.coefficient.sample(key=key),)
 
     @typed
-    def solve(  # type: ignore[override]
-        self, coefficient: FieldLike
-    ) -> DarcyFields:
+    def solve(self, coefficient: FieldLike) -> DarcyFields:
         self.grid.check(coefficient=coefficient)
         a = jnp.asarray(coefficient)
         u = solve_diffusion(self.grid, a, -self._source(a.dtype))

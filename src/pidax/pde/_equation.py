@@ -52,8 +52,8 @@ class AbstractEquation(eqx.Module):
         """The given fields of a random sample, in the order of `given`."""
 
     @abc.abstractmethod
-    def solve(self, *given: Array) -> Values:
-        """All fields, from the given ones."""
+    def solve(self, *given: Any, **named: Any) -> Values:
+        """All fields, from the given ones, in the order of `given`."""
 
     @abc.abstractmethod
     def residual(self, fields: Values) -> Array:

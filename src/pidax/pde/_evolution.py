@@ -14,7 +14,7 @@ differences between rows: it needs no steps, and is of second order in $\Delta t
 """
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +59,11 @@ class AbstractEvolution(AbstractEquation):
     given: ClassVar[tuple[str, ...]] = ("initial",)
 
     @abc.abstractmethod
-    def advance(self, u: Field, *parameters: Array) -> Field:
+    def advance(self, u: Field, *parameters: Any, **named: Any) -> Field:
         """The field one row later: the solver's step."""
 
     @abc.abstractmethod
-    def terms(self, u: Field, *parameters: Array) -> tuple[Field, ...]:
+    def terms(self, u: Field, *parameters: Any, **named: Any) -> tuple[Field, ...]:
         """The terms of the right side; their sum is the rate of change."""
 
     def parameters(self, solution: SpaceTime) -> tuple[Array, ...]:
@@ -88,7 +88,7 @@ class AbstractEvolution(AbstractEquation):
         """$F(u)$, the rate of change."""
         return sum(self.terms(u, *parameters)[1:], self.terms(u, *parameters)[0])
 
-    def solve(self, *given: Array):
+    def solve(self, *given: Any, **named: Any):
         """The solution from what is given, one `advance` a row."""
         initial, *parameters = self._checked(given)
 

@@ -59,9 +59,7 @@ class Helmholtz(AbstractEquation):
         return (self.source.sample(key=key),)
 
     @typed
-    def solve(  # type: ignore[override]
-        self, source: FieldLike
-    ) -> HelmholtzFields:
+    def solve(self, source: FieldLike) -> HelmholtzFields:
         self.grid.check(source=source)
         source = require_finite(
             "source", jnp.asarray(source), "Look where it was made."

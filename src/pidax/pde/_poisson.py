@@ -47,9 +47,7 @@ class Poisson(AbstractEquation):
         return (self.source.sample(key=key),)
 
     @typed
-    def solve(  # type: ignore[override]
-        self, source: FieldLike
-    ) -> PoissonFields:
+    def solve(self, source: FieldLike) -> PoissonFields:
         self.grid.check(source=source)
         source = require_finite(
             "source", jnp.asarray(source), "Look where it was made."
