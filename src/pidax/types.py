@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         ...
 
 else:
-    from beartype import beartype
 
     def typed(fn, /):
         """Check the array arguments of `fn` at every call."""
@@ -42,6 +41,8 @@ else:
         def call(*args, **kwargs):
             nonlocal checked
             if checked is None:
+                from beartype import beartype  # a tenth of the package's import
+
                 checked = jaxtyped(typechecker=beartype)(fn)
             return checked(*args, **kwargs)
 
