@@ -9,8 +9,9 @@ reliability.json. A test compares.
 import json
 from pathlib import Path
 
+import marks
+
 ROOT = Path(__file__).parent.parent
-MARKS = ("<!-- engine -->", "<!-- end of engine -->")
 
 
 def load():
@@ -127,15 +128,11 @@ def pages(results):
             "On a GPU: not measured.",
         ]
     )
-    return {ROOT / "docs/training.md": text}
+    return {ROOT / "docs/training.md": [marks.marked("engine", text)]}
 
 
 def main():
-    for page, text in pages(load()).items():
-        old = page.read_text()
-        before, rest = old.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    marks.write(pages(load()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import marks
+
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs/pde.md", ROOT / "README.md"
 ABSENT = "not measured"
@@ -233,22 +235,14 @@ def pages(results):
         "pde_metrics": metrics(judged),
         "pde_resolutions": resolutions(judged),
     }
-    marked = lambda name, text: f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
     return {
-        PAGE: [marked(name, text) for name, text in parts.items()],
-        README: [marked("pde_summary", summary(generated))],
+        PAGE: [marks.marked(name, text) for name, text in parts.items()],
+        README: [marks.marked("pde_summary", summary(generated))],
     }
 
 
 def main():
-    for page, blocks in pages(load()).items():
-        text = page.read_text()
-        for block in blocks:
-            first, last = block.split("\n", 1)[0], block.rsplit("\n", 1)[1]
-            start, end = text.index(first), text.index(last) + len(last)
-            text = text[:start] + block + text[end:]
-        page.write_text(text)
-        print(f"wrote {page}")
+    marks.write(pages(load()))
 
 
 if __name__ == "__main__":

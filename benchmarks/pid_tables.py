@@ -9,6 +9,7 @@ benchmarks/results/pid_ablation.json and pid_stability.json. A test compares.
 import json
 from pathlib import Path
 
+import marks
 import numpy as np
 from pid_settings import ITSELF, SHORT, settings
 
@@ -211,23 +212,14 @@ def pages(results):
         "pid_origin": origin(results.get("pid_origin")),
         "pid_cost": cost(results.get("pid_cost")),
     }
-    marked = lambda name, text: f"<!-- {name} -->\n{text}\n<!-- end of {name} -->"
     return {
-        PAGE: [marked(name, text) for name, text in parts.items()],
-        README: [marked("pid_summary", summary(results["pid_ablation"]))],
+        PAGE: [marks.marked(name, text) for name, text in parts.items()],
+        README: [marks.marked("pid_summary", summary(results["pid_ablation"]))],
     }
 
 
 def main():
-    results = load()
-    for page, blocks in pages(results).items():
-        text = page.read_text()
-        for block in blocks:
-            first, last = block.split("\n", 1)[0], block.rsplit("\n", 1)[1]
-            start, end = text.index(first), text.index(last) + len(last)
-            text = text[:start] + block + text[end:]
-        page.write_text(text)
-        print(f"wrote {page}")
+    marks.write(pages(load()))
 
 
 if __name__ == "__main__":

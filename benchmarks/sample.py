@@ -11,28 +11,20 @@ benchmarks/results/sample.json.
 """
 
 import equinox as eqx
+import image_problem
 import jax
 import numpy as np
 import record
+from image_problem import BATCH
 
 import pidax as px
 
-BATCH, REPEATS = 16, 3
+REPEATS = 3
 
 
 def main():
-    process = px.EDM()
-    network = px.nn.SongUNet.ddpmpp(
-        3,
-        3,
-        resolution=32,
-        width=32,
-        multipliers=(1, 2, 2),
-        blocks=2,
-        dropout=0.0,
-        key=jax.random.key(0),
-    )
-    teacher = px.Preconditioned(network, process)
+    teacher = image_problem.teacher()
+    process = teacher.process
     flow = px.ProbabilityFlow(teacher, process)
     student = px.Student.from_teacher(teacher, process)
     z = process.prior(jax.random.key(1), (BATCH, 32, 32, 3))

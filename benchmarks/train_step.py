@@ -48,24 +48,15 @@ HERE = Path(__file__).parent
 def measured(steps):
     """All numbers of this process, which sees as many cores as it was given."""
     import equinox as eqx
+    import image_problem
     import jax
     import optax
     import record
 
     import pidax as px
 
-    process = px.EDM()
-    network = px.nn.SongUNet.ddpmpp(
-        3,
-        3,
-        resolution=32,
-        width=32,
-        multipliers=(1, 2, 2),
-        blocks=2,
-        dropout=0.0,
-        key=jax.random.key(0),
-    )
-    teacher = px.Preconditioned(network, process)
+    teacher = image_problem.teacher()
+    process, network = teacher.process, teacher.network
     flow = px.ProbabilityFlow(teacher, process)
     weights, rest = eqx.partition(network, eqx.is_inexact_array)
     found: dict[str, Any] = {}

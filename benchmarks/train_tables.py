@@ -9,9 +9,10 @@ import json
 import statistics
 from pathlib import Path
 
+import marks
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/training.md"
-MARKS = ("<!-- train step -->", "<!-- end of train step -->")
 
 
 def load():
@@ -77,15 +78,11 @@ def pages(results):
             "The full CIFAR-10 network, bf16 and a GPU: not measured.",
         ]
     )
-    return {PAGE: text}
+    return {PAGE: [marks.marked("train step", text)]}
 
 
 def main():
-    for page, text in pages(load()).items():
-        old = page.read_text()
-        before, rest = old.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+    marks.write(pages(load()))
 
 
 if __name__ == "__main__":

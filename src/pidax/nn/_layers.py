@@ -53,8 +53,8 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "*grid inputs"]) -> Float[Array, "*grid outs"]:
         require_channels(x, self.weight.shape[0])
         weight = self.weight.astype(x.dtype)
-        # Of an image as a convolution, whose gradient by the weights XLA's CPU backend
-        # computes twice as fast as that of a product of long thin matrices.
+        # Of an image as a convolution: the gradient by the weights of a product of long
+        # thin matrices makes XLA's CPU backend transpose them first.
         y = _correlate(x, weight[None, None]) if x.ndim == 3 else x @ weight
         return y if self.bias is None else y + self.bias.astype(x.dtype)
 
@@ -170,7 +170,7 @@ class GroupNorm(eqx.Module):
         dtype = at_least_float32(x.dtype)
         # Means over the grid channel by channel, then of each group's channels by a
         # small matrix: the groups as an axis of the image would be the last, of four
-        # numbers, and several times slower on a CPU.
+        # numbers, which a CPU cannot take together.
         member = np.kron(np.eye(self.groups), np.ones((channels // self.groups, 1)))
         share = jnp.asarray(member * self.groups / channels, dtype)
         grid = tuple(range(x.ndim - 1))

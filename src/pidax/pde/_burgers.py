@@ -37,8 +37,8 @@ class Burgers(AbstractSemilinear):
     $\alpha_k, \beta_k$ and $e_k = 49\sqrt2\,((2\pi k)^2 + 49)^{-5/4}$.
 
     The defaults are the set of Li et al. (2021) on 128 points and 128 rows of time.
-    With two steps a row their error in time is 2e-6 of the largest value (of 16 draws,
-    against 64 steps a row), with one 3e-5.
+    With two steps a row their error in time is 1e-6 of the largest value, with one 2e-5
+    (`benchmarks/results/pde_accuracy.json`).
     """
 
     grid: Grid

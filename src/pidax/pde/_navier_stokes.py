@@ -43,8 +43,8 @@ class NavierStokes(AbstractSemilinear):
     $f$, a field; by default $0.1(\sin + \cos)(2\pi(x + y))$ with $x, y$ in units of
     the domain. The initial field is by default the Matern field with
     $\alpha = 2.5, \tau = 7$. Both are the set of Li et al. (2021).
-    With two steps in each tenth of time their error in time is 7e-7 (root mean square,
-    of 8 draws, against 100 steps), with one 1.2e-5; in float32 rounding makes it 1e-6.
+    With two steps in each tenth of time their error in time is 1e-6 of the largest
+    value, with one 2e-5 (`benchmarks/results/pde_accuracy.json`).
 
     Its residual is that of the step between stored rows, which takes `substeps` steps
     to evaluate: the data have no other local residual unless the rows are dense, and
