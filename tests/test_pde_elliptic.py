@@ -394,3 +394,9 @@ def test_a_solve_that_fails_is_not_returned(x64, monkeypatch):
     # The equation of the derivative is solved as strictly: b = 0 needs no step.
     with pytest.raises(RuntimeError, match="did not solve"):
         jax.block_until_ready(jax.grad(loss)(0 * ones))
+
+
+def test_a_shape_is_not_a_grid():
+    for equation in (Poisson, Helmholtz, Darcy):
+        with pytest.raises(ValueError, match=r"lives on a px\.pde\.Grid, got \(8, 8\)"):
+            equation((8, 8))  # type: ignore[arg-type]

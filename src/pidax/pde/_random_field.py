@@ -88,6 +88,11 @@ class Matern(AbstractGaussianField):
 
     def __check_init__(self):
         require_positive(alpha=self.alpha, tau=self.tau, scale=self.scale)
+        if not isinstance(self.grid, Grid):
+            raise ValueError(
+                f"a field lives on a px.pde.Grid, got {self.grid!r}. Write "
+                "px.pde.Grid((64, 64)), with the extent and sides that it has."
+            )
         if isinstance(self.sides, Periodic):
             raise ValueError(
                 "sides says what holds where the grid is not periodic: Neumann() or "
