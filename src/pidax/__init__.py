@@ -81,15 +81,23 @@ from .train import warmup_cosine as warmup_cosine
 
 __version__ = _version("pidax")
 
+# What many programs never use is imported when first asked for: rooms, and names.
+_ROOMS = ("constrain", "constraint", "convert", "pde")
+_NAMES = {"Residual": "constraint"}
+
 if _TYPE_CHECKING:
+    from . import constrain as constrain
+    from . import constraint as constraint
     from . import convert as convert
     from . import pde as pde
+    from .constraint import Residual as Residual
 
 
 def __getattr__(name: str) -> _Any:
-    """Rooms that many programs never enter are imported when first asked for."""
-    if name in ("convert", "pde"):
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _ROOMS:
         return import_module(f".{name}", __name__)
+    if name in _NAMES:
+        return getattr(import_module(f".{_NAMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,6 +44,7 @@ from ._karhunen_loeve import KarhunenLoeve as KarhunenLoeve
 from ._law import GaussianLaw as GaussianLaw
 from ._law import gaussian_law as gaussian_law
 from ._navier_stokes import NavierStokes as NavierStokes
+from ._normaliser import AbstractNormaliser as AbstractNormaliser
 from ._normaliser import Normaliser as Normaliser
 from ._operator import AbstractOperator as AbstractOperator
 from ._poisson import Poisson as Poisson

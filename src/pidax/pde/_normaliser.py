@@ -6,6 +6,7 @@ A diffusion model sees y; physics sees x. A residual is formed of restored field
 `equation.residual(equation.unstack(normaliser.restore(y)))`.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -14,13 +15,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..types import typed
+from ..types import Shape, typed
 
 Channels: TypeAlias = Float[Array, "*grid channel"]
 ChannelsLike: TypeAlias = Float[Array | np.ndarray, "*grid channel"]
 
 
-class Normaliser(eqx.Module):
+class AbstractNormaliser(eqx.Module):
+    """Stacked fields as coordinates of order one, and back: the chart of a model.
+
+    A model never sees anything else, and physics never sees the coordinates. Its
+    numbers are constants: they are not trained, and are saved with what holds them.
+    """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> Shape | None:
+        """The shape of one sample's coordinates, or None if it is that of the fields.
+
+        Then it acts on each channel by itself, at any point of any grid.
+        """
+
+    @abc.abstractmethod
+    def normalise(self, stacked: ChannelsLike) -> Array:
+        """The coordinates of stacked fields; any axes may lead, a batch's too."""
+
+    @abc.abstractmethod
+    def restore(self, coordinates: Array) -> Channels:
+        """The stacked fields, in physical units; any axes may lead."""
+
+
+class Normaliser(AbstractNormaliser):
     r"""$y_c = (x_c - m_c)/s_c$ on each channel of a stacked array, and its inverse.
 
         Normaliser.fit(dataset[:])                  # to mean 0, standard deviation 1
@@ -46,6 +71,10 @@ class Normaliser(eqx.Module):
                 f"got mean={self.mean}, std={self.std}. A channel that is constant "
                 "has std 1."
             )
+
+    @property
+    def shape(self) -> None:
+        return None
 
     @classmethod
     @typed

@@ -1,0 +1,1 @@
+"""Generation under constraint: one-step samples moved until they satisfy it."""
