@@ -4,6 +4,9 @@ This room knows nothing of diffusion models: a physicist can use it alone.
 """
 
 from ._advection import Advection as Advection
+from ._basis import AbstractBasis as AbstractBasis
+from ._basis import Principal as Principal
+from ._basis import Spectral as Spectral
 from ._boundary import AbstractSide as AbstractSide
 from ._boundary import Dirichlet as Dirichlet
 from ._boundary import Neumann as Neumann
@@ -64,3 +67,4 @@ from ._spectral import wavenumbers as wavenumbers
 from ._time import TimeDerivative as TimeDerivative
 from ._transform import Transform as Transform
 from ._transform import laplacian_eigenvalues as laplacian_eigenvalues
+from ._whitened import Whitened as Whitened

@@ -1,0 +1,182 @@
+r"""Fields in coordinates of one size each: a chart in which a model sees small scales.
+
+With $z$ the fields, each channel centred and in units of its standard deviation
+(or the logarithm of a positive one), and $B$ an orthonormal basis,
+
+$$ y_k = \frac{(B^T (z - \bar z))_k}{s_k}, \qquad
+   s_k^2 \propto \operatorname{var}_k + \delta^2 \max_j \operatorname{var}_j, $$
+
+so that all $y$ together have the mean square one: `sigma_data` is 1.
+
+A denoiser makes errors of about one size in all its coordinates. A differential
+operator amplifies small scales by $1/h^2$; in the channels' own units they are what a
+model knows least, here they are seen as well as the others. The damping $\delta$ keeps
+modes that hardly vary from being blown up to noise.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..types import Shape, Stacked, typed
+from ._basis import AbstractBasis, Principal, batched
+from ._normaliser import AbstractNormaliser, Channels, ChannelsLike, Normaliser
+
+Form = Literal["modes", "grid"]
+
+
+class Whitened(AbstractNormaliser):
+    r"""Coordinates in a basis of modes, each in units of its own damped size.
+
+        Whitened.fit(fields, positive=[0])                      # principal directions
+        Whitened.fit(fields, basis=Spectral([a_grid, u_grid]))  # sines and cosines
+        Whitened.fit(fields, form="grid")                       # for networks on a grid
+
+    Made by `fit`. With `form="modes"` a sample is the vector of its coordinates, with
+    `"grid"` the fields of those coordinates in the same basis, $B\,y$: shaped like the
+    stacked fields, for convolutional and spectral networks.
+
+    What the basis cannot express does not exist for the model: prescribed boundary
+    values, and every linear relation that holds for all samples, are kept exactly.
+    """
+
+    basis: AbstractBasis
+    channels: Normaliser
+    centre: Float[np.ndarray | Array, "*grid channel"]
+    scale: Float[np.ndarray | Array, " mode"]
+    positive: tuple[bool, ...] = eqx.field(static=True)
+    form: Form = eqx.field(static=True)
+
+    @classmethod
+    @typed
+    def fit(
+        cls,
+        samples: Float[Array | np.ndarray, "sample *grid channel"],
+        *,
+        positive: Sequence[int] = (),
+        damping: float | int = 0.02,
+        basis: AbstractBasis | None = None,
+        rank: int | None = None,
+        form: str = "modes",
+    ) -> "Whitened":
+        r"""To samples of stacked fields, in physical units.
+
+        **Arguments:**
+
+        - `positive`: channels that are positive and stay so: of their logarithm.
+        - `damping`: $\delta$. 0 gives every mode the variance one.
+        - `basis`: by default `Principal`, found from the samples, of at most `rank`
+          modes; `Spectral` costs less on large grids.
+        - `form`: `"modes"` or `"grid"`.
+        """
+        x = np.asarray(samples, np.float64)
+        logs = tuple(i in positive for i in range(x.shape[-1]))
+        _check(x, positive, damping, form)
+        z = _log(x, logs, np)
+        channels = Normaliser.fit(z)
+        z = (z - np.asarray(channels.mean)) / np.asarray(channels.std)
+        centre = z.mean(axis=0)
+        found = Principal.find(z - centre, rank) if basis is None else basis
+        variances = _variances(found, z - centre)
+        scale = np.sqrt(variances + damping**2 * variances.max())
+        # A mode that no sample has is left as it is, rather than divided by nothing.
+        scale = np.where(scale > 1e-7 * scale.max(), scale, 1.0)
+        scale = scale * np.sqrt(np.mean(variances / scale**2))
+        return cls(found, channels, centre, scale, logs, form)  # type: ignore[arg-type]
+
+    @property
+    def shape(self) -> Shape:
+        grid = self.form == "grid"
+        return self.centre.shape if grid else self.scale.shape
+
+    @typed
+    def normalise(self, stacked: ChannelsLike) -> Float[Array, "..."]:
+        """The coordinates of stacked fields; any axes may lead."""
+        x = jnp.asarray(stacked)
+        self._check(x.shape, self.centre.shape, "stacked fields")
+        z = self.channels.normalise(_log(x, self.positive, jnp))
+        z = z - jnp.asarray(self.centre, z.dtype)
+        scale = jnp.asarray(self.scale, z.dtype)
+
+        def one(z):
+            y = self.basis.forward(z) / scale
+            return y if self.form == "modes" else self.basis.inverse(y)
+
+        return batched(one, z, self.centre.ndim)
+
+    @typed
+    def restore(self, coordinates: Float[Array | np.ndarray, "..."]) -> Channels:
+        """The stacked fields, in physical units; any axes may lead."""
+        y = jnp.asarray(coordinates)
+        self._check(y.shape, self.shape, "coordinates")
+        scale, centre = (jnp.asarray(a, y.dtype) for a in (self.scale, self.centre))
+
+        def one(y):
+            modes = y if self.form == "modes" else self.basis.forward(y)
+            return self.basis.inverse(scale * modes) + centre
+
+        z = batched(one, y, len(self.shape))
+        return _exp(self.channels.restore(z), self.positive)
+
+    def _check(self, got: Shape, expected: Shape, what: str) -> None:
+        if got[len(got) - len(expected) :] != expected:
+            raise ValueError(
+                f"this chart takes {what} of shape {expected} (other axes may lead), "
+                f"got shape {got}. It was fitted to fields of shape "
+                f"{self.centre.shape}: fit one to yours with Whitened.fit."
+            )
+
+
+def _log(x, positive, numpy):
+    """With the logarithm of the positive channels."""
+    if not any(positive):
+        return x
+    channels = [
+        numpy.log(x[..., i]) if log else x[..., i] for i, log in enumerate(positive)
+    ]
+    return numpy.stack(channels, axis=-1)
+
+
+def _exp(z: Stacked, positive) -> Stacked:
+    if not any(positive):
+        return z
+    channels = [
+        jnp.exp(z[..., i]) if log else z[..., i] for i, log in enumerate(positive)
+    ]
+    return jnp.stack(channels, axis=-1)
+
+
+def _variances(basis: AbstractBasis, centred: np.ndarray) -> np.ndarray:
+    if isinstance(basis, Principal):  # in float64, whatever the session's precision
+        vectors = np.asarray(basis.vectors)
+        rows = centred.reshape(len(centred), -1)
+        return (rows @ vectors.reshape(len(vectors), -1).T).var(axis=0)
+    coefficients = batched(basis.forward, jnp.asarray(centred, float), centred.ndim - 1)
+    return np.asarray(coefficients, np.float64).var(axis=0)
+
+
+def _check(x: np.ndarray, positive: Sequence[int], damping: float, form: str) -> None:
+    if form not in get_args(Form):
+        raise ValueError(f"form must be one of {get_args(Form)}, got {form!r}.")
+    if not np.isfinite(damping) or damping < 0:
+        raise ValueError(
+            f"damping must be finite and not negative, got damping={damping}. 0.02 "
+            "leaves the modes above two hundredths of the largest nearly as they are."
+        )
+    if len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(
+            "coordinates are fitted to at least two samples, all finite, got "
+            f"{len(x)} with {int((~np.isfinite(x)).sum())} entries that are not."
+        )
+    for channel in positive:
+        if not 0 <= channel < x.shape[-1] or (x[..., channel] <= 0).any():
+            raise ValueError(
+                f"positive names the channels (0 to {x.shape[-1] - 1}) that are "
+                f"positive everywhere, got {channel}, whose least value is "
+                f"{x[..., channel].min() if channel < x.shape[-1] else 'none'}. Leave "
+                "it out."
+            )

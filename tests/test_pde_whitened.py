@@ -1,0 +1,131 @@
+"""Coordinates of fields: inverse of each other, of one size, exact where they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pidax as px
+from pidax import pde
+
+GRID = pde.Grid((6, 5))
+DARCY = pde.Darcy.lognormal(GRID)
+
+
+@pytest.fixture(scope="module")
+def fields():
+    """Sixty-four samples of Darcy's fields, in float64."""
+    with jax.enable_x64(True):
+        many = pde.draw(DARCY, 64, key=jax.random.key(0))
+        stacked = jax.vmap(DARCY.stack)(many)
+        return np.asarray(stacked, np.float64)
+
+
+def bases():
+    spectral = pde.Spectral([GRID.with_boundary(pde.Neumann()), GRID])
+    return {"principal": None, "spectral": spectral}
+
+
+@pytest.mark.parametrize("form", ["modes", "grid"])
+@pytest.mark.parametrize("basis", ["principal", "spectral"])
+def test_restore_undoes_normalise(fields, x64, basis, form):
+    chart = pde.Whitened.fit(fields, positive=[0], basis=bases()[basis], form=form)
+    y = chart.normalise(fields[:5])
+    assert y.shape[1:] == chart.shape
+    np.testing.assert_allclose(chart.restore(y), fields[:5], rtol=1e-9, atol=1e-12)
+    # Any axes may lead, none too.
+    np.testing.assert_allclose(chart.restore(y[0]), fields[0], rtol=1e-9, atol=1e-12)
+    again = chart.normalise(fields[:4].reshape(2, 2, *fields.shape[1:]))
+    np.testing.assert_allclose(again.reshape(4, *chart.shape), y[:4], atol=1e-12)
+
+
+def test_without_damping_every_principal_coordinate_has_variance_one(fields, x64):
+    chart = pde.Whitened.fit(fields, damping=0.0)
+    y = np.asarray(chart.normalise(fields))
+    covariance = y.T @ y / len(y)
+    np.testing.assert_allclose(covariance, np.eye(len(covariance)), atol=1e-6)
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("basis", ["principal", "spectral"])
+def test_damping_is_the_formula(fields, x64, basis):
+    """Variances var / (var + damping^2 max var), up to one factor that makes them 1."""
+    free = pde.Whitened.fit(fields, basis=bases()[basis], damping=0.0)
+    damped = pde.Whitened.fit(fields, basis=bases()[basis], damping=0.3)
+    many = jax.vmap(lambda z: free.basis.forward(z))
+    z = (fields - free.channels.mean) / np.asarray(free.channels.std) - free.centre
+    v = np.asarray(many(jnp.asarray(z))).var(axis=0)
+    found = np.asarray(damped.normalise(fields)).var(axis=0)
+    expected = v / (v + 0.09 * v.max())
+    np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found.mean(), 1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("basis", ["principal", "spectral"])
+def test_any_coordinates_are_fields_inside_the_constraints(fields, x64, basis):
+    """Positive stays positive, and the prescribed boundary values hold exactly."""
+    chart = pde.Whitened.fit(fields, positive=[0], basis=bases()[basis])
+    y = 3 * jax.random.normal(jax.random.key(1), (20, *chart.shape))
+    made = np.asarray(chart.restore(y))
+    assert (made[..., 0] > 0).all()
+    edge = np.ones(GRID.shape, bool)
+    edge[1:-1, 1:-1] = False
+    assert np.abs(made[..., 1][:, edge]).max() < 1e-10 * np.abs(made[..., 1]).max()
+
+
+def test_linear_relations_hold_for_all_coordinates(x64):
+    """Poisson: whatever the coordinates, the fields solve the equation."""
+    poisson = pde.Poisson(pde.Grid((6, 6)), pde.Matern(pde.Grid((6, 6))))
+    many = jax.vmap(poisson.stack)(pde.draw(poisson, 100, key=jax.random.key(3)))
+    chart = pde.Whitened.fit(np.asarray(many))
+    assert chart.shape == (35,)  # the source, of zero mean, which makes the rest
+    y = jax.random.normal(jax.random.key(1), (5, 35))
+    for fields in chart.restore(y):
+        assert poisson.relative_residual(poisson.unstack(fields)) < 1e-5
+
+
+def test_the_form_on_a_grid_is_the_same_chart_turned(fields, x64):
+    """B y: as long as y, and of an isotropic law if y is."""
+    modes = pde.Whitened.fit(fields)
+    grid = pde.Whitened.fit(fields, form="grid")
+    y, g = modes.normalise(fields[:3]), grid.normalise(fields[:3])
+    assert g.shape == fields[:3].shape
+    np.testing.assert_allclose((g**2).sum((1, 2, 3)), (y**2).sum(1), rtol=1e-10)
+    np.testing.assert_allclose(jax.vmap(modes.basis.inverse)(y), g, atol=1e-12)
+
+
+def test_rank_keeps_the_best_directions(fields, x64):
+    """No other 8 directions leave less behind: Eckart and Young."""
+    chart = pde.Whitened.fit(fields, rank=8)
+    z = (fields - chart.channels.mean) / np.asarray(chart.channels.std) - chart.centre
+    singular = np.linalg.svd(z.reshape(len(z), -1), compute_uv=False)
+    kept = jax.vmap(lambda a: chart.basis.inverse(chart.basis.forward(a)))(
+        jnp.asarray(z)
+    )
+    lost = np.sum((z - np.asarray(kept)) ** 2)
+    np.testing.assert_allclose(lost, np.sum(singular[8:] ** 2), rtol=1e-9)
+
+
+def test_it_is_saved_and_loaded(fields, tmp_path):
+    chart = pde.Whitened.fit(fields, positive=[0])
+    px.save(tmp_path / "chart.px", chart)
+    loaded = px.load(tmp_path / "chart.px")
+    y = chart.normalise(jnp.asarray(fields[:2], jnp.float32))
+    np.testing.assert_array_equal(loaded.restore(y), chart.restore(y))
+
+
+def test_what_is_wrong_is_named(fields):
+    def says(words, make):
+        with pytest.raises(ValueError, match=words):
+            make()
+
+    says("form must be one of", lambda: pde.Whitened.fit(fields, form="x"))
+    says("damping must be", lambda: pde.Whitened.fit(fields, damping=-1.0))
+    says("at least two samples", lambda: pde.Whitened.fit(fields[:1]))
+    says("least value is -", lambda: pde.Whitened.fit(-fields, positive=[0]))
+    says(r"channels \(0 to 1\)", lambda: pde.Whitened.fit(fields, positive=[2]))
+    chart = pde.Whitened.fit(fields)
+    says("Whitened.fit", lambda: chart.normalise(np.zeros((7, 7, 2))))
+    says("coordinates of shape", lambda: chart.restore(np.zeros(3)))
+    two = [GRID, pde.Grid((4, 4))]
+    says("one grid for each channel", lambda: pde.Spectral(two))
