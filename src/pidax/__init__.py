@@ -32,6 +32,7 @@ from .denoiser import posterior as posterior
 from .distill import L1 as L1
 from .distill import L2 as L2
 from .distill import PID as PID
+from .distill import PIDDM as PIDDM
 from .distill import AbstractObjective as AbstractObjective
 from .distill import ByLoss as ByLoss
 from .distill import Causal as Causal

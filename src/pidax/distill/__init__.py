@@ -10,6 +10,8 @@ from ._attention import Towards as Towards
 from ._attention import Unweighted as Unweighted
 from ._base import AbstractObjective as AbstractObjective
 from ._base import AbstractStatelessObjective as AbstractStatelessObjective
+from ._combine import AbstractCombination as AbstractCombination
+from ._combine import ConFIG as ConFIG
 from ._denoising import DenoisingScoreMatching as DenoisingScoreMatching
 from ._distances import L1 as L1
 from ._distances import L2 as L2
@@ -25,3 +27,7 @@ from ._laws import UniformAngle as UniformAngle
 from ._laws import UniformTime as UniformTime
 from ._pid import PID as PID
 from ._pid import PIDState as PIDState
+from ._piddm import PIDDM as PIDDM
+from ._pidm import PIDM as PIDM
+from ._schedules import Ramp as Ramp
+from ._sum import Sum as Sum

@@ -24,7 +24,8 @@ from typing import Any, TypeAlias
 import equinox as eqx
 from jaxtyping import PyTree
 
-from ..types import Key, Scalar
+from ..types import Elementwise, Key, Scalar
+from ._combine import AbstractCombination
 
 State: TypeAlias = PyTree[Any]
 Update: TypeAlias = PyTree[Any]
@@ -49,7 +50,7 @@ class AbstractObjective(eqx.Module):
     @abc.abstractmethod
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
-    ) -> tuple[Scalar, tuple[Update, Terms]]:
+    ) -> tuple[Elementwise, tuple[Update, Terms]]:
         """The loss of one sample, and `(update, terms)`.
 
         **Arguments:**
@@ -60,7 +61,8 @@ class AbstractObjective(eqx.Module):
         - `progress`: the fraction of the run that is done, from 0 to 1.
         - `key`: this sample's own, the same for any number of devices.
 
-        **Returns:** a float32 (or float64) scalar; an `update` for `advance`, any
+        **Returns:** a float32 (or float64) scalar, or a vector of several losses for an
+        objective that combines their gradients; an `update` for `advance`, any
         pytree of arrays, averaged over the global batch; and named `terms` to report,
         averaged likewise.
         """
@@ -77,6 +79,11 @@ class AbstractObjective(eqx.Module):
     @abc.abstractmethod
     def advance(self, model: PyTree, state: State, update: Update) -> State:
         """The state after a step: the new model, and the mean update of the batch."""
+
+    @property
+    def combination(self) -> AbstractCombination | None:
+        """How the gradients of several losses become one; None for a single loss."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -45,6 +45,22 @@ def denoising_loss(
     key: Key,
 ) -> tuple[Scalar, tuple[tuple[()], dict[str, Scalar]]]:
     r"""The mean over components of $(f(t)\,(D(x_t) - x_0))^2$, and $|D - x_0|^2$."""
+    loss, _, _, terms = denoised(
+        model, process, law, factor, sample, label_dropout, key
+    )
+    return loss, ((), terms)
+
+
+def denoised(
+    model: AbstractDenoiser,
+    process: AbstractProcess,
+    law: AbstractTimeLaw,
+    factor: Callable[[AbstractProcess, Scalar], Scalar],
+    sample: PyTree,
+    label_dropout: float,
+    key: Key,
+) -> tuple[Scalar, Sample, Scalar, dict[str, Scalar]]:
+    """The loss of one noised sample, the denoiser's answer, the time, the terms."""
     time_key, noise_key, label_key, model_key = jax.random.split(key, 4)
     x0, condition = sample if isinstance(sample, tuple) else (sample, None)
     x0 = jnp.asarray(x0)
@@ -56,7 +72,7 @@ def denoising_loss(
     out = model(x, sigma, alpha, condition, key=model_key)
     error = out.astype(x0.dtype) - x0
     loss = jnp.mean((factor(process, t) * error) ** 2)
-    return loss, ((), {"denoising_error": jnp.mean(error**2)})
+    return loss, out, t, {"denoising_error": jnp.mean(error**2)}
 
 
 def drop_condition(condition: Condition, rate: float, *, key: Key) -> Condition:

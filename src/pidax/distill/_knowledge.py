@@ -145,6 +145,13 @@ class KnowledgeDistillation(AbstractObjective):
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, tuple[Update, Terms]]:
+        loss, _, terms = self.answer(model, state, key=key)
+        return loss, ((), terms)
+
+    def answer(
+        self, model: PyTree, state: State, *, key: Key
+    ) -> tuple[Scalar, Sample, Terms]:
+        """The loss of one draw, the student's state that it is of, and the terms."""
         pair_key, time_key, model_key = jax.random.split(key, 3)
         i = jax.random.randint(pair_key, (), 0, state.z.shape[0])
         j = self._draw_time(time_key)
@@ -158,7 +165,7 @@ class KnowledgeDistillation(AbstractObjective):
         share = self.endpoint if self.times.size > 2 else 1.0
         error = jnp.where(last, mean_square(x, reference), 0.0) / share
         loss = loss.astype(at_least_float32(loss.dtype))
-        return loss, ((), {"endpoint_error": error})
+        return loss, x, {"endpoint_error": error}
 
     def trainable(self, state: State) -> PyTree:
         return ()

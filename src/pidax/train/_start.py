@@ -50,9 +50,11 @@ def check_loss(
     jaxpr, shapes = jax.make_jaxpr(loss, return_shape=True)(arrays, sample)
     value, (_, terms) = shapes
     name = type(objective).__name__
-    if value.shape != () or value.dtype not in (jnp.float32, jnp.float64):
+    several = objective.combination is not None
+    if value.ndim != several or value.dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
-            f"the loss of {name} must be one float32 or float64 number, got "
+            f"the loss of {name} must be {'a vector of' if several else 'one'} float32 "
+            f"or float64 number{'s' if several else ''}, got "
             f"{value.dtype}{list(value.shape)}. Average over the components, and "
             "convert the network's output with .astype(jnp.float32) first."
         )

@@ -136,15 +136,20 @@ def train_step(
             return objective.loss(model, own, sample, progress, key=key)
 
         loss, aux = jax.vmap(one)(samples, indices)
-        return loss.sum(), jax.tree.map(lambda a: a.sum(axis=0), aux)
+        return loss.sum(axis=0), jax.tree.map(lambda a: a.sum(axis=0), aux)
 
     trained = (weights, helpers)
-    sums = _over_micro_batches(recipe, total, trained, samples, indices)
+    combination = objective.combination
+    both = jax.value_and_grad if combination is None else _value_and_gradients
+    both = both(total, has_aux=True)
+    sums = _over_micro_batches(recipe, both, trained, samples, indices)
     if axis is not None:
         sums = add_up(sums, axis)
     (loss, (update, terms)), gradient = jax.tree.map(
         lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
     )
+    if combination is not None:  # of the whole batch's gradients, as they turn it
+        loss, gradient = loss.sum(), combination(gradient)
     gradient, norm, failure = _inspect(recipe, loss, gradient)
     floats = jax.tree.leaves(eqx.filter(update, eqx.is_inexact_array))
     for leaf in floats:  # it would live on in the objective's state
@@ -193,9 +198,19 @@ def add_up(tree: PyTree, axis: Hashable) -> PyTree:
     return jax.tree.unflatten(shape, sums)
 
 
-def _over_micro_batches(recipe, total, trained, samples, indices):
+def _value_and_gradients(total: Callable[..., Any], has_aux: bool) -> Callable:
+    """As `jax.value_and_grad`, of a vector of losses: a gradient for each of them."""
+
+    def both(trained, *rest):
+        losses, back, aux = jax.vjp(lambda t: total(t, *rest), trained, has_aux=has_aux)
+        (gradients,) = jax.vmap(back)(jnp.eye(losses.size, dtype=losses.dtype))
+        return (losses, aux), gradients
+
+    return both
+
+
+def _over_micro_batches(recipe, both, trained, samples, indices):
     """The sums of loss, update, terms and gradient over this device's samples."""
-    both = jax.value_and_grad(total, has_aux=True)
     if recipe.accumulate == 1:
         return both(trained, samples, indices)
     parts = jax.tree.map(

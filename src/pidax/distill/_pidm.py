@@ -1,0 +1,78 @@
+r"""PIDM: the residual on the posterior mean, during the training of the teacher.
+
+$$ L = L_{DSM} + \lambda\, E\, \frac{\operatorname{mean} |R(D(x_t))|^2}{s^2}\,
+       \frac{\sigma_{data}^2}{v(t)}, \qquad
+   v = \frac{\sigma^2 \sigma_{data}^2}{\sigma^2 + \alpha^2 \sigma_{data}^2}. $$
+
+$R$ is asked of the denoiser's answer $D(x_t) = E[x_0 | x_t]$, which solves a nonlinear
+equation only without noise: Jensen's gap is trained into the model. $v$ is the variance
+of $x_0$ given $x_t$ if the data were Gaussian, so that noisy answers count less: Bastek
+et al. 2025, "Physics-informed diffusion models", the mean estimate. Here to be compared
+with.
+"""
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import PyTree
+
+from ..process import AbstractProcess
+from ..types import Key, Scalar
+from ._base import AbstractStatelessObjective, State, Terms, Update
+from ._data import at_least_float32, denoised
+from ._denoising import DenoisingScoreMatching
+from ._schedules import Weight, check_weight, weight_at
+
+if TYPE_CHECKING:
+    from ..constraint import AbstractConstraint
+
+
+class PIDM(AbstractStatelessObjective):
+    r"""Train a denoiser from data, and its posterior means on the residual.
+
+    **Arguments:** `matching`, the denoising score matching; the `constraint`; `weight`
+    $\lambda$, a number or a function of the progress.
+
+    The reported terms are those of the matching and `physics`, the mean square of the
+    relative residual of $D(x_t)$.
+    """
+
+    matching: DenoisingScoreMatching
+    constraint: "AbstractConstraint"
+    weight: Weight
+
+    def __init__(
+        self,
+        process: AbstractProcess,
+        constraint: "AbstractConstraint",
+        *,
+        weight: Weight = 1e-3,
+        matching: DenoisingScoreMatching | None = None,
+    ):
+        self.matching = (
+            DenoisingScoreMatching(process) if matching is None else matching
+        )
+        self.constraint = constraint
+        self.weight = float(weight) if isinstance(weight, int) else weight
+
+    def __check_init__(self):
+        check_weight(self.weight)
+
+    def check(self, model: PyTree, data: PyTree) -> None:
+        self.matching.check(model, data)
+
+    def loss(
+        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
+    ) -> tuple[Scalar, tuple[Update, Terms]]:
+        matching = self.matching
+        loss, x0, t, terms = denoised(
+            model, matching.process, matching.law, matching.factor, sample,
+            matching.label_dropout, key,
+        )  # fmt: skip
+        process = matching.process
+        sigma, scale = process.sigma(t), process.scale(t)
+        certainty = (scale / sigma) ** 2  # sigma_data^2 / v
+        cost = self.constraint.cost(x0)
+        cost = cost.astype(at_least_float32(cost.dtype))
+        weight = weight_at(self.weight, progress) * certainty
+        total = loss + weight.astype(loss.dtype) * cost
+        return total, ((), {**terms, "physics": cost})
