@@ -26,7 +26,7 @@ def flat(tree):
 
 
 def test_two_losses_step_along_the_bisector():
-    """g = (g1.v + g2.v) v with v = U(U(g1) + U(g2)), whatever their sizes."""
+    """G = (g1.v + g2.v) v with v = U(U(g1) + U(g2)), whatever their sizes."""
     first, second = np.array([3.0, 0, 0, 1]), np.array([-0.02, 0.05, 0, 0.01])
     v = unit(unit(first) + unit(second))
     expected = (first @ v + second @ v) * v
@@ -34,7 +34,8 @@ def test_two_losses_step_along_the_bisector():
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
     # Conflict: the sum raises the smaller loss, this lowers both.
     assert second @ (first + second) < 0
-    assert second @ found > 0 and first @ found > 0
+    assert second @ found > 0
+    assert first @ found > 0
 
 
 def test_three_losses_all_make_the_same_angle_with_the_step():

@@ -1,0 +1,259 @@
+"""PIDDM and its relatives: losses by hand, gradients, precision, and a short run."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import pidax as px
+from pidax import pde
+from pidax.constraint import Residual
+from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Ramp, Sum
+
+KEY = jax.random.key(5)
+HALF = np.float32(0.5)
+GRID = pde.Grid((5, 5))
+DARCY = pde.Darcy.lognormal(GRID)
+NORMALISER = pde.Normaliser(mean=(1.0, 0.04), std=(0.8, 0.03))
+EDM = px.EDM(sigma_data=1.0)
+SHAPE = (5, 5, 2)
+
+
+def flow():
+    variances = np.linspace(0.5, 1.5, 50, dtype=np.float32).reshape(SHAPE)
+    return px.ProbabilityFlow(px.Gaussian(jnp.zeros(SHAPE), variances), EDM)
+
+
+def constraint(**options):
+    return Residual(DARCY, NORMALISER, **options)
+
+
+def pairs(**options):
+    return dict(pairs=8, block=8, rtol=1e-3, atol=1e-3, **options)
+
+
+class Scaled(eqx.Module):
+    """A network with one weight: F = w x."""
+
+    w: jax.Array
+    classes: None = None
+    shape: tuple = eqx.field(static=True, default=SHAPE)
+
+    def __call__(self, x, c_noise, condition=None, *, augment=None, key=None):
+        return self.w.astype(x.dtype) * x
+
+
+def student(w=0.7, dtype=jnp.float32):
+    return px.Student(Scaled(jnp.asarray(w, dtype)), EDM)
+
+
+def darcy_by_hand(y):
+    """Mean (R / 1)^2 of -div(a grad u) = 1 in flux form on nodes, with loops."""
+    a, u = np.moveaxis(np.asarray(y, float) * [0.8, 0.03] + [1.0, 0.04], -1, 0)
+    u = np.pad(u[1:-1, 1:-1], 1)  # the operator knows the boundary values
+    h, r = 0.25, np.zeros((5, 5))
+    for i in range(1, 4):
+        for j in range(1, 4):
+            for di, dj in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+                face = (a[i, j] + a[i + di, j + dj]) / 2
+                r[i, j] -= face * (u[i + di, j + dj] - u[i, j]) / h**2
+            r[i, j] -= 1.0
+    return r
+
+
+@eqx.filter_jit
+def evaluate(objective, model, state, key):
+    return objective.loss(model, state, None, HALF, key=key)
+
+
+@pytest.fixture(scope="module")
+def solved():
+    """One state of eight pairs, shared."""
+    kd = KnowledgeDistillation(flow(), times=jnp.array([80.0, 0.002]), **pairs())
+    return kd, kd.init(student(), key=KEY)
+
+
+def test_the_loss_is_the_pairs_and_the_residual_of_the_clean_sample(solved):
+    kd, state = solved
+    model = student()
+    objective = px.PIDDM(flow(), constraint(), weight=0.3, distillation=kd)
+    loss, (_, terms) = evaluate(objective, model, state, KEY)
+    i = jax.random.randint(jax.random.split(KEY, 3)[0], (), 0, 8)
+    x = np.asarray(model.sample(state.z[i]))
+    residual, scale = darcy_by_hand(x), np.sqrt(9 / 25)  # rms of f at unknowns, else 0
+    physics = np.mean((residual / scale) ** 2)
+    error = np.mean((x - np.asarray(state.x[i, -1])) ** 2)
+    np.testing.assert_allclose(terms["physics"], physics, rtol=1e-4)
+    np.testing.assert_allclose(terms["endpoint_error"], error, rtol=1e-4)
+    np.testing.assert_allclose(loss, error + 0.3 * physics, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scaling", ["absolute", "relative", 2.0])
+def test_scalings_of_the_residual(scaling):
+    x = jax.random.normal(KEY, SHAPE)
+    size = {"absolute": 1.0, "relative": np.sqrt(9 / 25), 2.0: 2.0}[scaling]
+    expected = np.mean((darcy_by_hand(x) / size) ** 2)
+    cost = constraint(scaling=scaling).cost(x)
+    np.testing.assert_allclose(cost, expected, rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_both_terms(solved, x64):
+    """Against central differences in the one weight, in float64."""
+    kd, state = solved
+    state = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), state)
+    objective = px.PIDDM(flow(), constraint(), weight=0.3, distillation=kd)
+
+    @jax.jit
+    def loss(w):
+        return objective.loss(student(w, w.dtype), state, None, jnp.ones(()) / 2, key=KEY)[0]
+
+    w = jnp.asarray(0.7)
+    slope = (loss(w + 1e-5) - loss(w - 1e-5)) / 2e-5
+    assert abs(slope) > 0.1
+    np.testing.assert_allclose(jax.grad(loss)(w), slope, rtol=1e-6)
+
+
+def test_fresh_noise_and_noise_of_pairs(solved):
+    """A PID needs fresh noise; pairs of endpoints may have it."""
+    kd, state = solved
+    model = student()
+    fresh = px.PIDDM(flow(), constraint(), distillation=kd, fresh=True)
+    _, (_, terms) = evaluate(fresh, model, state, KEY)
+    own = jax.random.split(jax.random.split(KEY)[1])[0]
+    x = model.sample(EDM.prior(own, SHAPE))
+    expected = np.mean(darcy_by_hand(x) ** 2) * 25 / 9
+    np.testing.assert_allclose(terms["physics"], expected, rtol=1e-4)
+    assert px.PIDDM(flow(), constraint(), distillation=px.PID(flow())).fresh
+    with pytest.raises(ValueError, match="endpoints"):
+        px.PIDDM(flow(), constraint(), distillation=px.PID(flow()), fresh=False)
+    with pytest.raises(ValueError, match="options of the pairs"):
+        px.PIDDM(flow(), constraint(), distillation=kd, pairs=4)
+
+
+def test_a_combination_gets_the_two_losses(solved):
+    kd, state = solved
+    options = dict(weight=0.3, distillation=kd)
+    added = px.PIDDM(flow(), constraint(), **options)
+    apart = px.PIDDM(flow(), constraint(), combination=ConFIG(), **options)
+    total, (_, terms) = evaluate(added, student(), state, KEY)
+    losses, _ = evaluate(apart, student(), state, KEY)
+    np.testing.assert_allclose(losses[1], 0.3 * terms["physics"], rtol=1e-6)
+    np.testing.assert_allclose(losses.sum(), total, rtol=1e-6)
+
+
+def test_the_residual_is_formed_in_float32_under_bfloat16():
+    """A residual of bfloat16 fields would be off by a percent and more."""
+    x = jax.random.normal(KEY, SHAPE, jnp.bfloat16)
+    expected = np.mean((darcy_by_hand(np.asarray(x, np.float32))) ** 2) * 25 / 9
+    cost = constraint().cost(x)
+    assert cost.dtype == jnp.float32
+    np.testing.assert_allclose(cost, expected, rtol=1e-4)
+
+
+def test_the_scale_is_held_fixed():
+    """A larger source makes a residual relatively smaller, and must not be sought."""
+    poisson = pde.Poisson(GRID)
+    own = Residual(poisson, pde.Normaliser((0.0, 0.0), (1.0, 1.0)))
+    x = jax.random.normal(KEY, SHAPE)
+    size = own.scale_of(x)
+    fixed = Residual(poisson, own.normaliser, scaling=float(size))
+    found, expected = jax.grad(own.cost)(x), jax.grad(fixed.cost)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_may_follow_the_progress(solved):
+    kd, state = solved
+    ramp = Ramp(0.4, start=0.25, end=0.75)
+    assert [float(ramp(jnp.float32(p))) for p in (0.0, 0.25, 0.75, 1.0)] == [
+        0.0, 0.0, np.float32(0.4), np.float32(0.4),
+    ]  # fmt: skip
+    rising = px.PIDDM(flow(), constraint(), weight=ramp, distillation=kd)
+    fixed = px.PIDDM(flow(), constraint(), weight=0.2, distillation=kd)
+    a, b = (evaluate(o, student(), state, KEY)[0] for o in (rising, fixed))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+    with pytest.raises(ValueError, match="start < end"):
+        Ramp(1.0, start=0.5, end=0.5)
+    with pytest.raises(ValueError, match="weight must be"):
+        px.PIDDM(flow(), constraint(), weight=-1.0, distillation=kd)
+
+
+def test_a_sum_is_the_sum(solved):
+    kd, state = solved
+    pid = px.PID.paper(flow(), 6)
+    both = Sum([(pid, 2.0), (kd, Ramp(1.0))])
+    model = student()
+    own = (pid.init(model, key=KEY), state)
+    total, (_, terms) = evaluate(both, model, own, KEY)
+    keys = jax.random.split(KEY)
+    first, _ = evaluate(pid, model, own[0], keys[0])
+    second, _ = evaluate(kd, model, own[1], keys[1])
+    np.testing.assert_allclose(total, 2 * first + 1.0 * second, rtol=1e-6)
+    assert set(terms) == {"residual", "endpoint_error"}
+    refreshed = [KnowledgeDistillation(flow(), refresh_every=n) for n in (2, 3)]
+    with pytest.raises(ValueError, match="at most one objective"):
+        Sum([(kd, 1.0) for kd in refreshed])
+    with pytest.raises(ValueError, match="at least one"):
+        Sum([])
+
+
+def test_pidm_asks_the_posterior_mean():
+    """The residual of D(x_t), with the weight sigma_data^2 / v(t)."""
+    model = px.Preconditioned(Scaled(jnp.array(0.3)), EDM)
+    x0 = jax.random.normal(jax.random.key(9), SHAPE)
+    objective = PIDM(EDM, constraint(), weight=0.01)
+    loss, (_, terms) = objective.loss(model, (), x0, HALF, key=KEY)
+    time_key, noise_key = jax.random.split(KEY, 4)[:2]
+    t = objective.matching.law(EDM, key=time_key)
+    x, _ = EDM.perturb(x0, t, key=noise_key)
+    answer = model(x, EDM.sigma(t))
+    physics = np.mean(darcy_by_hand(answer) ** 2) * 25 / 9
+    alone, _ = objective.matching.loss(model, (), x0, HALF, key=KEY)
+    np.testing.assert_allclose(terms["physics"], physics, rtol=1e-4)
+    weight = 0.01 * (1 + float(t) ** 2) / float(t) ** 2
+    np.testing.assert_allclose(loss, alone + weight * physics, rtol=1e-4)
+
+
+def test_training_lowers_the_residual_below_that_of_pairs_alone():
+    """A linear student of Gaussian noise, whose teacher knows nothing of Darcy."""
+
+    def trained(weight):
+        network = px.nn.MLP(50, 50, width=32, depth=1, key=KEY)
+        denoiser = px.Gaussian(jnp.zeros(50), jnp.full(50, 0.2))
+        own = px.ProbabilityFlow(denoiser, EDM)
+        objective = px.PIDDM(own, Flat(), weight=weight, pairs=64, block=64)
+        return px.fit(
+            px.Student(network, EDM), objective, steps=150, batch_size=32, key=KEY,
+            optimiser=optax.adam(3e-3), progress=False, log_every=150,
+        ).model  # fmt: skip
+
+    z = EDM.prior(jax.random.key(8), (64, 50))
+    cost = lambda model: jax.vmap(lambda z: Flat().cost(model.sample(z)))(z).mean()
+    alone, with_physics = cost(trained(0.0)), cost(trained(1.0))
+    assert with_physics < 0.5 * alone
+
+
+class Flat(px.constraint.AbstractConstraint):
+    """Darcy's residual of a flattened sample."""
+
+    normaliser: pde.AbstractNormaliser = NORMALISER
+
+    @property
+    def projects(self):
+        return False
+
+    def check(self, shape):
+        pass
+
+    def residual_of(self, fields):
+        return constraint().residual_of(fields)
+
+    def scale_of(self, fields):
+        return constraint().scale_of(fields)
+
+    def project_fields(self, fields):
+        raise NotImplementedError
+
+    def restore(self, x):
+        return self.normaliser.restore(x.reshape(SHAPE))
