@@ -109,7 +109,7 @@ class AbstractEquation(eqx.Module):
 
     @property
     def stacked_shape(self) -> Shape:
-        """The shape of the array that `stack` makes; who writes one writes the other."""
+        """The shape of the array that `stack` makes: write both, or neither."""
         return (*self.grid.shape, len(self.names))
 
     def stack(self, fields: Values) -> Stacked:
