@@ -79,6 +79,7 @@ def test_an_error_in_one_row_is_seen_there_over_the_interval(equation, x64, key)
 def test_the_stacked_image_is_the_solution_and_comes_back(equation, x64, key):
     fields = equation.sample(key=key)
     image = equation.stack(fields)
+    assert image.shape == equation.stacked_shape
     back = equation.unstack(image)
     for name in equation.names:
         assert_close(getattr(back, name), getattr(fields, name), 1e-14)

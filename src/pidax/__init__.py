@@ -84,13 +84,14 @@ __version__ = _version("pidax")
 
 # What many programs never use is imported when first asked for: rooms, and names.
 _ROOMS = ("constrain", "constraint", "convert", "pde")
-_NAMES = {"Residual": "constraint"}
+_NAMES = {"Observation": "constraint", "Residual": "constraint"}
 
 if _TYPE_CHECKING:
     from . import constrain as constrain
     from . import constraint as constraint
     from . import convert as convert
     from . import pde as pde
+    from .constraint import Observation as Observation
     from .constraint import Residual as Residual
 
 

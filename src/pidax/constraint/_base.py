@@ -8,28 +8,43 @@ $$ R(x_0) = R\bigl(\mathrm{restore}(x_0)\bigr), \qquad
 
 with $s$ the size that a residual is relative to. It asks only about clean samples,
 where equations are exact, and never about noised ones or posterior means.
+
+    Residual(darcy, normaliser)                     # the equation
+    Observation.of(darcy, solution=(mask, u))       # what is known of the fields
+    Residual(...) & Observation.of(...)             # both
 """
 
 import abc
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ..pde import AbstractNormaliser
-from ..types import Sample, Scalar, Stacked
+from ..types import Sample, Scalar, Shape, Stacked, typed
+from ._match import check_samples
+
+if TYPE_CHECKING:
+    from ._all import All
 
 
 class AbstractConstraint(eqx.Module):
     """A condition on clean samples, through the fields that they are.
 
     A final class says `residual_of(fields)` and `scale_of(fields)`; `project_fields` if
-    there is an exact projection. What is called on samples follows.
+    there is an exact projection. What is called on samples follows. `a & b` is both.
     """
 
     normaliser: AbstractVar[AbstractNormaliser | None]
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> Shape | None:
+        """The shape of the stacked fields that it judges, or None if any will do."""
 
     @abc.abstractmethod
     def residual_of(self, fields: Stacked) -> Array:
@@ -51,6 +66,11 @@ class AbstractConstraint(eqx.Module):
     def project_fields(self, fields: Stacked) -> Stacked:
         """The nearest stacked fields that satisfy this, where that is known exactly."""
 
+    @property
+    def subject(self) -> str:
+        """What is constrained, in words: the beginning of its messages."""
+        return f"{type(self).__name__} of fields of shape {self.shape}"
+
     def restore(self, x: Sample) -> Stacked:
         """The fields of a clean sample, in physical units and at least float32."""
         if self.normaliser is None:
@@ -61,7 +81,7 @@ class AbstractConstraint(eqx.Module):
                 "px.pde.Normaliser of means 0 and standard deviations 1 if it sees "
                 "physical units."
             )
-        return self.normaliser.restore(jnp.asarray(x, at_least_float32(x.dtype)))
+        return self.normaliser.restore(at_least_float32(x))
 
     def residual(self, x: Sample) -> Array:
         """What is wrong with a clean sample, in physical units."""
@@ -84,7 +104,51 @@ class AbstractConstraint(eqx.Module):
         """The nearest *fields* to a clean sample's that satisfy this exactly."""
         return self.project_fields(self.restore(x))
 
+    def check(self, shape: Shape) -> None:
+        """Samples of this shape are such as this judges; asked before compiling.
 
-def at_least_float32(dtype):
+        Nothing is computed: the normaliser and the residual are traced by shape.
+        """
+        check_samples(self, tuple(shape))
+
+    @typed
+    def check_start(self, x: Float[Array | np.ndarray, "batch *event"]) -> None:
+        """The residuals of these samples are finite: asked once, before minimising.
+
+        What is not finite at the start stays so, as do its gradients.
+        """
+        x = jnp.asarray(x)
+        samples, residuals = (np.asarray(bad) for bad in _not_finite(self, x))
+        if samples.any():
+            raise ValueError(
+                f"expected finite samples, got {samples.sum()} of {samples.size} with "
+                f"NaN or infinite entries (first: {samples.argmax()}). The model that "
+                "made them is not trained, or is called beyond the noise levels it "
+                "was trained on."
+            )
+        if residuals.any():
+            raise ValueError(
+                f"expected finite residuals of {self.subject}, got "
+                f"{residuals.sum()} of {residuals.size} samples whose residual is not "
+                f"finite (first: {residuals.argmax()}), though the samples are. Their "
+                "fields are too large for the equation, or the normaliser is not the "
+                "one that the model was trained with: look at constraint.restore(x)."
+            )
+
+    def __and__(self, other: "AbstractConstraint") -> "All":
+        from ._all import All
+
+        return All((self, other))
+
+
+@eqx.filter_jit
+def _not_finite(constraint, x):
+    """For each sample, whether it has, and whether its residual has, such entries."""
+    bad = lambda a: ~jnp.isfinite(a).all()
+    return jax.vmap(lambda x: (bad(x), bad(constraint.residual(x))))(x)
+
+
+def at_least_float32(x: Array) -> Array:
     """Physics is never computed in less, whatever precision a network has."""
-    return jnp.promote_types(dtype, jnp.float32)
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

@@ -1,19 +1,29 @@
-r"""The residual of an equation as a constraint."""
+r"""The residual of an equation as a constraint.
 
+$$ R(x_0) = \mathcal{R}\bigl(\mathrm{unstack}(\mathrm{restore}(x_0))\bigr), \qquad
+   \text{cost} = \operatorname{mean} |R|^2 / s^2 $$
+"""
+
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..pde import AbstractEquation, AbstractNormaliser
-from ..types import Scalar, Stacked, typed
+from ..types import Scalar, Shape, Stacked, typed
 from ._base import AbstractConstraint
+from ._match import check_normaliser
 
 _LEAST = 1e-12  # of a scale: zero fields have no size to be relative to
+_WORDS = ("relative", "absolute")
 
 
 class Residual(AbstractConstraint):
     r"""$R(x_0) = 0$: the clean sample solves the equation.
 
         Residual(darcy, normaliser)
+
+    Its `cost` is then the square of `equation.relative_residual`. There is no exact
+    projection: what lies nearest is not known in closed form.
 
     **Arguments:**
 
@@ -25,8 +35,8 @@ class Residual(AbstractConstraint):
     """
 
     equation: AbstractEquation
-    normaliser: AbstractNormaliser
-    scaling: str | float
+    normaliser: AbstractNormaliser | None
+    scaling: str | float = eqx.field(static=True)
 
     @typed
     def __init__(
@@ -34,11 +44,30 @@ class Residual(AbstractConstraint):
         equation: AbstractEquation,
         normaliser: AbstractNormaliser | None = None,
         *,
-        scaling: str | float = "relative",
+        scaling: str | float | int = "relative",
     ):
+        name = type(equation).__name__
+        if normaliser is None:
+            raise ValueError(
+                f"the residual of {name} is one of fields in physical units, and a "
+                "model's samples are in its own coordinates: expected the normaliser "
+                "between them, got none. Pass the one the model was trained with, "
+                f"Residual({name.lower()}, Normaliser.fit(dataset[:])); if it sees "
+                "physical units, Normaliser of means 0 and standard deviations 1."
+            )
+        _check_scaling(scaling)
         self.equation = equation
         self.normaliser = normaliser
         self.scaling = scaling
+        check_normaliser(normaliser, equation.stacked_shape, self.subject)
+
+    @property
+    def shape(self) -> Shape:
+        return self.equation.stacked_shape
+
+    @property
+    def subject(self) -> str:
+        return f"the residual of {type(self.equation).__name__} on {self.equation.grid}"
 
     @property
     def projects(self) -> bool:
@@ -56,4 +85,16 @@ class Residual(AbstractConstraint):
         return jnp.asarray(self.scaling, fields.dtype)
 
     def project_fields(self, fields: Stacked) -> Stacked:
-        raise ValueError("no projection")
+        raise ValueError(
+            f"{self.subject} has no exact projection. Minimise its cost (px.refine), "
+            "or solve for the unknown fields: equation.resolve(fields)."
+        )
+
+
+def _check_scaling(scaling):
+    fine = scaling in _WORDS if isinstance(scaling, str) else 0 < scaling < float("inf")
+    if not fine:
+        raise ValueError(
+            'scaling must be "relative", "absolute" or a positive finite number, the '
+            f"size of the residual in its own units, got {scaling!r}."
+        )

@@ -17,7 +17,7 @@ import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array
 
-from ..types import Field, Key, Scalar, Stacked
+from ..types import Field, Key, Scalar, Shape, Stacked
 from ._grid import Grid
 from ._precision import in_double
 
@@ -106,6 +106,11 @@ class AbstractEquation(eqx.Module):
     def unknowns(self) -> tuple[str, ...]:
         """The names of the fields that are solved for."""
         return tuple(name for name in self.names if name not in self.given)
+
+    @property
+    def stacked_shape(self) -> Shape:
+        """The shape of the array that `stack` makes: write both, or neither."""
+        return (*self.grid.shape, len(self.names))
 
     def stack(self, fields: Values) -> Stacked:
         """The fields as one array "*grid channel", what a diffusion model sees."""

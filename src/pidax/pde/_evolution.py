@@ -23,7 +23,7 @@ from equinox import AbstractVar
 from jaxtyping import Array
 
 from .._checks import require_finite
-from ..types import Field, Scalar, SpaceTime, Stacked, Times
+from ..types import Field, Scalar, Shape, SpaceTime, Stacked, Times
 from ._equation import AbstractEquation, rms
 from ._time import TimeDerivative
 
@@ -143,6 +143,12 @@ class AbstractEvolution(AbstractEquation):
         *given, u = fields
         return self.Fields(*given, self.impose(jnp.zeros_like(u), *given))
 
+    @property
+    def stacked_shape(self) -> Shape:
+        line = self.grid.ndim == 1
+        space = self.grid.shape
+        return (self.rows, *space, 1) if line else (*space, self.rows)
+
     def stack(self, fields) -> Stacked:
         """The solution as one array: "time x channel", or "*grid channel" for rows."""
         solution = jnp.asarray(fields[-1])
@@ -153,11 +159,9 @@ class AbstractEvolution(AbstractEquation):
         solution = self.unstack_solution(array)
         return self.Fields(solution[0], *self.parameters(solution), solution)
 
-    def unstack_solution(self, array: Stacked, extra: int = 0) -> SpaceTime:
-        """The solution in an array that has `extra` channels after it."""
-        line = self.grid.ndim == 1
-        shape = (self.rows, *self.grid.shape) if line else self.grid.shape
-        shape = (*shape, (1 if line else self.rows) + extra)
+    def unstack_solution(self, array: Stacked) -> SpaceTime:
+        """The solution in an array that may have channels of parameters after it."""
+        line, shape = self.grid.ndim == 1, self.stacked_shape
         if array.shape != shape:
             what = '"time x channel"' if line else '"*grid channel", a channel a row'
             raise ValueError(

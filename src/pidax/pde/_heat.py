@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import require_positive
-from ..types import Field, Key, Scalar, ScalarLike, SpaceTime, Stacked
+from ..types import Field, Key, Scalar, ScalarLike, Shape, SpaceTime, Stacked
 from ._boundary import Dirichlet, Neumann, Periodic
 from ._equation import Kind
 from ._evolution import AbstractEvolution, require_steps
@@ -153,13 +153,18 @@ class RandomHeat(AbstractEvolution):
     def impose(self, solution: SpaceTime, initial: Field, *parameters) -> SpaceTime:
         return jax.vmap(self.grid.impose)(solution).at[0].set(initial)
 
+    @property
+    def stacked_shape(self) -> Shape:
+        *points, channels = super().stacked_shape
+        return (*points, channels + 1)
+
     def stack(self, fields: Diffusing) -> Stacked:
         image = super().stack(fields)
         constant = jnp.broadcast_to(fields.diffusivity, (*image.shape[:-1], 1))
         return jnp.concatenate([image, constant.astype(image.dtype)], axis=-1)
 
     def unstack(self, array: Stacked) -> Diffusing:
-        solution = self.unstack_solution(array, extra=1)
+        solution = self.unstack_solution(array)
         return Diffusing(solution[0], jnp.mean(array[..., -1]), solution)
 
 

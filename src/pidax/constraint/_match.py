@@ -1,0 +1,55 @@
+"""Whether samples, normaliser and constraint belong together, asked by shape alone."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+
+from ..pde import AbstractNormaliser
+from ..types import Shape
+
+
+def check_samples(constraint, shape: Shape) -> None:
+    """Samples of this shape are restored to the fields that the constraint judges."""
+    normaliser = constraint.normaliser
+    expected = constraint.shape
+    if normaliser is not None and normaliser.shape is not None:
+        expected = normaliser.shape
+    if expected is not None and shape != expected:
+        raise ValueError(
+            f"expected samples of the shape {expected}, got samples of the shape "
+            f"{shape}, which are not on the grid of {constraint.subject}. Make the "
+            "model for that grid, or the constraint and its normaliser on the grid of "
+            "the samples; fields can be moved from grid to grid only before training."
+        )
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    try:
+        jax.eval_shape(constraint.residual, x)
+    except (ValueError, jaxtyping.TypeCheckError) as error:
+        if normaliser is None:
+            raise
+        raise ValueError(
+            f"samples of the shape {shape} are not such as {constraint.subject} can "
+            f"judge: {error}"
+        ) from error
+
+
+def check_normaliser(
+    normaliser: AbstractNormaliser, shape: Shape, subject: str
+) -> None:
+    """The normaliser restores to stacked fields of this shape."""
+    coordinates = normaliser.shape
+    x = jax.ShapeDtypeStruct(shape if coordinates is None else coordinates, jnp.float32)
+    try:
+        restored = jax.eval_shape(normaliser.restore, x).shape
+    except (ValueError, jaxtyping.TypeCheckError) as error:
+        raise ValueError(
+            f"the normaliser does not fit {subject}, whose stacked fields have the "
+            f"shape {shape}, channels last: {error} Fit it to this equation's own "
+            "fields: Normaliser.fit(dataset[:])."
+        ) from error
+    if restored != shape:
+        raise ValueError(
+            f"the normaliser restores samples to fields of the shape {restored}, "
+            f"expected {shape}, those of {subject}. Fit it to fields of this "
+            "grid, or make the equation on the normaliser's grid."
+        )

@@ -1,0 +1,462 @@
+"""Constraints against the equations they speak of, and projections against algebra."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from helpers import assert_close, tolerance
+
+import pidax as px
+from pidax import constraint as pc
+from pidax import pde
+
+GRID = pde.Grid((5, 6), extent=((0.0, 1.0), (-1.0, 1.0)))
+SHAPE = (5, 6, 2)
+POISSON = pde.Poisson(GRID)
+DARCY = pde.Darcy.lognormal(GRID)
+CHART = pde.Normaliser((1.2, 0.1), (0.5, 0.02))
+RING = pde.Burgers(pde.Grid((8,), boundary=pde.Periodic()), rows=4)
+
+LINE = pde.Grid((9,), boundary=((pde.Dirichlet(), pde.Neumann()),))
+
+
+def random(seed, shape=SHAPE, dtype=None):
+    values = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(values, dtype or float)
+
+
+def fields_of(seed):
+    """Stacked fields of the size of Darcy's, far from any solution."""
+    return CHART.restore(random(seed))
+
+
+def some(seed, share=0.4, shape=SHAPE):
+    return np.random.default_rng(seed).uniform(size=shape) < share
+
+
+class Doubling(pde.AbstractNormaliser):
+    """Coordinates of another shape than the fields: the flattened half."""
+
+    fields: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def shape(self):
+        return (int(np.prod(self.fields)),)
+
+    def normalise(self, stacked):
+        return stacked.ravel() / 2
+
+    def restore(self, coordinates):
+        return 2 * coordinates.reshape(self.fields)
+
+
+# ------------------------------------------------------------------------ residuals
+
+
+@pytest.mark.parametrize("equation", [POISSON, DARCY], ids=["Poisson", "Darcy"])
+def test_the_cost_is_the_square_of_the_relative_residual(equation, dtype):
+    """In the model's coordinates, through the chart: mean |R|^2 / s^2."""
+    constraint, x = px.Residual(equation, CHART), random(1, dtype=dtype)
+    a = x[..., 0] * 0.5 + 1.2
+    u = x[..., 1] * 0.02 + 0.1
+    fields = equation.Fields(a, u)
+    with jax.numpy_dtype_promotion("standard"):
+        relative = equation.relative_residual(fields)
+        residual = equation.residual(fields)
+    assert_close(constraint.cost(x), relative**2, tolerance(dtype, 100))
+    assert_close(constraint.residual(x), residual, tolerance(dtype, 100))
+
+
+def test_what_the_solver_made_costs_nothing_and_its_negative_does(x64, key):
+    fields = DARCY.stack(DARCY.sample(key=key))
+    constraint = px.Residual(DARCY, CHART)
+    assert constraint.cost(CHART.normalise(fields)) < 1e-16
+    wrong = fields.at[..., 1].multiply(-1.0)
+    assert_close(constraint.cost(CHART.normalise(wrong)), 4.0, 1e-10)
+
+
+def test_scalings_are_sizes(x64):
+    fields = fields_of(2)
+    absolute = px.Residual(POISSON, CHART, scaling="absolute").cost_of(fields)
+    by_number = px.Residual(POISSON, CHART, scaling=10.0).cost_of(fields)
+    relative = px.Residual(POISSON, CHART).cost_of(fields)
+    residual = POISSON.residual(POISSON.unstack(fields))
+    assert_close(absolute, jnp.mean(residual**2), 1e-13)
+    assert_close(by_number, absolute / 100, 1e-13)
+    scale = POISSON.scale(POISSON.unstack(fields))
+    assert_close(relative, absolute / scale**2, 1e-13)
+
+
+def test_inflating_the_scale_is_no_way_to_a_smaller_residual(x64):
+    """The gradient of the cost is that of the residual alone, at a fixed scale."""
+    constraint, fields = px.Residual(POISSON, CHART), fields_of(3)
+    scale = constraint.scale_of(fields)
+    fixed = lambda f: jnp.mean(constraint.residual_of(f) ** 2) / scale**2
+    gradient = jax.grad(constraint.cost_of)(fields)
+    assert_close(gradient, jax.grad(fixed)(fields), 1e-13)
+    moving = lambda f: POISSON.relative_residual(POISSON.unstack(f)) ** 2
+    assert jnp.abs(jax.grad(moving)(fields) - gradient).max() > 1e-3
+
+
+def test_half_precision_samples_are_judged_in_float32(x32):
+    constraint, x = px.Residual(POISSON, CHART), random(4)
+    half = x.astype(jnp.bfloat16)
+    assert constraint.residual(half).dtype == jnp.float32
+    assert_close(constraint.cost(half), constraint.cost(half.astype(jnp.float32)), 0)
+
+
+def test_constraints_are_mapped_and_compiled(x64):
+    both = px.Residual(DARCY, CHART) & px.Observation(some(5), fields_of(6))
+    batch = random(7, (3, *SHAPE))
+    costs = eqx.filter_jit(lambda c, x: jax.vmap(c.cost)(x))(both, batch)
+    assert_close(costs, jnp.stack([both.cost(x) for x in batch]), 1e-12)
+
+
+# --------------------------------------------------------------------- observations
+
+
+def test_what_is_not_observed_is_not_looked_at(x64):
+    mask, truth, fields = some(8), fields_of(9), fields_of(10)
+    values = jnp.where(mask, truth, jnp.nan)
+    seen = px.Observation(mask, values, normaliser=CHART)
+    wanted = np.where(mask, np.asarray(fields - truth), 0.0)
+    assert_close(seen.residual_of(fields), wanted, 0)
+    gradient = jax.grad(lambda x: seen.cost(x))(CHART.normalise(fields))
+    assert jnp.isfinite(gradient).all()
+    assert (gradient[~mask] == 0).all()
+    assert (gradient[mask] != 0).all()
+    projected = seen.project(CHART.normalise(fields))
+    assert_close(projected[mask], truth[mask], 0)
+    assert_close(projected[~mask], fields[~mask], 1e-13)
+
+
+def test_the_cost_is_in_units_of_the_noise_and_without_it_of_the_values(x64):
+    mask, truth, fields = some(11), fields_of(12), fields_of(13)
+    off = np.asarray(fields - truth)
+    noisy = px.Observation(mask, truth, noise=0.3)
+    wanted = np.mean(off[mask] ** 2) / 0.09
+    assert_close(noisy.cost_of(fields), wanted, 1e-12)
+    sizes = [
+        np.sqrt(np.mean(np.asarray(truth)[..., c][mask[..., c]] ** 2)) for c in (0, 1)
+    ]
+    exact = px.Observation(mask, truth)
+    wanted = np.mean((off / np.asarray(sizes))[mask] ** 2)
+    assert_close(exact.cost_of(fields), wanted, 1e-12)
+    zeros = px.Observation(mask, jnp.zeros(SHAPE))
+    sizes = np.sqrt(np.mean(np.asarray(fields) ** 2, axis=(0, 1)))
+    wanted = np.mean((np.asarray(fields) / sizes)[mask] ** 2)
+    assert_close(zeros.cost_of(fields), wanted, 1e-12)
+
+
+def test_noisy_values_are_not_overwritten_and_move_by_their_noise(x64, key):
+    mask, truth, fields = some(14), fields_of(15), fields_of(16)
+    noise = np.where(some(17, 0.5), 0.2, 0.0)
+    seen = px.Observation(mask, truth, noise)
+    known = mask & (noise == 0)
+    assert (seen.exact == known).all()
+    assert (seen.noisy == (mask & ~known)).all()
+    over = seen.overwrite(fields)
+    assert_close(over[known], truth[known], 0)
+    assert_close(over[~known], fields[~known], 0)
+    moved = jax.vmap(lambda k: seen.perturb(key=k).values)(jax.random.split(key, 4000))
+    assert_close(moved.mean(0), seen.values, 0.02)
+    assert_close(moved.std(0), np.where(mask, noise, 0.0), 0.02)
+
+
+def test_fields_are_observed_by_name(x64, key):
+    fields = DARCY.sample(key=key)
+    forward = px.Observation.of(DARCY, coefficient=fields.coefficient)
+    assert forward.mask[..., 0].all()
+    assert not forward.mask[..., 1].any()
+    assert_close(forward.values[..., 0], fields.coefficient, 0)
+    part = some(18, shape=(5, 6))
+    both = px.Observation.of(
+        DARCY,
+        coefficient=fields.coefficient,
+        solution=(part, fields.solution),
+        noise={"solution": 1e-3},
+    )
+    assert (both.mask[..., 1] == part).all()
+    assert_close(both.noise[..., 1], np.where(part, 1e-3, 0.0), 0)
+    assert (both.noise[..., 0] == 0).all()
+    assert both.cost_of(DARCY.stack(fields)) == 0
+
+
+def test_fields_of_an_evolution_are_observed_in_its_solution(x64, key):
+    fields = RING.sample(key=key)
+    image = RING.stack(fields)
+    first = px.Observation.of(RING, initial=fields.initial)
+    assert first.mask[0].all()
+    assert not first.mask[1:].any()
+    assert_close(first.overwrite(0 * image), image.at[1:].set(0.0), 0)
+    seen = np.zeros((4, 8), bool)
+    seen[-1, :3] = True
+    last = px.Observation.of(RING, initial=fields.initial, solution=(seen, fields[-1]))
+    assert_close(last.overwrite(0 * image)[-1, :3, 0], fields.solution[-1, :3], 0)
+    assert int(last.mask.sum()) == 11
+    disagree = (seen | (np.arange(4) == 0)[:, None], 1 + fields.solution)
+    with pytest.raises(ValueError, match="observed twice"):
+        px.Observation.of(RING, initial=fields.initial, solution=disagree)
+    heat = pde.RandomHeat(pde.Grid((6,), boundary=pde.Periodic()), rows=3)
+    nu = px.Observation.of(heat, diffusivity=jnp.asarray(2.0))
+    assert nu.mask[..., 1].all()
+    assert not nu.mask[..., 0].any()
+    assert_close(nu.values[..., 1], 2.0, 0)
+    front = pde.InviscidBurgers(LINE, rows=4)
+    left = px.Observation.of(front, left=jnp.asarray(0.7))
+    wanted = np.zeros((4, 9, 1))
+    wanted[1:, 0] = 0.7
+    assert_close(left.values, wanted, 0)
+
+
+def test_random_points_are_exactly_as_many_as_said(x64, key):
+    fields = DARCY.sample(key=key)
+    seen = px.Observation.at_random(
+        DARCY, fields, 0.3, key=key, noise={"solution": 0.01}
+    )
+    assert [int(seen.mask[..., c].sum()) for c in (0, 1)] == [9, 9]
+    assert (seen.mask[..., 0] != seen.mask[..., 1]).any()
+    off = seen.residual_of(DARCY.stack(fields))
+    assert (off[..., 0] == 0).all()
+    assert 0.003 < jnp.sqrt(jnp.sum(off[..., 1] ** 2) / 9) < 0.03
+    only = px.Observation.at_random(DARCY, fields, 1.0, key=key, names=("solution",))
+    assert [int(only.mask[..., c].sum()) for c in (0, 1)] == [0, 30]
+    rows = px.Observation.at_random(RING, RING.sample(key=key), 0.25, key=key)
+    assert int(rows.mask.sum()) == 8
+
+
+def test_points_are_found_by_their_coordinates(x64):
+    x, y = (np.asarray(c) for c in GRID.coordinates)
+    where = (np.array([1, 4, 2]), np.array([2, 0, 5]))
+    points = np.stack([x[where], y[where]], axis=-1)
+    values = np.array([1.0, 2.0, 3.0])
+    seen = px.Observation.at_points(POISSON, points, values, name="solution")
+    assert_close(seen.values[..., 1][where], values, 0)
+    assert int(seen.mask.sum()) == 3
+    near = points + 0.4 * np.asarray(GRID.spacing) * np.array([-1, 1])
+    near = np.clip(near, [0, -1], [1, 1])
+    moved = px.Observation.at_points(
+        POISSON, near, values, name="solution", nearest=True
+    )
+    assert_close(moved.values, seen.values, 0)
+    # In space and time; on a ring the end is the beginning.
+    late = np.array([[1.0, 1.0], [1 / 3, 0.25]])
+    ring = px.Observation.at_points(RING, late, values[:2], name="solution")
+    assert_close(ring.values[3, 0, 0], 1.0, 0)
+    assert_close(ring.values[1, 2, 0], 2.0, 0)
+
+
+# ---------------------------------------------------------------- exact projections
+
+
+def sums(rows=4, seed=20):
+    """Rows with one that is the difference of two others, and values that agree."""
+    a = np.random.default_rng(seed).normal(size=(rows, *SHAPE))
+    a[-1] = a[0] - a[1]
+    b = np.tensordot(a, np.asarray(fields_of(21)), 3)
+    return a, b
+
+
+def test_affine_projection_is_exact_nearest_and_idempotent(dtype):
+    a, b = sums()
+    constraint = pc.Affine(jnp.asarray(a, dtype), jnp.asarray(b, dtype), CHART)
+    fields = jnp.asarray(fields_of(22), dtype)
+    near = constraint.project_fields(fields)
+    tol = tolerance(dtype, 50)
+    assert_close(constraint.residual_of(near), 0.0, tol)
+    assert_close(constraint.project_fields(near), near, tol)
+    # The step is orthogonal to all that the rows do not see: the nearest point.
+    null = np.linalg.svd(a.reshape(4, -1))[2][3:]
+    step = np.asarray(near - fields, np.float64).ravel()
+    assert np.linalg.norm(step) > 0.1
+    assert_close(null @ step, 0.0, tol)
+    assert_close(constraint.project(CHART.normalise(fields)), near, tol)
+
+
+def test_affine_takes_lineax_operators(x64):
+    """The Laplacian of one channel is prescribed: Poisson with a known source."""
+    grid = pde.Grid((5, 4))
+    laplacian = pde.Laplacian(grid)
+    inner = lambda x: laplacian.mv(grid.restrict(x[..., 1])).ravel()
+    like = jax.ShapeDtypeStruct((5, 4, 2), jnp.result_type(float))
+    source = random(23, (6,))
+    constraint = pc.Affine(lx.FunctionLinearOperator(inner, like), source)
+    fields = constraint.project_fields(random(24, (5, 4, 2)))
+    assert_close(inner(fields), source, 1e-12)
+
+
+def test_an_overwrite_is_the_affine_projection_on_its_entries(x64):
+    mask, truth, fields = some(25, 0.1), fields_of(26), fields_of(27)
+    rows = np.eye(60)[mask.ravel()].reshape(-1, *SHAPE)
+    affine = pc.Affine(rows, truth[mask])
+    seen = px.Observation(mask, truth)
+    assert_close(affine.project_fields(fields), seen.project_fields(fields), 1e-13)
+
+
+def test_means_are_shifted_in_the_norm_of_the_grid(x64):
+    fields = fields_of(28)
+    mean = pc.Mean.of(DARCY, CHART, solution=0.25)
+    near = mean.project(CHART.normalise(fields))
+    assert_close(GRID.mean(near[..., 1]), 0.25, 1e-13)
+    assert_close(near[..., 0], fields[..., 0], 1e-13)
+    shift = near[..., 1] - fields[..., 1]
+    assert_close(shift, shift[0, 0], 1e-13)
+    expected = GRID.mean(fields[..., 1]) - 0.25
+    assert_close(mean.residual_of(fields), expected, 1e-13)
+    image = random(29, (4, 8, 1))
+    rows = pc.Mean.of(RING, solution=0.3).project_fields(image)
+    assert_close(rows[..., 0].mean(1), 0.3, 1e-13)
+    assert_close(jnp.ptp(rows - image, axis=1), 0.0, 1e-13)
+    every = pc.Mean(jnp.array([0.1, -0.2]), None).project_fields(fields)
+    assert_close(every.mean((0, 1)), [0.1, -0.2], 1e-13)
+
+
+def test_values_and_means_project_together_as_one_affine_does(x64):
+    """Overwrite, then shift what is free: the nearest in the grid's norm."""
+    mask, truth, fields = some(30), fields_of(31), fields_of(32)
+    both = px.Observation(mask, truth) & pc.Mean.of(DARCY, solution=0.2)
+    assert both.projects
+    got = both.project_fields(fields)
+    w = np.asarray(GRID.weights)[..., None] * np.ones(2)
+    mean = np.zeros(SHAPE)
+    mean[..., 1] = w[..., 1] / w[..., 1].sum()
+    rows = np.concatenate([np.eye(60)[mask.ravel()].reshape(-1, *SHAPE), mean[None]])
+    b = np.append(np.asarray(truth)[mask], 0.2)
+    # In the variable sqrt(w) x the grid's norm is Euclid's.
+    affine = pc.Affine(rows / np.sqrt(w), b)
+    wanted = affine.project_fields(jnp.asarray(np.sqrt(w)) * fields) / np.sqrt(w)
+    assert_close(got, wanted, 1e-12)
+    assert_close(got[mask], truth[mask], 0)
+    assert both.cost_of(got) < 1e-28
+
+
+def test_all_sums_costs_and_joins_residuals(x64):
+    residual = px.Residual(DARCY, CHART)
+    seen = px.Observation(some(33), fields_of(34), noise=0.1)
+    mean = pc.Mean(0.1, channel=1)
+    all_three = residual & seen & mean
+    assert len(all_three.parts) == 3
+    assert all(part.normaliser == CHART for part in all_three.parts)
+    fields = fields_of(35)
+    parts = (residual, seen, mean)
+    total = sum(float(part.cost_of(fields)) for part in parts)
+    assert_close(all_three.cost_of(fields), total, 1e-12)
+    assert_close(all_three.cost(CHART.normalise(fields)), total, 1e-12)
+    joined = jnp.concatenate([part.residual_of(fields).ravel() for part in parts])
+    assert_close(all_three.residual_of(fields), joined, 0)
+    relative = jnp.concatenate([part.relative_of(fields).ravel() for part in parts])
+    assert_close(all_three.relative_of(fields), relative, 1e-14)
+    assert not all_three.projects
+    with pytest.raises(ValueError, match="no exact projection"):
+        all_three.project_fields(fields)
+
+
+# ------------------------------------------------------------------------- mistakes
+
+
+def test_a_normaliser_must_be_there_and_fit():
+    with pytest.raises(ValueError, match=r"got none.*Normaliser.fit\(dataset"):
+        px.Residual(DARCY)
+    with pytest.raises(ValueError, match=r"does not fit the residual of Darcy"):
+        px.Residual(DARCY, pde.Normaliser([0.0], [1.0]))
+    with pytest.raises(ValueError, match=r"fields of the shape \(6, 5, 2\), expected"):
+        px.Residual(DARCY, Doubling((6, 5, 2)))
+    with pytest.raises(ValueError, match="scaling must be"):
+        px.Residual(DARCY, CHART, scaling="relativ")
+    with pytest.raises(ValueError, match="scaling must be"):
+        px.Residual(DARCY, CHART, scaling=0.0)
+    with pytest.raises(ValueError, match="expected a normaliser between"):
+        px.Observation(some(36), fields_of(37)).cost(random(38))
+    other = pde.Normaliser((0.0, 0.0), (1.0, 1.0))
+    with pytest.raises(ValueError, match="two that differ"):
+        _ = px.Residual(DARCY, CHART) & pc.Mean(0.0, 1, other)
+
+
+def test_the_grid_of_the_samples_is_checked_before_compiling():
+    constraint = px.Residual(DARCY, CHART)
+    constraint.check(SHAPE)
+    with pytest.raises(ValueError, match=r"got samples of the shape \(8, 8, 2\).*Grid"):
+        constraint.check((8, 8, 2))
+    other = px.Residual(DARCY, Doubling(SHAPE))
+    other.check((60,))
+    with pytest.raises(ValueError, match=r"expected samples of the shape \(60,\)"):
+        other.check(SHAPE)
+    weighted = pc.Mean.of(DARCY, CHART, solution=0.0)
+    weighted.check(SHAPE)
+    with pytest.raises(ValueError, match="can judge"):
+        weighted.check((8, 8, 2))
+    with pytest.raises(ValueError, match="fields of one shape"):
+        _ = constraint & px.Observation(some(39, shape=(4, 4, 2)), jnp.ones((4, 4, 2)))
+
+
+def test_masks_and_values_that_cannot_be_meant():
+    values, mask = fields_of(40), some(41)
+    with pytest.raises(ValueError, match="observes nothing"):
+        px.Observation(np.zeros(SHAPE, bool), values)
+    with pytest.raises(ValueError, match="observes everything"):
+        px.Observation(np.ones(SHAPE, bool), values)
+    px.Observation(np.ones(SHAPE, bool), values, noise=0.1)  # to denoise is a problem
+    with pytest.raises(ValueError, match="must be finite"):
+        px.Observation(mask, values.at[tuple(np.argwhere(mask)[0])].set(jnp.nan))
+    with pytest.raises(ValueError, match="not negative"):
+        px.Observation(mask, values, noise=-0.1)
+    with pytest.raises(ValueError, match="one for each entry"):
+        px.Observation(mask, values, noise=np.ones(3))
+    scaled = CHART.normalise(values)
+    assert px.Observation(mask, values, normaliser=CHART).mask is not None
+    with pytest.raises(ValueError, match=r"physical units.*of channel 1"):
+        px.Observation(mask, scaled, normaliser=CHART)
+    with pytest.raises(ValueError, match="physical units"):
+        _ = px.Residual(DARCY, CHART) & px.Observation(mask, scaled)
+    with pytest.raises(ValueError, match="one point exactly"):
+        _ = px.Observation(mask, values) & px.Observation(mask, values + 1)
+
+
+def test_points_that_cannot_be_meant(x64, key):
+    at = lambda points, **more: px.Observation.at_points(
+        POISSON, np.array(points), np.ones(len(points)), name="solution", **more
+    )
+    with pytest.raises(ValueError, match=r"outside the domain.*y in \[-1, 1\], got y"):
+        at([[0.5, 0.2], [0.5, 1.6]], nearest=True)
+    with pytest.raises(ValueError, match="nearest=True"):
+        at([[0.3, 0.2]])
+    with pytest.raises(ValueError, match="one point of the grid"):
+        at([[0.25, 0.2], [0.25, 0.2]])
+    with pytest.raises(ValueError, match=r"coordinates \(x, y\)"):
+        at([[0.25]])
+    fields = DARCY.sample(key=key)
+    with pytest.raises(ValueError, match="has the fields coefficient, solution"):
+        px.Observation.of(DARCY, pressure=fields.solution)
+    with pytest.raises(ValueError, match="on the equation's grid"):
+        px.Observation.of(DARCY, solution=fields.solution[1:])
+    with pytest.raises(ValueError, match="at least one"):
+        px.Observation.at_random(DARCY, fields, 0.01, key=key)
+
+
+def test_projections_that_do_not_exist(x64):
+    a, b = sums()
+    joined = pc.Affine(a, b) & pc.Mean(0.1)
+    assert not joined.projects
+    with pytest.raises(ValueError, match="rows of one Affine"):
+        joined.project_fields(fields_of(42))
+    twice = pc.Mean(0.1) & pc.Mean(0.2)
+    assert not twice.projects
+    with pytest.raises(ValueError, match="no fields satisfy all"):
+        pc.Affine(a, b + np.array([0, 0, 0, 1.0]))
+    full = np.zeros(SHAPE, bool)
+    full[..., 1] = True
+    with pytest.raises(ValueError, match="nothing is left to shift"):
+        _ = px.Observation(full, fields_of(43)) & pc.Mean(0.1, channel=1)
+
+
+def test_the_start_must_be_finite():
+    constraint = px.Residual(DARCY, CHART)
+    batch = random(44, (3, *SHAPE), jnp.float32)
+    constraint.check_start(batch)
+    with pytest.raises(ValueError, match=r"got 1 of 3 with NaN.*first: 2"):
+        constraint.check_start(batch.at[2, 0, 0, 0].set(jnp.nan))
+    huge = batch.at[1].multiply(1e30)
+    with pytest.raises(ValueError, match=r"1 of 3 samples whose residual.*first: 1"):
+        constraint.check_start(huge)
