@@ -25,6 +25,10 @@ CLASSES = 3
 MODES = {"zeros": "constant", "periodic": "wrap", "edge": "nearest"}
 
 
+MIXED = ("padded", "fourier")
+FIELDS: Any = dict(classes=CLASSES, dropout=0.5, features=4, key=KEY)
+
+
 class Own(nn.AbstractNetwork):
     """A network of the user's, with an integer leaf and features of its own choice."""
 
@@ -61,6 +65,9 @@ NETWORKS = {
         3, 2, width=8, depth=2, classes=CLASSES, dropout=0.5, key=KEY
     ),
     "UNet": lambda: small_unet(attention=(1,), classes=CLASSES),
+    "FNO": lambda: nn.FNO(
+        2, 1, modes=2, width=8, depth=2, basis=MIXED, coordinates=True, **FIELDS
+    ),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -496,10 +503,10 @@ def test_dropout_in_a_block_keeps_the_mean(x32):
     assert (jnp.abs(many.mean(0) - block(h, e, None)) < 5 * error).all()
 
 
-@pytest.mark.parametrize("name", ["ResidualMLP", "UNet"])
+@pytest.mark.parametrize("name", ["ResidualMLP", "UNet", "FNO"])
 def test_a_key_means_training(name):
     net = small_unet(4, multipliers=(1,), dropout=0.5)
-    net = network(name) if name == "ResidualMLP" else net
+    net = network(name) if name != "UNet" else net
     x = sample(net)
     one, two = (call(net, x, 0.3, key=k) for k in jax.random.split(KEY))
     still = call(net, x, 0.3)

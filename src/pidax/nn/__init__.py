@@ -1,6 +1,8 @@
 """Networks: functions of one sample and one number, which know nothing of diffusion."""
 
 from ._base import AbstractNetwork as AbstractNetwork
+from ._coordinates import WithCoordinates as WithCoordinates
+from ._coordinates import extra_channels as extra_channels
 from ._edm import DhariwalUNet as DhariwalUNet
 from ._edm import SongUNet as SongUNet
 from ._edm_block import UNetBlock as UNetBlock
@@ -11,6 +13,7 @@ from ._embedding import Embedding as Embedding
 from ._embedding import Fourier as Fourier
 from ._embedding import Sinusoidal as Sinusoidal
 from ._embedding import class_vector as class_vector
+from ._fno import FNO as FNO
 from ._layers import Attention as Attention
 from ._layers import Conv as Conv
 from ._layers import GroupNorm as GroupNorm
@@ -19,6 +22,8 @@ from ._mlp import MLP as MLP
 from ._mlp import ResidualMLP as ResidualMLP
 from ._precision import LowPrecision as LowPrecision
 from ._resample import Resample as Resample
+from ._spectral import SpectralConv as SpectralConv
+from ._spectral import SpectralLayer as SpectralLayer
 from ._trainable import trainable as trainable
 from ._unet import UNet as UNet
 from ._vgg import VGG16 as VGG16

@@ -18,6 +18,9 @@ from jaxtyping import Array, Float
 from ..types import Key
 from ._layers import SMALL, Attention, Conv, GroupNorm, Linear
 from ._random import dropout
+from ._spectral import SpectralLayer
+
+Layer = Linear | Conv | SpectralLayer
 
 # The modulation by the embedding begins gently: a factor of 1 +- 0.2 or so.
 GENTLE = 0.3
@@ -31,7 +34,7 @@ class Block(eqx.Module):
     """
 
     norms: tuple[GroupNorm, GroupNorm]
-    layers: tuple[Linear | Conv, Linear | Conv]
+    layers: tuple[Layer, Layer]
     modulation: Linear
     shortcut: Linear | None
     attention_norm: GroupNorm | None
@@ -41,7 +44,7 @@ class Block(eqx.Module):
 
     def __init__(
         self,
-        make: Callable[..., Linear | Conv],
+        make: Callable[..., Layer],
         inputs: int,
         outputs: int,
         *,

@@ -19,6 +19,7 @@ from ._base import (
     require_rate,
 )
 from ._block import Block
+from ._coordinates import WithCoordinates, extra_channels
 from ._embedding import AbstractFeatures, Embedding
 from ._layers import (
     SMALL,
@@ -43,7 +44,9 @@ class UNet(AbstractNetwork):
 
     With `padding="periodic"` it is for fields on a torus: shifted by a multiple of
     $2^{levels-1}$ points, the field comes out shifted, and nothing else. With
-    `"zeros"` it can learn where the boundary is.
+    `"zeros"` it can learn where the boundary is. With `coordinates` its first layer is
+    told where each point is (see `WithCoordinates`, by `padding` on a circle or on
+    cells), and it can learn what belongs to a place.
 
     `x` is `*grid in_channels` with `dims` axes of grid, the result
     `*grid out_channels`. `classes` is the number of class labels; `dropout` the
@@ -53,7 +56,7 @@ class UNet(AbstractNetwork):
 
     embedding: Embedding
     start: Linear
-    stem: Conv
+    stem: Conv | WithCoordinates
     downs: tuple[Conv, ...]
     encoder: tuple[tuple[Block, ...], ...]
     middle: Block
@@ -75,6 +78,7 @@ class UNet(AbstractNetwork):
         dropout: float = 0.0,
         dims: int = 2,
         padding: Padding = "zeros",
+        coordinates: bool = False,
         features: int | AbstractFeatures = 32,
         key: Key,
     ):
@@ -99,7 +103,11 @@ class UNet(AbstractNetwork):
             size, features=features, classes=classes, depth=2, key=next(keys)
         )
         self.start = Linear(size, sizes[0], key=next(keys))
-        self.stem = conv(in_channels, sizes[0])
+        periodic = (padding == "periodic",) * dims
+        more = extra_channels(periodic) if coordinates else 0
+        stem = conv(in_channels + more, sizes[0])
+        # Around the layer, and no field of its own: older files have no such field.
+        self.stem = WithCoordinates(stem, periodic, "cells") if coordinates else stem
         pairs = list(itertools.pairwise(sizes))
         self.downs = tuple(conv(fine, coarse, stride=2) for fine, coarse in pairs)
         self.encoder = tuple(
@@ -154,7 +162,9 @@ class UNet(AbstractNetwork):
 
     def _one_sample(self, x: SampleLike) -> Sample:
         """One sample on a grid that can be made coarser often enough."""
-        require_channels(x, self.stem.weight.shape[-2], self.stem.weight.ndim - 2)
+        stem, dims = self.stem, self.out.weight.ndim - 2
+        located = isinstance(stem, WithCoordinates)
+        require_channels(x, stem.inputs if located else stem.weight.shape[-2], dims)
         multiple, grid = 2 ** len(self.downs), x.shape[:-1]
         if any(n == 0 or n % multiple for n in grid):
             less = tuple(max(n // multiple, 1) * multiple for n in grid)
