@@ -15,6 +15,7 @@ from ._match import check_normaliser
 
 _LEAST = 1e-12  # of a scale: zero fields have no size to be relative to
 _WORDS = ("relative", "absolute")
+_ADJUST = ("all", "unknowns")
 
 
 class Residual(AbstractConstraint):
@@ -32,11 +33,15 @@ class Residual(AbstractConstraint):
     - `scaling`: `"relative"` divides the residual by the equation's own scale, sample
       by sample (the norm of the source, or of the terms); `"absolute"` leaves it in
       physical units; a number divides by that, the same for all samples.
+    - `adjust`: which fields a gradient moves: `"all"`, or `"unknowns"` for those that
+      the equation solves for, while the given ones are held. A model then learns to
+      solve for what it draws; it cannot draw what is easy to solve for.
     """
 
     equation: AbstractEquation
     normaliser: AbstractNormaliser | None
     scaling: str | float = eqx.field(static=True)
+    adjust: str = eqx.field(static=True)
 
     @typed
     def __init__(
@@ -45,6 +50,7 @@ class Residual(AbstractConstraint):
         normaliser: AbstractNormaliser | None = None,
         *,
         scaling: str | float | int = "relative",
+        adjust: str = "all",
     ):
         name = type(equation).__name__
         if normaliser is None:
@@ -56,9 +62,12 @@ class Residual(AbstractConstraint):
                 "physical units, Normaliser of means 0 and standard deviations 1."
             )
         _check_scaling(scaling)
+        if adjust not in _ADJUST:
+            raise ValueError(f"adjust must be one of {_ADJUST}, got {adjust!r}.")
         self.equation = equation
         self.normaliser = normaliser
         self.scaling = scaling
+        self.adjust = adjust
         check_normaliser(normaliser, equation.stacked_shape, self.subject)
 
     @property
@@ -74,7 +83,10 @@ class Residual(AbstractConstraint):
         return False
 
     def residual_of(self, fields: Stacked) -> Array:
-        return self.equation.residual(self.equation.unstack(fields))
+        named = self.equation.unstack(fields)
+        if self.adjust == "unknowns":
+            named = self.equation.hold(named)
+        return self.equation.residual(named)
 
     def scale_of(self, fields: Stacked) -> Scalar:
         if self.scaling == "absolute":

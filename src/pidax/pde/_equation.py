@@ -102,6 +102,11 @@ class AbstractEquation(eqx.Module):
         zeros = {n: jnp.zeros_like(getattr(fields, n)) for n in self.unknowns}
         return fields._replace(**zeros)
 
+    def hold(self, fields: Values) -> Values:
+        """The same fields, of which no gradient reaches the given ones."""
+        held = {n: jax.lax.stop_gradient(getattr(fields, n)) for n in self.given}
+        return fields._replace(**held)
+
     @property
     def unknowns(self) -> tuple[str, ...]:
         """The names of the fields that are solved for."""

@@ -149,6 +149,13 @@ class AbstractEvolution(AbstractEquation):
         space = self.grid.shape
         return (self.rows, *space, 1) if line else (*space, self.rows)
 
+    def hold(self, fields):
+        """The same fields, of which no gradient reaches the given ones, nor row 0."""
+        *given, u = jax.lax.stop_gradient(fields)
+        first = jnp.zeros(self.rows, bool).at[0].set(True)
+        first = first.reshape(-1, *[1] * (u.ndim - 1))
+        return self.Fields(*given, jnp.where(first, u, fields[-1]))
+
     def stack(self, fields) -> Stacked:
         """The solution as one array: "time x channel", or "*grid channel" for rows."""
         solution = jnp.asarray(fields[-1])

@@ -1,0 +1,120 @@
+"""How samples are made: each method answers with fields and what they cost."""
+
+import dataclasses
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from piddm_problems import SOLVE, Problem
+
+import pidax as px
+from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Sum
+
+PAIRS = 16_384
+FEW = 2048
+WEIGHT = {"darcy16": 1.0, "darcy32": 1.0, "burgers32": 0.1}
+RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One student: how it is distilled. Names are those of the tables."""
+
+    kind: str = "pairs"  # pairs, pid or both
+    weight: float | None = None  # None for the problem's own
+    pairs: int = PAIRS
+    steps: int | None = None  # of the teacher's solver, None for adaptive
+    refresh: int | None = None
+    fresh: bool | None = None
+    config: bool = False
+    scale: float = 1.0  # of the number of training steps
+
+
+RECIPES = {
+    "distillation": Recipe(weight=0.0),
+    "PIDDM (a)": Recipe(),
+    "PIDDM (b)": Recipe("pid"),
+    "PID alone": Recipe("pid", weight=0.0),
+    "PIDDM (c)": Recipe("both", pairs=FEW),
+    "PIDDM (a) ConFIG": Recipe(config=True),
+    "PIDDM (a) fresh": Recipe(fresh=True),
+    **{f"weight {w:g}": Recipe(weight=w) for w in (0.01, 0.1, 1.0, 10.0)},
+    **{f"N_s {n}": Recipe(steps=n) for n in (5, 10, 20)},
+    **{f"pairs {n}": Recipe(pairs=n) for n in (1024, 4096)},
+    "refresh 500": Recipe(pairs=4096, refresh=500),
+}
+
+
+def distillation(problem: Problem, recipe: Recipe):
+    """The distillation of a recipe, without physics."""
+    flow = problem.flow
+    ends = jnp.asarray([flow.process.t_max, flow.process.t_min], float)
+    options: dict[str, Any] = dict(SOLVE)
+    if recipe.steps is not None:
+        options = {"steps": recipe.steps}
+    pairs = KnowledgeDistillation(
+        flow, times=ends, pairs=64 if problem.quick else recipe.pairs, block=2048,
+        refresh_every=recipe.refresh, **options,
+    )  # fmt: skip
+    pid = px.PID(flow)
+    kinds = {
+        "pairs": pairs,
+        "pid": pid,
+        "both": Sum([(pid, 1.0), (pairs, 1.0)]),
+    }
+    return kinds[recipe.kind]
+
+
+def student(problem: Problem, recipe: Recipe):
+    """The student of a recipe, and what its training cost."""
+    base = problem.name.split("-")[0]
+    weight = WEIGHT.get(base, 0.1) if recipe.weight is None else recipe.weight
+    objective = distillation(problem, recipe)
+    if weight:
+        objective = px.PIDDM(
+            problem.flow, problem.constraint, weight=weight, distillation=objective,
+            fresh=recipe.fresh, combination=ConFIG() if recipe.config else None,
+        )  # fmt: skip
+    start = _start(problem)
+    steps = round(recipe.scale * problem.setting.student_steps)
+    result, seconds = problem.fit(start, objective, steps, RATE)
+    own = result.state.objective
+    spent = [
+        float(leaf.evaluations)
+        for leaf in jax.tree.leaves(own, is_leaf=lambda a: hasattr(a, "evaluations"))
+        if hasattr(leaf, "evaluations")
+    ]
+    cost = {"seconds": seconds, "steps": steps, "pair_evaluations": sum(spent)}
+    return result.ema(), cost
+
+
+def _start(problem: Problem):
+    teacher = problem.teacher[0]
+    if isinstance(teacher, px.Preconditioned):
+        return px.Student.from_teacher(teacher, problem.process)
+    key = jax.random.fold_in(jax.random.key(problem.seed), 11)
+    return px.Student(problem.network(key), problem.process)
+
+
+def one_step(problem: Problem, model, z):
+    """Samples of a student and the seconds that they take, compiled."""
+    sample = eqx.filter_jit(jax.vmap(model.sample))
+    blocks = [z[at : at + 2048] for at in range(0, len(z), 2048)]
+    jax.block_until_ready(sample(blocks[0]))
+    start = time.perf_counter()
+    x = np.concatenate([np.asarray(sample(block)) for block in blocks])
+    return x, time.perf_counter() - start
+
+
+def pidm(problem: Problem):
+    """A flow whose denoiser was trained with the residual on posterior means."""
+    data = np.asarray(problem.normaliser.normalise(problem.train), np.float32)
+    net = problem.network(jax.random.fold_in(jax.random.key(problem.seed), 3))
+    objective = PIDM(problem.process, problem.constraint, weight=1e-3)
+    model = px.Preconditioned(net, problem.process)
+    steps = problem.setting.teacher_steps
+    result, seconds = problem.fit(model, objective, steps, data=data)
+    return px.ProbabilityFlow(result.ema(), problem.process), seconds
