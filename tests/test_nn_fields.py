@@ -58,7 +58,7 @@ def test_any_translation_invariant_operator_is_one(dims, dtype):
     grid, modes = (8, 9, 7)[:dims], (4, 3, 3)[:dims]
     shift = np.array([0.123, 0.31, -0.2])[:dims]
     conv = spectral(modes, dims=dims)
-    symbol = np.apply_along_axis(circle_symbol, -1, conv.waves, shift)
+    symbol: Any = np.apply_along_axis(circle_symbol, -1, conv.waves, shift)
     weight = np.stack([symbol.real, symbol.imag])[..., None, None]
     conv = eqx.tree_at(lambda c: c.weight, conv, jnp.asarray(weight, dtype))
     # Every wave that the modes hold, and its opposite, with a phase of its own.
@@ -240,7 +240,8 @@ def test_coordinates_are_their_formula(dtype):
         lambda layer: layer.weight, nn.Linear(n, n, key=KEY), jnp.eye(n)
     )
     x = draw(4, 5, 1)
-    for layout, ends in (("nodes", 1.0), ("cells", 0.8)):
+    layouts: Any = {"nodes": 1.0, "cells": 0.8}
+    for layout, ends in layouts.items():
         told = nn.WithCoordinates(show(4), (True, False), layout)
         assert told.inputs == 1
         y = eqx.filter_jit(told)(x)
@@ -254,7 +255,8 @@ def test_coordinates_are_their_formula(dtype):
 def test_a_unet_without_coordinates_is_what_it_was():
     """Files hold the fields of a class: none is new, and no weight is drawn anew."""
     options: Any = dict(width=4, multipliers=(1,), features=4, key=KEY)
-    plain, told = (nn.UNet(2, 1, coordinates=c, **options) for c in (False, True))
+    plain: Any = nn.UNet(2, 1, **options)
+    told: Any = nn.UNet(2, 1, coordinates=True, **options)
     before = "embedding start stem downs encoder middle decoder ups norm out"
     assert " ".join(vars(plain)) == before
     assert isinstance(plain.stem, nn.Conv)

@@ -70,6 +70,7 @@ from .store import save as save
 from .student import Central as Central
 from .student import CoupledAutomaticNumerical as CoupledAutomaticNumerical
 from .student import Exact as Exact
+from .student import ExactStudent as ExactStudent
 from .student import SolverStep as SolverStep
 from .student import Student as Student
 from .student import Upwind as Upwind
@@ -84,13 +85,18 @@ __version__ = _version("pidax")
 
 # What many programs never use is imported when first asked for: rooms, and names.
 _ROOMS = ("constrain", "constraint", "convert", "pde")
-_NAMES = {"Observation": "constraint", "Residual": "constraint"}
+_NAMES = {
+    "Observation": "constraint",
+    "Residual": "constraint",
+    "refine": "constrain",
+}
 
 if _TYPE_CHECKING:
     from . import constrain as constrain
     from . import constraint as constraint
     from . import convert as convert
     from . import pde as pde
+    from .constrain import refine as refine
     from .constraint import Observation as Observation
     from .constraint import Residual as Residual
 

@@ -36,23 +36,26 @@ class SpectralConv(eqx.Module):
     | `"cosine"` | where fields have no slope at the ends (Neumann) | mirrors the field there |
     | `"sine"` | where fields are zero at the ends (Dirichlet) | mirrors it with the other sign, and is zero there |
 
-    A convolution on a periodic or padded axis may have any kernel; on a cosine or sine
-    axis only even ones, so that a derivative is not among them.
+    On a periodic or padded axis its kernel may be any; on a cosine or sine axis it is
+    even, so that a derivative is not among what the layer can be. Periodic fields want
+    `"fourier"`; several fields with sides of several kinds want `"padded"`.
 
     `modes` is the number of frequencies along each axis; `layout` says where the points
     of axes that are not periodic are: `"nodes"` with both ends, `"cells"` half a step
-    inside; `padding` is the fraction of a padded axis that is appended as zeros.
+    inside; `padding` is the fraction of a padded axis that is appended as zeros. A
+    kernel that reaches further than that comes in again at the other end.
 
-    Weights do not depend on the grid, and a field that is a sum of the `modes` gives
-    the same function on every grid that resolves them; a padded axis only in the
-    limit, since the field jumps to zero. `x` is `*grid inputs` on any grid of `dims`
-    axes, the result `*grid outputs`. With $M$ functions an axis the transforms cost
-    $O(M)$ a point and channel: for $M$ up to a hundred or so less than fast transforms.
-    Weights are real arrays: with at least one periodic or padded axis the first axis is
-    (real, imaginary), then follow (+, -) for the sign of the frequency along each
-    further such axis, the modes, and `inputs outputs`; `waves` says which frequencies.
-    Where two entries are the same wave, or one the conjugate of the other, their mean
-    counts.
+    `x` is `*grid inputs` on any grid of `dims` axes that resolves the modes, the result
+    `*grid outputs`. Weights do not depend on the grid, and a field that is a sum of the
+    modes gives the same function on each; with a padded axis only in the limit, since
+    the field jumps to zero. With $M$ functions an axis the transforms cost $O(M)$ a
+    point and channel, on a CPU less than fast transforms of as many points.
+
+    Weights are real arrays. With a periodic or padded axis their first axis is (real,
+    imaginary); then comes (+, -), the sign of the frequency, for each further such
+    axis, then the modes, then `inputs outputs`. `waves` says which frequencies those
+    are. Where two entries belong to the same wave, or to a wave and its conjugate, their
+    mean counts.
     """  # noqa: E501
 
     weight: Float[Array, "*parts inputs outputs"]
@@ -94,11 +97,11 @@ class SpectralConv(eqx.Module):
 
     @property
     def waves(self) -> np.ndarray:
-        """The frequencies, in periods per axis, of each matrix of channels: float64.
+        r"""The frequencies, in periods per axis, of each matrix of channels: float64.
 
         Shaped as the `weight` without its channels and its real and imaginary parts,
-        then `dims`. To set a convolution: the weight is the transform of its kernel
-        there, times the length of the axes.
+        then `dims`. What the layer multiplies a wave with is the Fourier transform of
+        its kernel there: $2\pi i k$ for a derivative.
         """
         dims = len(self.axes)
         grids = np.meshgrid(*(axis.frequencies for axis in self.axes), indexing="ij")

@@ -45,11 +45,12 @@ from ..types import (
     Shape,
     typed,
 )
+from ._base import AbstractStudent
 
 _MOST_AMPLIFIED = 4.0  # of the network's error by its map to x0, in units of sigma_data
 
 
-class Student(eqx.Module):
+class Student(AbstractStudent):
     r"""A network as the trajectory from the prior draw `z`: one call for any time.
 
     `student(z, t)` is $x(z, t)$, and `student.sample(z)` its value at `t_min`, the
@@ -142,6 +143,11 @@ class Student(eqx.Module):
         """The number of classes the network knows; None for none."""
         return self.network.classes
 
+    @property
+    def end(self) -> float:
+        """`t_min`, the last time at which a student is taught."""
+        return self.process.t_min
+
     @typed
     def __call__(
         self,
@@ -174,11 +180,6 @@ class Student(eqx.Module):
             f"t must lie in the process's interval [{first}, {last}], where the "
             f"student is taught, got t={t}. Sample at t_min, or make another process.",
         )
-
-    @typed
-    def sample(self, z: SampleLike, condition: Condition = None) -> Sample:
-        """The sample at the end of the trajectory from `z`: $x(z, t_{min})$."""
-        return self(z, self.process.t_min, condition)
 
     def coefficients(self, t: Scalar) -> tuple[Scalar, Scalar]:
         r"""The factors of `z` and of `F` at time `t`.

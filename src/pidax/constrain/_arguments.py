@@ -1,0 +1,157 @@
+"""What can be known before anything is compiled: expected, got, do this."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._checks import is_traced, require, require_finite
+from ..constraint import AbstractConstraint, All, Observation
+from ..student import AbstractStudent
+from ..types import Batch, BatchLike, Condition, Key, Shape
+
+_ANCHORS = ("draw", "norm", None)
+
+
+class Parts(NamedTuple):
+    """What is observed and what else must hold; and the shape of a sample, if known."""
+
+    observation: Observation | None
+    constraint: AbstractConstraint | None
+    shape: Shape | None
+
+
+def check_parts(student: Any, observation: Any, constraint: Any) -> Parts:
+    """They are a student, an observation and a constraint, of fields of one shape."""
+    if is_traced((student, observation, constraint)):
+        raise ValueError(
+            "refine compiles, times and checks its own runs: expected to be called "
+            "from Python, got traced arguments. Call it outside jax.jit, vmap and grad."
+        )
+    joined = _joined(observation, constraint)
+    if joined.normaliser is None:
+        raise ValueError(
+            "observations are in physical units and samples in the model's "
+            "coordinates: expected a normaliser between them, got none. Pass "
+            "normaliser= to the observation, the one the model was trained with."
+        )
+    chart = joined.normaliser.shape
+    known = (s for s in (student.shape, chart, joined.shape) if s is not None)
+    shape = next(known, None)
+    if shape is not None:
+        joined.check(shape)
+    seen = [part for part in joined.parts if isinstance(part, Observation)]
+    rest = [part for part in joined.parts if not isinstance(part, Observation)]
+    if len(seen) > 1:
+        raise ValueError(
+            f"expected one observation, got {len(seen)}, some of them inside the "
+            "constraint. Put what is observed into one: its mask and noise say what."
+        )
+    judge = rest[0] if len(rest) == 1 else All(rest) if rest else None
+    return Parts(seen[0] if seen else None, judge, shape)
+
+
+def _joined(observation: Any, constraint: Any) -> All:
+    """Both, checked against each other, with one normaliser."""
+    parts = [part for part in (constraint, observation) if part is not None]
+    if not parts:
+        raise ValueError(
+            "expected an observation, a constraint, or both, got neither: there is "
+            "nothing to refine towards. Sample the student: student.sample(z)."
+        )
+    return All(parts)
+
+
+def check_numbers(anchor: Any, **positive: Any) -> None:
+    """The anchor is one of three, and each named number is positive."""
+    if anchor not in _ANCHORS:
+        raise ValueError(
+            f"anchor must be 'draw' (posterior samples), 'norm' (MAP) or None, got "
+            f"{anchor!r}."
+        )
+    for name, number in positive.items():
+        require(
+            None,
+            0 < number < float("inf"),
+            f"{name} must be positive and finite, got {name}={number}.",
+        )
+
+
+def draw_latents(
+    student: AbstractStudent,
+    z: BatchLike | None,
+    samples: int,
+    shape: Shape | None,
+    key: Key,
+) -> Batch:
+    """The unit latents: of the given draws of the prior, or new ones, one a sample."""
+    if z is not None:
+        z = require_finite("z", jnp.asarray(z), "Check how it was made.")
+        if shape is not None and z.shape[1:] != shape:
+            raise ValueError(
+                f"z must be draws of the prior, (sample, ...) with samples of shape "
+                f"{shape}, got {z.shape}. Draw them with process.prior(key, (count, "
+                "...)), or leave z out."
+            )
+        process = student.process
+        return z / process.sigma(jnp.asarray(process.t_max, z.dtype))
+    if shape is None:
+        raise ValueError(
+            "the shape of one sample is not known, got None from student and "
+            "constraint. Pass z=, or shape= to Student."
+        )
+    draw = lambda key: jax.random.normal(key, shape)
+    return jax.vmap(draw)(sample_keys(key, samples, 0))
+
+
+def sample_keys(key: Key, count: int, purpose: int) -> Array:
+    """A key for each sample, the same however many there are and in what batches."""
+    own = jax.random.fold_in(key, purpose)
+    return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(count))
+
+
+def check_condition(condition: Condition, count: int) -> Condition:
+    """With the sample as the first axis of every array; scalars are repeated."""
+
+    def spread(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.ndim == 0:
+            return jnp.broadcast_to(leaf, (count,))
+        if leaf.shape[0] != count:
+            raise ValueError(
+                "arrays in condition carry the sample as their first axis: expected "
+                f"length {count}, got shape {leaf.shape}. To share one condition, "
+                "repeat it with jnp.broadcast_to."
+            )
+        return leaf
+
+    return jax.tree.map(spread, condition)
+
+
+def check_start(sample: np.ndarray, residual: np.ndarray) -> None:
+    """Samples and their residuals are finite where the solver starts.
+
+    Each says which samples are.
+    """
+    for bad, what, cure in (
+        (
+            ~sample,
+            "samples of the student",
+            "The student is not trained, or called beyond what it was trained on.",
+        ),
+        (
+            ~residual,
+            "residuals",
+            "The samples are finite, but too large for the equation, or the "
+            "normaliser is not the one that the student was trained with: look at "
+            "constraint.restore(x).",
+        ),
+    ):
+        if bad.any():
+            raise ValueError(
+                f"expected finite {what} at the start, got NaN or infinite entries in "
+                f"{bad.sum()} of {bad.size} (the first is sample {bad.argmax()}). "
+                f"{cure}"
+            )

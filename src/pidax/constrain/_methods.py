@@ -1,0 +1,185 @@
+"""The methods that minimise, each a solver of Optimistix with a number of steps."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+import optimistix as optx
+from equinox import AbstractVar
+
+from .._checks import require
+from ._cgls import CGLS
+from ._gauss_newton import DampedGaussNewton
+
+AnySolver = optx.AbstractLeastSquaresSolver | optx.AbstractMinimiser
+
+
+class AbstractMethod(eqx.Module):
+    """A solver of Optimistix, how many steps it may take, and what they cost.
+
+    To bring your own, pass the solver itself to `refine`, or `Optimistix(solver,
+    steps)`; a subclass of this also says what its steps cost.
+    """
+
+    steps: AbstractVar[int]
+
+    @abc.abstractmethod
+    def solver(self) -> AnySolver:
+        """The solver, of a least-squares problem or of a minimisation."""
+
+    @abc.abstractmethod
+    def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
+        """Evaluations, products with the Jacobian, and with its transpose, so far.
+
+        NaN for what is not known.
+        """
+
+
+class GaussNewton(AbstractMethod):
+    """Gauss-Newton, matrix-free, damped: the default.
+
+    Two steps solve a linear problem, and a few a mild one. A step costs two
+    evaluations and up to `products` products with the Jacobian and its transpose, each
+    about as much as one or two evaluations; the products run on until the linear
+    problem is solved to `tolerance`, as many as there are observations, or more.
+
+    **Arguments:** `steps`, the most that are taken; `rtol`, the share of the objective
+    that a step must promise to be worth taking; `products` and `tolerance`, of the
+    conjugate gradients in each step (`CGLS`).
+    """
+
+    steps: int
+    rtol: float
+    products: int
+    tolerance: float
+
+    def __init__(
+        self,
+        steps: int = 20,
+        *,
+        rtol: float = 1e-4,
+        products: int = 100,
+        tolerance: float = 1e-6,
+    ):
+        self.steps, self.rtol = steps, rtol
+        self.products, self.tolerance = products, tolerance
+
+    def __check_init__(self):
+        _check_steps(self.steps)
+        _check_steps(self.products, "products")
+
+    def solver(self) -> DampedGaussNewton:
+        return DampedGaussNewton(
+            self.rtol, linear_solver=CGLS(self.tolerance, self.products)
+        )
+
+    def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
+        return state.network, state.jvp, state.vjp
+
+
+class LBFGS(AbstractMethod):
+    """L-BFGS with a backtracking line search: Optimistix's.
+
+    A step is one evaluation and, if it is accepted, one product with the transposed
+    Jacobian. Needs tens to hundreds of steps where Gauss-Newton needs a few, each at a
+    hundredth of the price; in float32 it stops early on stiff problems.
+    """
+
+    steps: int
+    rtol: float
+    atol: float
+    memory: int
+
+    def __init__(
+        self,
+        steps: int = 200,
+        *,
+        rtol: float = 1e-4,
+        atol: float = 1e-4,
+        memory: int = 10,
+    ):
+        self.steps, self.memory = steps, memory
+        self.rtol, self.atol = rtol, atol
+
+    def __check_init__(self):
+        _check_steps(self.steps)
+
+    def solver(self) -> AnySolver:
+        return optx.LBFGS(self.rtol, self.atol, history_length=self.memory)
+
+    def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
+        return steps, jnp.zeros_like(steps), state.num_accepted_steps
+
+
+class Adam(AbstractMethod):
+    """Adam of Optax: what PIDDM-ref is usually run with.
+
+    A step is one evaluation and one product with the transposed Jacobian, and moves
+    each entry of the latent by about `rate`, whatever the gradient's size. It rarely
+    stops by tolerance: give it the steps that there is time for.
+    """
+
+    steps: int
+    rate: float
+    rtol: float
+    atol: float
+
+    def __init__(
+        self,
+        rate: float = 0.02,
+        steps: int = 50,
+        *,
+        rtol: float = 1e-4,
+        atol: float = 1e-4,
+    ):
+        self.steps, self.rate = steps, rate
+        self.rtol, self.atol = rtol, atol
+
+    def __check_init__(self):
+        _check_steps(self.steps)
+
+    def solver(self) -> AnySolver:
+        return optx.OptaxMinimiser(optax.adam(self.rate), self.rtol, self.atol)
+
+    def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
+        return steps, jnp.zeros_like(steps), steps
+
+
+class Optimistix(AbstractMethod):
+    """Any solver of least squares, or minimiser, of Optimistix.
+
+    What its steps cost is not known, and is NaN in the ledger.
+    """
+
+    inner: AnySolver
+    steps: int
+
+    def __init__(self, solver: AnySolver, steps: int = 100):
+        self.inner, self.steps = solver, steps
+
+    def __check_init__(self):
+        _check_steps(self.steps)
+        if not isinstance(self.inner, AnySolver):
+            raise ValueError(
+                "expected a solver of Optimistix for least squares or minimisation, "
+                f"got {type(self.inner).__name__}. Take constrain.GaussNewton(), "
+                "LBFGS(), Adam() or one of optimistix itself."
+            )
+
+    def solver(self) -> AnySolver:
+        return self.inner
+
+    def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
+        unknown = jnp.asarray(jnp.nan)
+        return unknown, unknown, unknown
+
+
+def as_method(solver: Any) -> AbstractMethod:
+    """One of the methods above, or any solver of Optimistix."""
+    return solver if isinstance(solver, AbstractMethod) else Optimistix(solver)
+
+
+def _check_steps(count: int, name: str = "steps") -> None:
+    require(None, count >= 1, f"{name} must be at least 1, got {name}={count}.")

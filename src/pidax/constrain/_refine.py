@@ -1,0 +1,111 @@
+r"""PIDDM-ref: move the latent of a one-step sample until physics and data agree.
+
+One evaluation makes a sample from its latent, so that what a sample should satisfy is
+a function of the latent, and nothing is differentiated through a solver. Zhang & Zou
+2025, "Physics-informed distillation of diffusion models for PDE-constrained
+generation", minimise the residual of what the student makes of a latent, starting from
+a draw. Each sample is here a least-squares problem on its unit latent, which is kept
+where it was drawn by an anchor:
+
+$$ \min_\epsilon\ \tfrac12 |\epsilon - \epsilon_0|^2
+ + \tfrac12 \Bigl|\frac{M (d(\epsilon) - y - s\eta)}{s}\Bigr|^2
+ + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}\cdot\text{slack}}\Bigr|^2,
+ \qquad \epsilon_0, \eta \sim N(0, I). $$
+
+Randomise, then optimise (Bardsley, Solonen, Haario & Laine 2014): with the prior's
+draw and a draw of the observations' noise in it, the minimisers are samples of the
+posterior, exactly so where $d$ is linear. Without the anchor they leave the prior;
+without the noise their spread is too small; anchored to zero all are the one most
+probable latent.
+"""
+
+from ..constraint import AbstractConstraint, Observation
+from ..student import AbstractStudent
+from ..types import BatchLike, Condition, Key, typed
+from ._arguments import (
+    check_condition,
+    check_numbers,
+    check_parts,
+    draw_latents,
+)
+from ._batches import Run, Task
+from ._methods import AbstractMethod, AnySolver, GaussNewton, as_method
+from ._refined import Refined
+
+
+@typed
+def refine(
+    student: AbstractStudent,
+    observation: Observation | None = None,
+    constraint: AbstractConstraint | None = None,
+    *,
+    key: Key,
+    samples: int = 64,
+    z: BatchLike | None = None,
+    condition: Condition = None,
+    solver: AbstractMethod | AnySolver | None = None,
+    anchor: str | None = "draw",
+    anchor_weight: float | int = 1.0,
+    slack: float = 1e-2,
+    tightness: float = 1e-3,
+    batch_size: int = 256,
+) -> Refined:
+    r"""Samples of a student that satisfy an equation and agree with observations.
+
+        constraint = px.Residual(darcy, normaliser)
+        px.refine(student, constraint=constraint, key=key)             # PIDDM-ref
+        px.refine(student, Observation.of(darcy, coefficient=a), constraint, key=key)
+        px.refine(student, Observation.of(darcy, solution=u), constraint, key=key)
+        px.refine(student, Observation.of(darcy, solution=(mask, u), noise=1e-3),
+                  constraint, key=key)
+
+    without observations, the forward problem, the inverse problem, and reconstruction:
+    only the mask differs. Each sample starts from a draw of its own, so that several
+    are several answers, and by default samples of the posterior.
+
+    **Arguments:**
+
+    - `student`: a `Student`, or an `ExactStudent`. `condition`: what it is called
+      with, one for all or with the sample as the first axis.
+    - `observation`: what is known of the fields, in physical units. Where its noise is
+      0 the value holds exactly in what is returned; while optimising, `tightness`
+      standard deviations of that channel (over the starting samples) stand for its
+      noise.
+    - `constraint`: a `Residual`. The fields it judges have the noise-free observations
+      written over them. `slack`: the relative residual that counts, at each point, as
+      one standard deviation; the paper's $\lambda$ is $1/\text{slack}^2$. What it is
+      relative to is held fixed: the median over the starting samples. It is not
+      perturbed, as an equation has no noise; as `slack` goes to 0 the samples are
+      those of the posterior given the equation.
+    - `anchor`: `"draw"` anchors each latent to its draw and perturbs noisy
+      observations by their own noise: posterior samples. `"norm"` anchors to zero:
+      MAP, the most probable latent, from every start the same (where there are
+      several optima, the nearest), so that the spread means nothing. `None` leaves out
+      the first term, as the paper does: the draws leave the prior.
+    - `anchor_weight`: in front of the first term. What is minimised with another than
+      1 is no posterior.
+    - `samples` draws are made, or the prior draws `z` are taken (`process.prior`).
+      `batch_size` of them are solved at once, and wait for the slowest; they are the
+      same for any.
+    - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
+      solver or minimiser of Optimistix.
+
+    A sample is never worse, in the objective, than its start. If the solver breaks down
+    in some, a warning says so, and `failed` says in which.
+    """
+    check_numbers(
+        anchor,
+        anchor_weight=anchor_weight,
+        slack=slack,
+        tightness=tightness,
+        samples=samples,
+        batch_size=batch_size,
+    )
+    method = GaussNewton() if solver is None else as_method(solver)
+    observation, constraint, shape = check_parts(student, observation, constraint)
+    start = draw_latents(student, z, samples, shape, key)
+    condition = check_condition(condition, len(start))
+    task = Task(student, observation, constraint, anchor, float(anchor_weight))
+    run = Run(task, start, condition, key, batch_size)
+    measured = run.measure(slack, tightness)
+    return run.solve(method, measured)
