@@ -5,9 +5,12 @@ from ._base import AbstractExactDenoiser as AbstractExactDenoiser
 from ._circle import Circle as Circle
 from ._classes import classes_of as classes_of
 from ._classes import is_known as is_known
+from ._clean_posterior import WeightedSamples as WeightedSamples
+from ._clean_posterior import clean_posterior as clean_posterior
 from ._covariance import Covariance as Covariance
 from ._gaussian import Gaussian as Gaussian
 from ._guided import Guided as Guided
+from ._latent_posterior import latent_posterior as latent_posterior
 from ._mixture import GaussianMixture as GaussianMixture
 from ._network import check_network as check_network
 from ._noise_coefficients import IDDPMCoefficients as IDDPMCoefficients

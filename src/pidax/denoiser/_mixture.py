@@ -171,6 +171,16 @@ class GaussianMixture(AbstractExactDenoiser):
         mean, cov = jax.tree.map(lambda a: a[index], (self.means, self.covariances))
         return Gaussian(mean, cov).sample(key=noise)
 
+    def responsibilities(
+        self,
+        x: Array,
+        sigma: Array,
+        alpha: Array,
+        condition: Condition = None,
+    ) -> Float[Array, " component"]:
+        """How likely each component is to have made the noised `x`; they sum to 1."""
+        return jax.nn.softmax(self._joint(x, sigma, alpha, condition))
+
     def _joint(
         self, x: Array, sigma: Array, alpha: Array, condition: Condition
     ) -> Float[Array, " component"]:

@@ -1,0 +1,156 @@
+r"""The law of the clean sample given a noised one, and not only its mean.
+
+$$ p(x_0 \mid x) \propto p(x_0)\, e^{-|x - \alpha x_0|^2 / 2\sigma^2} $$
+
+A denoiser is the mean of this law. Where the data's law is known, so is all of it:
+
+- a circle: the angle is von Mises with $\kappa = \alpha R|x|/\sigma^2$;
+- a Gaussian: one with the same eigenvectors and the variances
+  $c\sigma^2/(\alpha^2c+\sigma^2)$;
+- a mixture: each component's own, weighted by how likely it is. With components of no
+  width it is the law of a finite set: those points, and a softmax of distances.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import is_traced
+from ..types import Key, Sample, SampleLike, Scalar, ScalarLike, typed
+from ._base import AbstractDenoiser, as_arrays
+from ._circle import Circle
+from ._covariance import Covariance
+from ._gaussian import Gaussian
+from ._mixture import GaussianMixture
+
+_REACH = 16.0  # standard deviations: what lies beyond is below rounding
+
+
+class WeightedSamples(NamedTuple):
+    """Samples of a law, with weights that sum to one."""
+
+    values: Float[Array, "sample *event"]
+    weights: Float[Array, " sample"]
+
+    def expect(self, values: Float[Array, "sample *any"]) -> Float[Array, "*any"]:
+        """The mean of what was computed of each sample."""
+        return jnp.tensordot(self.weights, values, axes=1)
+
+    @property
+    def mean(self) -> Sample:
+        """The posterior mean: what the denoiser says."""
+        return self.expect(self.values)
+
+    @property
+    def effective(self) -> Scalar:
+        r"""$1/\sum_i w_i^2$: the number of samples with equal weights that it equals.
+
+        Where it is near one, the law is a single sample, whatever the true one is.
+        """
+        return 1 / jnp.sum(self.weights**2)
+
+
+@typed
+def clean_posterior(
+    denoiser: AbstractDenoiser,
+    x: SampleLike,
+    sigma: ScalarLike,
+    alpha: ScalarLike = 1.0,
+    *,
+    key: Key | None = None,
+    samples: int = 1024,
+) -> WeightedSamples:
+    r"""Weighted samples of $x_0$ given $\alpha x_0 + \sigma\epsilon = x$.
+
+    For a `Circle` they are nodes of a quadrature, exact to rounding from 64 on. For a
+    `Gaussian` they are random (`key`), in pairs about the mean, so that means of odd
+    functions are exact. For a `GaussianMixture` each component has its share of
+    `samples`; if all have scale zero (`from_samples(data, 0.0)`) they are its points,
+    and nothing is random. The weighted mean is the denoiser's answer, to rounding.
+    """
+    x, sigma, alpha = as_arrays(x, sigma, alpha, denoiser.shape)
+    if isinstance(denoiser, Circle):
+        return _of_circle(denoiser, x, sigma, alpha, samples)
+    if isinstance(denoiser, Gaussian):
+        values = _of_gaussian(denoiser, x, sigma, alpha, _needed(key), samples)
+        return WeightedSamples(values, _equal(values))
+    if isinstance(denoiser, GaussianMixture):
+        return _of_mixture(denoiser, x, sigma, alpha, key, samples)
+    raise ValueError(
+        "the posterior of a clean sample is known where the data's law is: for Circle, "
+        f"Gaussian and GaussianMixture, got {type(denoiser).__name__}, which knows its "
+        "mean alone. GaussianMixture.from_samples(data, 0.0) is the law of a data set."
+    )
+
+
+def _of_circle(circle, x, sigma, alpha, samples):
+    """Equal steps of the angle, over the whole circle or 16 widths of a narrow law."""
+    norm = jnp.sqrt(jnp.sum(x**2))
+    kappa = alpha * circle.radius * norm / sigma**2
+    reach = jnp.minimum(jnp.pi, _REACH / jnp.sqrt(_or_one(kappa)))
+    steps = jnp.asarray((2 * jnp.arange(samples) + 1) / samples - 1, x.dtype)
+    angle = jnp.where(kappa > 0, reach, jnp.pi) * steps
+    weights = jax.nn.softmax(-2 * kappa * jnp.sin(0.5 * angle) ** 2)
+    along = jnp.where(norm > 0, x / _or_one(norm), jnp.array([1.0, 0.0], x.dtype))
+    across = jnp.stack([-along[1], along[0]])
+    values = jnp.cos(angle)[:, None] * along + jnp.sin(angle)[:, None] * across
+    return WeightedSamples(circle.radius * values, weights)
+
+
+def _of_gaussian(gaussian, x, sigma, alpha, key, samples):
+    noise = jax.random.normal(key, (_half(samples), *x.shape), x.dtype)
+
+    def std(c):
+        total = alpha**2 * c + sigma**2
+        known = total > 0  # a direction without spread or noise stays at the mean
+        return jnp.where(known, jnp.sqrt(c) * sigma / jnp.sqrt(_or_one(total)), 0.0)
+
+    mean = gaussian(x, sigma, alpha)
+    offset = jax.vmap(lambda xi: gaussian.covariance.apply(std, xi))(noise)
+    return jnp.concatenate([mean + offset, mean - offset])
+
+
+def _of_mixture(mixture, x, sigma, alpha, key, samples):
+    weights = mixture.responsibilities(x, sigma, alpha)
+    if _is_points(mixture.covariances):
+        return WeightedSamples(mixture.means, weights)
+    count = weights.size
+    each = 2 * _half(-(-samples // count))
+    keys = jax.random.split(_needed(key), count)
+
+    def one(mean, covariance, key):
+        part = Gaussian(mean, covariance)
+        return _of_gaussian(part, x, sigma, alpha, key, each)
+
+    values = jax.vmap(one)(mixture.means, mixture.covariances, keys)
+    spread = jnp.repeat(weights / each, each)
+    return WeightedSamples(values.reshape(-1, *x.shape), spread)
+
+
+def _is_points(covariances: Covariance) -> bool:
+    """Whether all components are known to have no width."""
+    variances = covariances.variances
+    return not is_traced(variances) and not np.any(np.asarray(variances))
+
+
+def _needed(key):
+    if key is None:
+        raise ValueError(
+            "the posterior of a Gaussian is sampled: expected key=, got none."
+        )
+    return key
+
+
+def _half(samples):
+    return max(1, -(-samples // 2))
+
+
+def _equal(values):
+    return jnp.full(values.shape[0], 1 / values.shape[0], values.dtype)
+
+
+def _or_one(variance):
+    return jnp.where(variance > 0, variance, 1.0)
