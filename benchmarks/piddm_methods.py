@@ -118,3 +118,37 @@ def pidm(problem: Problem):
     steps = problem.setting.teacher_steps
     result, seconds = problem.fit(model, objective, steps, data=data)
     return px.ProbabilityFlow(result.ema(), problem.process), seconds
+
+
+SLACK = 0.01
+STEPS = 10
+ADAM_STEPS = 200
+
+
+class Identity(px.student.AbstractStudent):
+    """The sample is the latent: what is optimised is the sample itself."""
+
+    process: px.AbstractProcess
+    event: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def shape(self):
+        return self.event
+
+    @property
+    def classes(self):
+        return None
+
+    @property
+    def end(self):
+        return self.process.t_min
+
+    def __call__(self, z, t, condition=None, *, key=None):
+        return z / self.process.t_max
+
+
+def with_flow(problem: Problem, flow):
+    """The same problem with another teacher's flow."""
+    other = dataclasses.replace(problem)
+    other.__dict__["flow"] = flow
+    return other

@@ -94,6 +94,56 @@ def test_the_form_on_a_grid_is_the_same_chart_turned(fields, x64):
     np.testing.assert_allclose(jax.vmap(modes.basis.inverse)(y), g, atol=1e-12)
 
 
+def conditional(fields, **options):
+    return pde.Whitened.fit(fields, positive=[0], given=[0], **options)
+
+
+def test_conditional_coordinates_are_uncorrelated_and_invertible(fields, x64):
+    chart = conditional(fields, damping=0.0)
+    y = np.asarray(chart.normalise(fields))
+    np.testing.assert_allclose(y.T @ y / len(y), np.eye(y.shape[1]), atol=1e-6)
+    np.testing.assert_allclose(chart.restore(y), fields, rtol=1e-8, atol=1e-11)
+
+
+def test_the_second_coordinates_move_the_unknown_alone(fields, x64):
+    """And the first ones move it along the regression: B, by least squares here."""
+    chart = conditional(fields, damping=0.1)
+    here, there = chart.basis.blocks(chart.shape[0])
+    y = chart.normalise(fields[0])
+    moved = chart.restore(y.at[there].add(1.0))
+    np.testing.assert_allclose(moved[..., 0], fields[0, ..., 0], rtol=1e-10)
+    assert np.abs(moved[..., 1] - fields[0, ..., 1]).max() > 1e-4
+    log_a = np.log(fields[..., 0]).reshape(len(fields), -1)
+    u = fields[..., 1].reshape(len(fields), -1)
+    design = log_a - log_a.mean(0)
+    slopes = np.linalg.lstsq(design, u - u.mean(0), rcond=None)[0]
+    step = np.zeros(len(y))
+    step[here] = np.random.default_rng(0).normal(size=here.stop)
+    changed = np.asarray(chart.restore(y + step))
+    expected = (np.log(changed[..., 0]).ravel() - log_a[0]) @ slopes
+    found = (changed[..., 1] - fields[0, ..., 1]).ravel()
+    np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
+
+
+def test_a_linear_equation_leaves_nothing_unexplained(x64):
+    poisson = pde.Poisson(pde.Grid((6, 6)))
+    many = np.asarray(
+        jax.vmap(poisson.stack)(pde.draw(poisson, 100, key=jax.random.key(3)))
+    )
+    chart = pde.Whitened.fit(many, given=poisson.given_mask)
+    assert chart.shape == (35,)
+    np.testing.assert_allclose(chart.restore(chart.normalise(many)), many, atol=1e-9)
+
+
+def test_what_is_given_as_a_mask():
+    assert DARCY.given_mask[..., 0].all()
+    assert not DARCY.given_mask[..., 1].any()
+    burgers = pde.Burgers(pde.Grid((8,), boundary=pde.Periodic()), rows=4)
+    assert burgers.given_mask.shape == (4, 8, 1)
+    assert burgers.given_mask[0].all()
+    assert not burgers.given_mask[1:].any()
+
+
 def test_rank_keeps_the_best_directions(fields, x64):
     """No other 8 directions leave less behind: Eckart and Young."""
     chart = pde.Whitened.fit(fields, rank=8)
@@ -127,5 +177,11 @@ def test_what_is_wrong_is_named(fields):
     chart = pde.Whitened.fit(fields)
     says("Whitened.fit", lambda: chart.normalise(np.zeros((7, 7, 2))))
     says("coordinates of shape", lambda: chart.restore(np.zeros(3)))
+    says("grid", lambda: conditional(fields, form="grid"))
+    says("leave others", lambda: pde.Whitened.fit(fields, given=[0, 1]))
+    says(
+        "Leave one out",
+        lambda: pde.Whitened.fit(fields, rank=3, basis=bases()["spectral"]),
+    )
     two = [GRID, pde.Grid((4, 4))]
     says("one grid for each channel", lambda: pde.Spectral(two))

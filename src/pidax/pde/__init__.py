@@ -5,6 +5,7 @@ This room knows nothing of diffusion models: a physicist can use it alone.
 
 from ._advection import Advection as Advection
 from ._basis import AbstractBasis as AbstractBasis
+from ._basis import Conditional as Conditional
 from ._basis import Principal as Principal
 from ._basis import Spectral as Spectral
 from ._boundary import AbstractSide as AbstractSide

@@ -1,13 +1,15 @@
-r"""Orthonormal bases of stacked fields: one found from data, one known beforehand.
+r"""Bases of stacked fields: two found from data, one known beforehand.
 
-    coefficients = B^T z,      z = B coefficients,      B^T B = 1
+    coefficients = forward(z),      z = inverse(coefficients)
 
 `Principal` finds the directions along which samples vary, all channels together;
+`Conditional` those of what is given, and of what it does not explain in the rest;
 `Spectral` has sines, cosines or Fourier modes for each channel, which cost a product
 along each axis instead of one dense matrix.
 """
 
 import abc
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..types import Stacked
+from ..types import Shape, Stacked
 from ._grid import Grid
 from ._transform import Transform
 
@@ -25,7 +27,16 @@ _ROUNDING = 1e-12  # a variance below this share of the largest is no direction 
 
 
 class AbstractBasis(eqx.Module):
-    """Stacked fields as coefficients of orthonormal modes, and back."""
+    """Stacked fields as coefficients of modes, and back."""
+
+    @property
+    @abc.abstractmethod
+    def orthonormal(self) -> bool:
+        """Whether `inverse` is the transpose of `forward`."""
+
+    @abc.abstractmethod
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        """The groups of the `size` coefficients whose sizes are damped together."""
 
     @abc.abstractmethod
     def forward(self, fields: Stacked) -> Coefficients:
@@ -44,15 +55,25 @@ class Principal(AbstractBasis):
     conditions or a linear equation, hold for every combination of the modes.
     """
 
-    vectors: Float[np.ndarray | Array, "mode *grid channel"]
+    vectors: Float[np.ndarray | Array, "mode *event"]
+
+    @property
+    def orthonormal(self) -> bool:
+        return True
+
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        return (slice(size),)
 
     @staticmethod
     def find(
-        centred: Float[np.ndarray, "sample *grid channel"], rank: int | None = None
+        centred: Float[np.ndarray, "sample *event"],
+        rank: int | None = None,
+        floor: float = 0.0,
     ) -> "Principal":
         """From samples about their mean: directions of variance, the largest first.
 
-        At most `rank` of them; those without variance beyond rounding are left out.
+        At most `rank` of them; those without variance beyond rounding, or beyond
+        `floor`, are left out.
         """
         rows = centred.reshape(len(centred), -1)
         n, size = rows.shape
@@ -60,18 +81,90 @@ class Principal(AbstractBasis):
             rows = np.linalg.qr(rows, mode="r")
         _, singular, vectors = np.linalg.svd(rows, full_matrices=False)
         variances = singular**2 / n
-        kept = int((variances > _ROUNDING * variances[0]).sum())
+        least = max(_ROUNDING * variances[0], floor)
+        kept = int((variances > least).sum())
         kept = kept if rank is None else min(kept, rank)
         return Principal(vectors[:kept].reshape(kept, *centred.shape[1:]).copy())
 
     def forward(self, fields: Stacked) -> Coefficients:
         vectors = jnp.asarray(self.vectors, fields.dtype)
-        return vectors.reshape(len(vectors), -1) @ fields.ravel()
+        return vectors.reshape(len(vectors), fields.size) @ fields.ravel()
 
     def inverse(self, coefficients: Coefficients) -> Stacked:
         vectors = jnp.asarray(self.vectors, coefficients.dtype)
-        flat = coefficients @ vectors.reshape(len(vectors), -1)
+        size = math.prod(vectors.shape[1:])
+        flat = coefficients @ vectors.reshape(len(vectors), size)
         return flat.reshape(vectors.shape[1:])
+
+
+class Conditional(AbstractBasis):
+    r"""What is given, and what it leaves unexplained in the rest.
+
+    $$ \xi = P^T z_{given}, \qquad
+       \eta = Q^T \bigl(z_{rest} - B\,\xi\bigr), $$
+
+    $P$ and $Q$ principal directions and $B$ the linear regression of the rest on what
+    is given: see `Whitened.fit(given=)`, which finds them. All coefficients are
+    uncorrelated, and the second ones move the rest alone: a model corrects the solution
+    for a coefficient without touching the coefficient. Where the rest depends linearly
+    on what is given, as in a linear equation, there are no second ones.
+    """
+
+    first: Principal
+    regression: Float[np.ndarray | Array, "mode rest"]
+    second: Principal
+    given: tuple[int, ...] = eqx.field(static=True)
+    shape: Shape = eqx.field(static=True)
+
+    @staticmethod
+    def find(
+        centred: Float[np.ndarray, "sample *grid channel"],
+        given: np.ndarray,
+        rank: int | None = None,
+    ) -> "Conditional":
+        """From samples about their mean; `given` is a mask of the entries of one."""
+        rows = centred.reshape(len(centred), -1)
+        mask = given.ravel()
+        known, rest = rows[:, mask], rows[:, ~mask]
+        first = Principal.find(known, rank)
+        xi = known @ np.asarray(first.vectors).T
+        # In-sample they are uncorrelated: the regression is one mode at a time.
+        regression = (xi.T @ rest) / (xi**2).sum(axis=0)[:, None]
+        left = rest - xi @ regression
+        second = Principal.find(left, rank, floor=_ROUNDING * (rest**2).mean(0).max())
+        places = tuple(np.flatnonzero(mask).tolist())
+        return Conditional(first, regression, second, places, centred.shape[1:])
+
+    @property
+    def orthonormal(self) -> bool:
+        return False
+
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        middle = len(self.first.vectors)
+        return slice(middle), slice(middle, size)
+
+    def forward(self, fields: Stacked) -> Coefficients:
+        known, rest = self._split(fields.ravel())
+        xi = self.first.forward(known)
+        explained = xi @ jnp.asarray(self.regression, xi.dtype)
+        return jnp.concatenate([xi, self.second.forward(rest - explained)])
+
+    def inverse(self, coefficients: Coefficients) -> Stacked:
+        here, there = self.blocks(coefficients.size)
+        xi, eta = coefficients[here], coefficients[there]
+        rest = xi @ jnp.asarray(self.regression, xi.dtype) + self.second.inverse(eta)
+        flat = jnp.zeros(math.prod(self.shape), xi.dtype)
+        known, others = self._places()
+        flat = flat.at[known].set(self.first.inverse(xi)).at[others].set(rest)
+        return flat.reshape(self.shape)
+
+    def _split(self, flat: Array) -> tuple[Array, Array]:
+        known, others = self._places()
+        return flat[known], flat[others]
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        known = np.asarray(self.given, int)
+        return known, np.delete(np.arange(math.prod(self.shape)), known)
 
 
 class Spectral(AbstractBasis):
@@ -98,6 +191,13 @@ class Spectral(AbstractBasis):
                 "a spectral basis has one grid for each channel, all of one shape, "
                 f"got grids of shapes {[grid.shape for grid in self.grids]}."
             )
+
+    @property
+    def orthonormal(self) -> bool:
+        return True
+
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        return (slice(size),)
 
     def forward(self, fields: Stacked) -> Coefficients:
         pairs = zip(self.grids, self.transforms, strict=True)

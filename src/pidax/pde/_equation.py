@@ -108,6 +108,13 @@ class AbstractEquation(eqx.Module):
         return fields._replace(**held)
 
     @property
+    def given_mask(self) -> np.ndarray:
+        """Which entries of the stacked array are given: a mask of `stacked_shape`."""
+        space = self.grid.shape
+        ones = [jnp.full(space, float(name in self.given)) for name in self.names]
+        return np.asarray(self.stack(self.Fields(*ones))) > 0
+
+    @property
     def unknowns(self) -> tuple[str, ...]:
         """The names of the fields that are solved for."""
         return tuple(name for name in self.names if name not in self.given)

@@ -149,6 +149,13 @@ class AbstractEvolution(AbstractEquation):
         space = self.grid.shape
         return (self.rows, *space, 1) if line else (*space, self.rows)
 
+    @property
+    def given_mask(self) -> np.ndarray:
+        first = jnp.ones(self.grid.shape)
+        parameters = [jnp.ones(()) for _ in self.given[1:]]
+        solution = jnp.zeros((self.rows, *self.grid.shape)).at[0].set(1.0)
+        return np.asarray(self.stack(self.Fields(first, *parameters, solution))) > 0
+
     def hold(self, fields):
         """The same fields, of which no gradient reaches the given ones, nor row 0."""
         *given, u = jax.lax.stop_gradient(fields)

@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..types import Shape, Stacked, typed
-from ._basis import AbstractBasis, Principal, batched
+from ._basis import AbstractBasis, Conditional, Principal, batched
 from ._normaliser import AbstractNormaliser, Channels, ChannelsLike, Normaliser
 
 Form = Literal["modes", "grid"]
@@ -33,6 +34,7 @@ class Whitened(AbstractNormaliser):
     r"""Coordinates in a basis of modes, each in units of its own damped size.
 
         Whitened.fit(fields, positive=[0])                      # principal directions
+        Whitened.fit(fields, positive=[0], given=[0])           # a, and u beyond a's
         Whitened.fit(fields, basis=Spectral([a_grid, u_grid]))  # sines and cosines
         Whitened.fit(fields, form="grid")                       # for networks on a grid
 
@@ -60,6 +62,7 @@ class Whitened(AbstractNormaliser):
         positive: Sequence[int] = (),
         damping: float | int = 0.02,
         basis: AbstractBasis | None = None,
+        given: Sequence[int] | Bool[np.ndarray | Array, "*grid channel"] | None = None,
         rank: int | None = None,
         form: str = "modes",
     ) -> "Whitened":
@@ -71,6 +74,9 @@ class Whitened(AbstractNormaliser):
         - `damping`: $\delta$. 0 gives every mode the variance one.
         - `basis`: by default `Principal`, found from the samples, of at most `rank`
           modes; `Spectral` costs less on large grids.
+        - `given`: channels, or a mask of entries (`equation.given_mask`), that
+          determine the others: `Conditional` in place of `Principal`, of at most `rank`
+          modes of each.
         - `form`: `"modes"` or `"grid"`.
         """
         x = np.asarray(samples, np.float64)
@@ -80,9 +86,17 @@ class Whitened(AbstractNormaliser):
         channels = Normaliser.fit(z)
         z = (z - np.asarray(channels.mean)) / np.asarray(channels.std)
         centre = z.mean(axis=0)
-        found = Principal.find(z - centre, rank) if basis is None else basis
+        found = _basis(z - centre, basis, given, rank)
+        if form == "grid" and not found.orthonormal:
+            raise ValueError(
+                'form="grid" needs an orthonormal basis, got what is given and what it '
+                'leaves unexplained. Leave given out, or take form="modes".'
+            )
         variances = _variances(found, z - centre)
-        scale = np.sqrt(variances + damping**2 * variances.max())
+        scale = np.empty_like(variances)
+        for block in found.blocks(variances.size):
+            largest = variances[block].max(initial=0.0)
+            scale[block] = np.sqrt(variances[block] + damping**2 * largest)
         # A mode that no sample has is left as it is, rather than divided by nothing.
         scale = np.where(scale > 1e-7 * scale.max(), scale, 1.0)
         scale = scale * np.sqrt(np.mean(variances / scale**2))
@@ -150,13 +164,34 @@ def _exp(z: Stacked, positive) -> Stacked:
     return jnp.stack(channels, axis=-1)
 
 
+def _basis(centred: np.ndarray, basis, given, rank: int | None) -> AbstractBasis:
+    if basis is not None:
+        if given is not None or rank is not None:
+            raise ValueError(
+                "given and rank are of a basis that is found from the samples, got "
+                f"{type(basis).__name__} beside them. Leave one out."
+            )
+        return basis
+    if given is None:
+        return Principal.find(centred, rank)
+    mask = np.asarray(given)
+    if mask.dtype != bool:
+        mask = np.zeros(centred.shape[1:], bool)
+        mask[..., list(given)] = True
+    if mask.shape != centred.shape[1:] or mask.all() or not mask.any():
+        raise ValueError(
+            f"given must name some channels of fields of shape {centred.shape[1:]}, or "
+            f"be a mask of that shape, and leave others, got {int(mask.sum())} entries "
+            f"in a mask of shape {mask.shape}. Pass equation.given_mask."
+        )
+    return Conditional.find(centred, mask, rank)
+
+
 def _variances(basis: AbstractBasis, centred: np.ndarray) -> np.ndarray:
-    if isinstance(basis, Principal):  # in float64, whatever the session's precision
-        vectors = np.asarray(basis.vectors)
-        rows = centred.reshape(len(centred), -1)
-        return (rows @ vectors.reshape(len(vectors), -1).T).var(axis=0)
-    coefficients = batched(basis.forward, jnp.asarray(centred, float), centred.ndim - 1)
-    return np.asarray(coefficients, np.float64).var(axis=0)
+    """Of the coefficients, in float64 whatever the session's precision."""
+    with jax.enable_x64(True):
+        z = jnp.asarray(centred, jnp.float64)
+        return np.asarray(batched(basis.forward, z, z.ndim - 1)).var(axis=0)
 
 
 def _check(x: np.ndarray, positive: Sequence[int], damping: float, form: str) -> None:
