@@ -1,0 +1,125 @@
+"""The numbers of PIDDM as they stand in docs/piddm.md.
+
+    python benchmarks/piddm_tables.py
+
+writes the tables between the page's marks from benchmarks/results/piddm.json,
+piddm_posterior.json and jensen.json. A test compares.
+"""
+
+import json
+from pathlib import Path
+
+import marks
+import numpy as np
+import piddm
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/piddm.md"
+PROBLEMS = {
+    "darcy16": "Darcy, 16 x 16",
+    "poisson16": "Poisson, 16 x 16, trained teacher",
+    "poisson16-exact": "Poisson, 16 x 16, exact teacher",
+    "burgers32": "Burgers, 32 rows of 32 points",
+    "darcy32": "Darcy, 32 x 32",
+}
+TRIVIAL = {"u = 0": "u = 0", "generate a, then solve": "its a, then solve"}
+HEAD = (
+    "| | residual | re-solve | boundary | MMSE | SMSE | sliced W | evaluations | ms a "
+    "sample | training, s |",
+    "|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def load():
+    results = ROOT / "benchmarks/results"
+    names = ("piddm", "piddm_posterior", "jensen")
+    files = {name: results / f"{name}.json" for name in names}
+    return {n: json.loads(f.read_text()) for n, f in files.items() if f.exists()}
+
+
+def short(value):
+    """Three digits, no leading zero's noise."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.3g}"
+
+
+def over_seeds(rows, name):
+    """The mean over seeds, and half their range if there are several."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return short(values[0])
+    return f"{short(float(np.mean(values)))} ({short(min(values))} to {short(max(values))})"
+
+
+def cells(rows):
+    names = ("residual", "resolve", "boundary", "mean_error", "spread_error")
+    found = [over_seeds(rows, n) for n in (*names, "sliced_wasserstein")]
+    first = rows[0]
+    calls = first.get("evaluations")
+    found.append("-" if calls is None else f"{calls:.3g}")
+    seconds = [row["seconds"] / piddm.COUNT for row in rows if row.get("seconds")]
+    found.append(short(1e3 * float(np.mean(seconds))) if seconds else "-")
+    spent = [row["training"]["seconds"] for row in rows if row.get("training")]
+    found.append(f"{np.mean(spent):.0f}" if spent else "-")
+    return found
+
+
+def table(rows, problem, names):
+    """Rows of one problem, with the trivial answers of the teacher's."""
+    lines = list(HEAD)
+    for name in names:
+        some = [r for r in rows if (r["problem"], r["row"]) == (problem, name)]
+        if not some:
+            continue
+        lines.append(f"| {name} | " + " | ".join(cells(some)) + " |")
+        if name == "teacher":
+            for label, text in TRIVIAL.items():
+                trivial = [r["trivial"][label] for r in some if label in r["trivial"]]
+                if trivial:
+                    lines.append(f"| {text} | " + " | ".join(cells(trivial)) + " |")
+    seeds = len({r["seed"] for r in rows if r["problem"] == problem})
+    said = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    return [f"**{PROBLEMS[problem]}** ({said}, {piddm.COUNT} samples)", "", *lines]
+
+
+def pages(found):
+    """The blocks of the page."""
+    rows = found["piddm"]["rows"]
+    blocks = []
+    for problem in PROBLEMS:
+        if any(r["problem"] == problem for r in rows):
+            lines = table(rows, problem, piddm.MAIN)
+        else:
+            lines = [f"**{PROBLEMS[problem]}**: not measured yet."]
+        blocks.append(marks.marked(f"piddm {problem}", "\n".join(lines)))
+    sweeps = table(rows, "darcy16", ("distillation", "PIDDM (a)", *piddm.SWEEPS))
+    blocks.append(marks.marked("piddm sweeps", "\n".join(sweeps[2:])))
+    if "jensen" in found:
+        blocks.append(marks.marked("piddm jensen", jensen(found["jensen"])))
+    if "piddm_posterior" in found:
+        text = posterior(found["piddm_posterior"])
+        blocks.append(marks.marked("piddm posterior", text))
+    return {PAGE: blocks}
+
+
+def jensen(found):
+    """The gap against the noise level."""
+    names = found["columns"]
+    lines = ["| noise | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for row in found["rows"]:
+        values = [short(row.get(name)) for name in names]
+        lines.append(f"| {row['noise']:.2g} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def posterior(found):
+    return "not written yet"
+
+
+if __name__ == "__main__":
+    marks.write(pages(load()))
