@@ -278,6 +278,55 @@ def test_the_inverse_problem_has_one_answer(x64):
     assert error < 1e-2 * problem.sizes["source"]
 
 
+# --- a student that does not know the equation ---------------------------------------
+
+
+def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
+    """Source and solution drawn apart: the equation is all that joins them.
+
+    Some of the source is known exactly, and written over what the residual sees.
+    """
+    problem, slack = control(8, 12, True), 0.1
+    equation, shape = problem.equation, problem.student.shape
+    sizes = np.broadcast_to(list(problem.sizes.values()), shape)
+    student = px.ExactStudent(px.Gaussian(jnp.zeros(shape), sizes**2), px.EDM())
+    observation = Observation.at_random(
+        equation, problem.truth, 0.2, key=jax.random.key(4), names=("source",)
+    )
+    refined = px.refine(
+        student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=4,
+        slack=slack,
+        tightness=1e-2,
+        solver=GaussNewton(rtol=1e-13, tolerance=1e-16, products=1000),
+    )
+    matrix = np.diag(np.sqrt(sizes.ravel() ** 2 / (1 + sizes.ravel() ** 2 / 80.0**2)))
+    starts = refined.start.reshape(4, -1)
+    mask, values = (
+        np.asarray(a).ravel() for a in (observation.mask, observation.values)
+    )
+    drawn = (starts @ matrix).reshape(4, *shape)
+    mixed = jax.vmap(observation.overwrite)(jnp.asarray(drawn))
+    scale = np.median(jax.vmap(problem.residual.scale_of)(mixed))
+    of = lambda flat: equation.residual(equation.unstack(flat.reshape(shape))).ravel()
+    laplace = np.asarray(jax.jacfwd(of)(jnp.zeros(mask.size)))
+    tight = 1e-2 * drawn.std(axis=(0, 1, 2))
+    noise = np.broadcast_to(tight, shape).ravel()[mask]
+    blocks = [np.eye(mask.size), matrix[mask] / noise[:, None]]
+    blocks.append(laplace @ (matrix * ~mask[:, None]) / (scale * slack))
+    known = -laplace @ np.where(mask, values, 0.0) / (scale * slack)
+    for start, latent in zip(starts, refined.latent.reshape(4, -1), strict=True):
+        right = np.concatenate([start, values[mask] / noise, known])
+        best = np.linalg.lstsq(np.concatenate(blocks), right, rcond=None)[0]
+        assert_close(latent, best, 1e-6)
+    assert refined.relative_start.min() > 1
+    assert refined.relative.max() < 0.1 * refined.relative_start.min()
+    assert refined.cost.residual == refined.cost.network + 4
+
+
 # --- students that are not linear ----------------------------------------------------
 
 
