@@ -10,6 +10,7 @@ $s = A^Tr$ and $a$ the step's length, and what is left to gain is about what the
 few steps gained: so it stops by the objective, which is what the caller minimises.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -95,8 +96,8 @@ class CGLS(lx.AbstractLinearSolver):
 
 def dot(a: PyTree, b: PyTree) -> Scalar:
     """The inner product of two trees of arrays."""
-    products = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
-    return sum(products[1:], products[0])
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
 def along(x: PyTree, length: Scalar, direction: PyTree) -> PyTree:

@@ -29,7 +29,8 @@ _SHORTER = 0.25  # the next trial of a step that was too long
 _TRIALS = 4
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises: Armijo's condition
 _NEGLIGIBLE = 1e-3  # damping below this is none
-_PATIENCE = 8  # steps in a row without a better point
+_PATIENCE = 8  # steps in a row without a better point: given up
+_SLOW = 3  # steps in a row that gained less than the tolerance: finished
 
 
 class Progress(eqx.Module):
@@ -37,6 +38,7 @@ class Progress(eqx.Module):
 
     damping: Scalar
     stuck: Count
+    slow: Count
     finished: Flag
     network: Count
     jvp: Count
@@ -46,7 +48,8 @@ class Progress(eqx.Module):
 class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
     """An Optimistix solver; `constrain.GaussNewton` is what `refine` is given.
 
-    It has finished when a step promises less than `rtol` of $|F|^2/2$, or than `atol`.
+    It has finished when a step promises less than `rtol` of $|F|^2/2$, or than `atol`,
+    or three in a row gain less.
     `linear_solver` solves the linearised problems: a Lineax solver that takes operators
     which are not square, and says how many products it took. The unknown is one array.
     """
@@ -69,7 +72,7 @@ class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> Progress:
         none = jnp.zeros((), int)
         no = jnp.asarray(False)
-        return Progress(jnp.zeros((), y.dtype), none, no, none, none, none)
+        return Progress(jnp.zeros((), y.dtype), none, none, no, none, none, none)
 
     def step(self, fn, y, args, options, state, tags) -> tuple[Array, Progress, Any]:
         rows, push, aux = jax.linearize(lambda y: fn(y, args), y, has_aux=True)
@@ -77,18 +80,24 @@ class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
         moved = push(step)
         cost, slope = _half_square(rows), dot(rows, moved)
         promised = -slope - _half_square(moved)
-        finished = promised <= self.rtol * cost + self.atol
+        # How stiff it is along this step; what the damping has kept it from promising.
+        stiffness = 2 * _half_square(moved) / jnp.sum(step**2)
+        whole = promised * (1 + state.damping / stiffness)
+        finished = whole <= self.rtol * cost + self.atol
+        # Less than rounding: no trial could tell, here is as good as it gets.
+        finished = finished | (promised <= 8 * jnp.finfo(cost.dtype).eps * cost)
         value = lambda y: _half_square(fn(y, args)[0])
         most = jnp.where(finished, 1, _TRIALS)  # of what is rounding no share is better
-        share, trials = _shorten(value, y, step, cost, slope, most)
+        share, gained, trials = _shorten(value, y, step, cost, slope, most)
         better = share > 0
-        # Where the linearisation failed, this is how stiff it is along the failed step.
-        stiffness = 2 * _half_square(moved) / jnp.sum(step**2)
         stuck = jnp.where(better, 0, state.stuck + 1)
+        little = better & (gained <= self.rtol * cost + self.atol)
+        slow = jnp.where(little, state.slow + 1, jnp.where(better, 0, state.slow))
         new = Progress(
             damping=_damping(state.damping, share, stiffness),
             stuck=stuck,
-            finished=finished,
+            slow=slow,
+            finished=finished | (slow >= _SLOW),
             network=state.network + 1 + trials,
             jvp=state.jvp + iterations + 1,
             vjp=state.vjp + iterations + 1,
@@ -112,25 +121,25 @@ class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
         return y, aux, counts
 
 
-def _shorten(value, y, step, cost, slope, most) -> tuple[Scalar, Count]:
-    """The share of the step to take, 0 if no trial was better; and the trials made."""
+def _shorten(value, y, step, cost, slope, most) -> tuple[Scalar, Scalar, Count]:
+    """The share of the step to take, 0 if none was better; its gain; trials made."""
 
-    def enough(share):
-        return value(y + share * step) <= cost + _SUFFICIENT * share * slope
+    def enough(share, gained):
+        return gained >= -_SUFFICIENT * share * slope  # a NaN is not
 
     def again(carry):
-        _, good, trials = carry
-        return ~good & (trials < most)
+        share, gained, trials = carry
+        return ~enough(share, gained) & (trials < most)
 
     def body(carry):
         share, _, trials = carry
-        share = _SHORTER * share
-        return share, enough(share), trials + 1
+        share = jnp.where(trials == 0, 1.0, _SHORTER) * share
+        return share, cost - value(y + share * step), trials + 1
 
-    one = jnp.ones((), y.dtype)
-    start = (one, enough(one), jnp.asarray(1))
-    share, good, trials = jax.lax.while_loop(again, body, start)
-    return jnp.where(good, share, 0.0), trials
+    none = jnp.full_like(cost, -jnp.inf)
+    start = (jnp.ones((), y.dtype), none, jnp.zeros((), int))
+    share, gained, trials = jax.lax.while_loop(again, body, start)
+    return jnp.where(enough(share, gained), share, 0.0), gained, trials
 
 
 def _damping(damping: Scalar, share: Scalar, stiffness: Scalar) -> Scalar:

@@ -1,0 +1,567 @@
+"""Refinement against linear algebra: Gaussian posteriors, and the minimisers of each.
+
+The student is the exact one of Poisson's equation, so that the fields are a matrix
+times the latent and everything is known: the law given noisy observations, and the
+minimiser of each sample's objective.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+from helpers import assert_close
+from linear_control import control, noise_of, observed
+
+import pidax as px
+from pidax.constrain import CGLS, LBFGS, Adam, Cost, GaussNewton, Training
+from pidax.constrain._arguments import sample_keys
+from pidax.constraint import Observation, Residual
+from pidax.student import AbstractStudent
+
+KEY = jax.random.key(5)
+EXACTLY = GaussNewton(rtol=1e-13, tolerance=1e-16)
+
+
+def reconstruction(problem, share=0.1, noise=0.1):
+    return Observation.at_random(
+        problem.equation,
+        problem.truth,
+        share,
+        key=jax.random.key(4),
+        noise=noise_of(problem, noise),
+    )
+
+
+# --- each minimiser against linear algebra -------------------------------------------
+
+
+def closed_form(problem, observation, refined):
+    """The minimiser of each sample, by the draws that the key stands for."""
+    seen = observed(problem, observation)
+    perturbed = lambda k: observation.perturb(key=k).values
+    values = np.asarray(jax.vmap(perturbed)(sample_keys(KEY, len(refined.start), 1)))
+    at = values.reshape(len(values), -1)[:, seen.index]
+    eta = (at - seen.values) / np.where(seen.noise > 0, seen.noise, 1.0)
+    assert 0.7 < eta.std() < 1.3  # it is a draw of the noise, and not of nothing
+    starts = refined.start.reshape(len(eta), -1)
+    best = [seen.optimum(s, e) for s, e in zip(starts, eta, strict=True)]
+    return np.stack(best).reshape(refined.latent.shape)
+
+
+def test_gauss_newton_is_the_closed_form_in_two_steps(x64):
+    problem = control(8, 12, True)
+    observation = reconstruction(problem)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=8,
+        solver=EXACTLY,
+    )
+    best = closed_form(problem, observation, refined)
+    assert_close(refined.latent, best, 1e-9)
+    fields = (problem.matrix @ best.reshape(8, -1).T).T.reshape(refined.fields.shape)
+    assert_close(refined.fields, fields, 1e-9)
+    assert np.abs(best - refined.start).max() > 0.5
+    assert refined.converged.all()
+    assert refined.steps.max() <= 2
+    assert refined.relative.max() < 1e-12  # an equation that all samples solve
+    objective = refined.history.objective
+    assert_close(objective[:, -1], refined.best.sum(axis=1), 1e-12)
+    half = 0.5 * ((best - refined.start) ** 2).reshape(8, -1).sum(axis=1)
+    assert_close(refined.best[:, 0], half, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "close"),
+    [
+        (LBFGS(500, rtol=1e-9, atol=1e-9), 1e-5),
+        (Adam(0.05, 1500), 1e-2),
+        (optx.GaussNewton(1e-9, 1e-9, linear_solver=CGLS(1e-16, 200)), 1e-6),
+    ],
+    ids=["L-BFGS", "Adam", "Optimistix's own"],
+)
+def test_other_solvers_reach_the_same_point(solver, close, x64):
+    problem = control(8, 12, True)
+    observation = reconstruction(problem, noise=0.5)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=2,
+        solver=solver,
+    )
+    assert_close(refined.latent, closed_form(problem, observation, refined), close)
+    assert not refined.failed.any()
+    objective = refined.history.objective
+    assert_close(objective[:, -1], refined.best.sum(axis=1), 1e-3)
+    start = refined.history.misfit[:, 0]
+    assert (start > 2 * refined.best[:, 1]).all()
+
+
+# --- the law of the samples ----------------------------------------------------------
+
+
+def masks(problem):
+    """Forward, inverse, reconstruction: only the mask differs."""
+    equation, truth = problem.equation, problem.truth
+    for name in equation.names:
+        field, noise = getattr(truth, name), noise_of(problem, 0.1)
+        yield Observation.of(equation, noise=noise, **{name: field})
+    yield reconstruction(problem)
+
+
+def test_the_samples_have_the_law_of_the_posterior(x32):
+    """Means within 5 standard errors at every entry, spreads within 5 of theirs."""
+    problem, count = control(8, 12, False), 1024
+    for observation in masks(problem):
+        refined = px.refine(
+            problem.student,
+            observation,
+            problem.residual,
+            key=KEY,
+            samples=count,
+            batch_size=count,
+        )
+        mean, std = observed(problem, observation).law(problem.matrix)
+        samples = refined.fields.reshape(count, -1)
+        some = std > 1e-3 * std.max()
+        z = (samples.mean(axis=0) - mean)[some] / std[some] * np.sqrt(count)
+        assert np.abs(z).max() < 5
+        ratio = samples.std(axis=0, ddof=1)[some] / std[some]
+        assert np.abs(ratio - 1).max() < 5 / np.sqrt(2 * count)
+        assert refined.converged.all()
+
+
+def test_the_closed_form_is_that_of_px_posterior(x64):
+    problem = control(8, 12, True)
+    seen = observed(problem, reconstruction(problem))
+    size = problem.matrix.shape[0]
+    rows = np.zeros((len(seen.index), size))
+    rows[np.arange(len(seen.index)), seen.index] = 1 / seen.noise
+    law = px.Gaussian(jnp.zeros(size), jnp.asarray(problem.matrix @ problem.matrix.T))
+    exact = px.posterior(law, rows, seen.values / seen.noise, 1.0)
+    mean, std = seen.law(problem.matrix)
+    assert_close(mean, exact.mean, 1e-8)
+    factor = exact.covariance.factor(exact.shape)
+    assert_close(std, np.sqrt((factor**2).sum(axis=1)), 1e-7)
+
+
+def test_without_the_noise_the_spread_is_too_small(monkeypatch, x32):
+    """What randomise-then-optimise is for, against its own closed form."""
+    monkeypatch.setattr(Observation, "perturb", lambda self, key: self)
+    problem, count = control(8, 12, False), 1000  # what was compiled is not this
+    observation = reconstruction(problem, 0.3)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=count,
+        batch_size=count,
+    )
+    seen = observed(problem, observation)
+    std = refined.fields.reshape(count, -1).std(axis=0, ddof=1)
+    right = seen.law(problem.matrix)[1]
+    one = np.eye(problem.matrix.shape[0])
+    push = np.stack([seen.optimum(e) - seen.optimum(0 * e) for e in one]).T
+    expected = np.sqrt(((problem.matrix @ push) ** 2).sum(axis=1))
+    some = expected > 1e-3 * expected.max()
+    assert np.abs(std[some] / expected[some] - 1).max() < 5 / np.sqrt(2 * count)
+    inside = seen.index[some[seen.index]]
+    assert np.median(std[inside] / right[inside]) < 0.5
+
+
+def test_anchored_to_zero_it_is_the_mean_and_has_no_spread(x64):
+    problem = control(8, 12, True)
+    observation = reconstruction(problem)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=8,
+        solver=EXACTLY,
+        anchor="norm",
+    )
+    mean, std = observed(problem, observation).law(problem.matrix)
+    samples = refined.fields.reshape(8, -1)
+    assert_close(samples.mean(axis=0), mean, 1e-8)
+    assert samples.std(axis=0).max() < 1e-8 * std.max()
+    assert refined.start.std() > 0.9  # from different draws
+    assert "MAP" in str(refined)
+
+
+def test_without_an_anchor_the_data_alone_decide(x64):
+    """The nearest latent that fits them, as far as the steps are Gauss-Newton's."""
+    problem = control(8, 12, True)
+    observation = reconstruction(problem, 0.03)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=8,
+        solver=EXACTLY,
+        anchor=None,
+    )
+    seen = observed(problem, observation)
+    starts = refined.start.reshape(8, -1)
+    inverse = np.linalg.pinv(seen.rows / seen.noise[:, None]) / seen.noise
+    nearest = [s + inverse @ (seen.values - seen.rows @ s) for s in starts]
+    assert_close(refined.latent.reshape(8, -1), np.stack(nearest), 1e-6)
+    left = (seen.rows @ nearest[0] - seen.values) / seen.noise
+    assert_close(refined.best[:, 1], np.full(8, 0.5 * (left**2).sum()), 1e-6)
+    assert not refined.history.anchor.any()
+
+
+def test_another_weight_is_another_problem_and_says_so(x64):
+    problem = control(8, 12, True)
+    observation = reconstruction(problem)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=8,
+        solver=EXACTLY,
+        anchor="norm",
+        anchor_weight=4.0,
+    )
+    seen = observed(problem, observation)
+    heavier = seen._replace(noise=2 * seen.noise)
+    best = heavier.optimum(np.zeros(problem.matrix.shape[0]))
+    assert_close(refined.latent[0].ravel(), best, 1e-8)
+    assert "weight 1, here 4" in refined.kind
+
+
+# --- observations without noise ------------------------------------------------------
+
+
+def test_what_is_known_exactly_holds_to_the_last_bit(dtype):
+    problem = control(8, 12, dtype == np.float64)
+    noise = {"source": noise_of(problem, 0.1)["source"], "solution": 0.0}
+    observation = Observation.at_random(
+        problem.equation, problem.truth, 0.1, key=jax.random.key(4), noise=noise
+    )
+    refined = px.refine(
+        problem.student, observation, problem.residual, key=KEY, samples=16
+    )
+    exact = np.asarray(observation.exact)
+    assert exact.any()
+    assert observation.noisy.any()
+    assert refined.fields.dtype == dtype
+    for fields in refined.fields:
+        np.testing.assert_array_equal(
+            fields[exact], np.asarray(observation.values)[exact]
+        )
+    own = problem.residual.normaliser.restore(jnp.asarray(refined.x))
+    left = np.abs(np.asarray(own) - refined.fields)[:, exact]
+    assert 0 < left.max() < 1e-3 * problem.sizes["solution"]
+    assert (refined.relative < 1e-3).all()
+
+
+def test_the_inverse_problem_has_one_answer(x64):
+    """All of u without noise: f is what the equation says."""
+    problem = control(8, 12, True)
+    observation = Observation.of(problem.equation, solution=problem.truth.solution)
+    refined = px.refine(
+        problem.student, observation, problem.residual, key=KEY, samples=16
+    )
+    error = np.abs(refined.fields[..., 0] - np.asarray(problem.truth.source)).max()
+    assert error < 1e-2 * problem.sizes["source"]
+
+
+# --- a student that does not know the equation ---------------------------------------
+
+
+def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
+    """Source and solution drawn apart: the equation is all that joins them.
+
+    Some of the source is known exactly, and written over what the residual sees.
+    """
+    problem, slack = control(8, 12, True), 0.1
+    equation, shape = problem.equation, problem.student.shape
+    sizes = np.broadcast_to(list(problem.sizes.values()), shape)
+    student = px.ExactStudent(px.Gaussian(jnp.zeros(shape), sizes**2), px.EDM())
+    observation = Observation.at_random(
+        equation, problem.truth, 0.2, key=jax.random.key(4), names=("source",)
+    )
+    refined = px.refine(
+        student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=4,
+        slack=slack,
+        tightness=1e-2,
+        solver=GaussNewton(rtol=1e-13, tolerance=1e-16, products=1000),
+    )
+    matrix = np.diag(np.sqrt(sizes.ravel() ** 2 / (1 + sizes.ravel() ** 2 / 80.0**2)))
+    starts = refined.start.reshape(4, -1)
+    mask, values = (
+        np.asarray(a).ravel() for a in (observation.mask, observation.values)
+    )
+    drawn = (starts @ matrix).reshape(4, *shape)
+    mixed = jax.vmap(observation.overwrite)(jnp.asarray(drawn))
+    scale = np.median(jax.vmap(problem.residual.scale_of)(mixed))
+    of = lambda flat: equation.residual(equation.unstack(flat.reshape(shape))).ravel()
+    laplace = np.asarray(jax.jacfwd(of)(jnp.zeros(mask.size)))
+    tight = 1e-2 * drawn.std(axis=(0, 1, 2))
+    noise = np.broadcast_to(tight, shape).ravel()[mask]
+    blocks = [np.eye(mask.size), matrix[mask] / noise[:, None]]
+    blocks.append(laplace @ (matrix * ~mask[:, None]) / (scale * slack))
+    known = -laplace @ np.where(mask, values, 0.0) / (scale * slack)
+    for start, latent in zip(starts, refined.latent.reshape(4, -1), strict=True):
+        right = np.concatenate([start, values[mask] / noise, known])
+        best = np.linalg.lstsq(np.concatenate(blocks), right, rcond=None)[0]
+        assert_close(latent, best, 1e-6)
+    assert refined.relative_start.min() > 1
+    assert refined.relative.max() < 0.1 * refined.relative_start.min()
+    assert refined.cost.residual == refined.cost.network + 4
+
+
+# --- students that are not linear ----------------------------------------------------
+
+
+class Mapped(AbstractStudent):
+    """A function of the unit latent, entry by entry, on a line of points."""
+
+    function: Any = eqx.field(static=True)
+    process: px.EDM = px.EDM()
+
+    @property
+    def shape(self):
+        return (6, 1)
+
+    @property
+    def classes(self):
+        return None
+
+    @property
+    def end(self):
+        return 0.0
+
+    def __call__(self, z, t, condition=None, *, key=None):
+        x = self.function(z / 80.0)
+        return x if condition is None else x + condition
+
+
+UNIT = px.pde.Normaliser((0.0,), (1.0,))
+
+
+def seen(values, noise=0.1, at=(1, 4)):
+    """Two of the six points."""
+    mask = np.zeros((6, 1), bool)
+    mask[list(at)] = True
+    full = np.full((6, 1), np.nan, np.float32)
+    full[list(at), 0] = values
+    return Observation(mask, full, noise, UNIT)
+
+
+def wave(e):
+    return e + 2 * jnp.sin(3 * e)
+
+
+def test_it_never_makes_a_sample_worse(x32):
+    """A wavy map, where a linearisation overshoots: every step is one downwards."""
+    observation = seen([1.5, -2.0])
+    refined = px.refine(Mapped(wave), observation, key=KEY, samples=64)
+    objective = refined.history.objective
+    assert np.isfinite(objective).all()
+    assert (np.diff(objective, axis=1) <= 1e-5 * objective[:, :1]).all()
+    assert (refined.best.sum(axis=1) <= objective[:, 0]).all()
+    assert np.median(refined.best.sum(axis=1) / objective[:, 0]) < 0.05
+    assert refined.converged.mean() > 0.9
+    moved = np.abs(refined.latent - refined.start)[:, [0, 2, 3, 5]]
+    assert moved.max() < 1e-5  # nothing is known there
+    draws = jax.vmap(lambda k: observation.perturb(key=k).values)
+    values = draws(sample_keys(KEY, 64, 1))[:, [1, 4], 0]
+    e, start = (a[:, [1, 4], 0] for a in (refined.latent, refined.start))
+    slope = 1 + 6 * np.cos(3 * e)
+    gradient = e - start + slope * (wave(e) - values) / 0.1**2
+    curvature = slope**2 - 18 * np.sin(3 * e) * (wave(e) - values)
+    step = gradient / (1 + curvature / 0.1**2)  # Newton's, to the optimum
+    assert np.abs(step[refined.converged]).max() < 0.01
+
+
+def test_a_step_into_nothing_is_not_taken(x32):
+    """log(4 + e) has a slope that leads far below -4, where it is NaN."""
+    student = Mapped(lambda e: jnp.log(4 + e))
+    refined = px.refine(student, seen([-3.0, -3.0], 0.01), key=KEY, samples=32)
+    assert np.isfinite(refined.fields).all()
+    assert_close(refined.fields[:, [1, 4]], np.full((32, 2, 1), -3.0), 0.1)
+    assert not refined.failed.any()
+
+
+def test_a_breakdown_is_said_and_the_start_returned(x32):
+    """A student whose derivative is wrong: no step is better, however short."""
+    with pytest.warns(UserWarning, match="broke down in 8 of 8 samples"):
+        refined = px.refine(Mapped(mirrored), seen([9.0, 9.0]), key=KEY, samples=8)
+    assert refined.failed.all()
+    assert not refined.converged.any()
+    np.testing.assert_array_equal(refined.latent, refined.start)
+    assert "8 failed" in str(refined)
+
+
+@jax.custom_jvp
+def mirrored(e):
+    return e
+
+
+@mirrored.defjvp
+def _(primals, tangents):
+    return primals[0], -tangents[0]
+
+
+def test_each_sample_has_its_condition_and_its_draw(x32):
+    student = Mapped(lambda e: e)
+    condition = jnp.arange(10.0)
+    one = px.refine(student, seen([0.0, 0.0]), key=KEY, samples=10, condition=condition)
+    free = one.fields[:, [0, 2, 3, 5], 0]
+    starts = one.start[:, [0, 2, 3, 5], 0]
+    assert_close(free, starts + np.arange(10.0)[:, None], 1e-5)
+    # The same in batches of 4, the last filled up.
+    other = px.refine(
+        student,
+        seen([0.0, 0.0]),
+        key=KEY,
+        samples=10,
+        condition=condition,
+        batch_size=4,
+    )
+    assert_close(one.fields, other.fields, 1e-5)
+    assert one.cost.network == other.cost.network
+    given = px.refine(
+        student,
+        seen([0.0, 0.0]),
+        key=KEY,
+        z=80.0 * jnp.asarray(one.start),
+        condition=condition,
+    )
+    assert_close(one.fields, given.fields, 1e-5)
+
+
+# --- the ledger ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "network", "vjp"),
+    [
+        # The start, 5 steps, and the end.
+        (Adam(0.01, 5), 1 + 5 + 1, 5),
+        # The start; two steps, each a linearisation and a trial; and the end.
+        (GaussNewton(2, tolerance=1e-12), 1 + 2 * 2 + 1, None),
+    ],
+    ids=["Adam", "Gauss-Newton"],
+)
+def test_evaluations_are_what_the_network_sees(solver, network, vjp, x32):
+    calls = []
+
+    def counted(e):
+        jax.debug.callback(lambda _: calls.append(1), e[0, 0])
+        return 2 * e
+
+    refined = px.refine(
+        Mapped(counted), seen([3.0, 3.0]), key=KEY, samples=1, solver=solver
+    )
+    jax.effects_barrier()
+    assert refined.cost.network == network == len(calls)
+    if vjp is not None:
+        assert (refined.cost.jvp, refined.cost.vjp) == (0, vjp)
+    else:
+        assert refined.cost.jvp == refined.cost.vjp
+    assert refined.cost.residual == refined.cost.solves == 0
+    assert refined.cost.samples == 1
+    assert refined.cost.seconds > 0
+
+
+def test_training_pays_off_after_a_number_of_samples():
+    teacher = Cost(samples=100, network=3900.0, seconds=10.0)
+    drawn = Cost(samples=1000, network=1000.0, seconds=1.0)
+    trained = Cost(training=Training(9.0, 500, 1e4, 0.9))
+    student = trained + drawn
+    # 9.9 s ahead, 0.1 - 0.001 s gained each.
+    assert student.pays_off_after(teacher) == 100
+    assert teacher.pays_off_after(student) == np.inf
+    assert drawn.pays_off_after(teacher) == 0
+    assert teacher.pays_off_after(teacher) == 0
+    with pytest.raises(ValueError, match="both costs must be those of samples"):
+        trained.pays_off_after(teacher)
+    said = student.as_dict()
+    assert said["training"]["pair_evaluations"] == 1e4
+    assert said["network"] == 1000.0
+    assert "trained for 500 steps in 9.9 s" in str(student)
+    assert Cost(jvp=np.nan).as_dict()["jvp"] is None
+    assert (student + student).samples == 2000
+
+
+# --- bad input -----------------------------------------------------------------------
+
+
+def refusals():
+    """Arguments, and what is said of them."""
+    student, six = Mapped(lambda e: e), seen([0.0, 0.0])
+    bare = Observation(six.mask, six.values)
+    other = px.pde.Normaliser((1.0,), (2.0,))
+    grid = px.pde.Grid((5, 5))
+    poisson = Residual(px.pde.Poisson(grid), px.pde.Normaliser((0.0, 0.0), (1.0, 1.0)))
+    wide = Observation(np.eye(5, 1) > 0, np.zeros((5, 1), np.float32), 0.0, UNIT)
+    nan = Mapped(lambda e: jnp.where(e[0, 0] > 0.5, jnp.nan, 1.0) * e)
+    yield (student,), {}, "got neither"
+    yield (student, bare), {}, "expected a normaliser"
+    yield (student, six, six), {}, "expected one observation, got 2"
+    yield (
+        (student, six, Observation(six.mask, six.values, 0.1, other)),
+        {},
+        "normaliser",
+    )
+    yield (student, None, poisson), {}, "of the shape"
+    yield (student, wide), {}, "shape"
+    yield (student, six), {"anchor": "prior"}, "anchor must be"
+    yield (student, six), {"slack": 0.0}, "slack must be positive"
+    yield (student, six), {"samples": 0}, "samples must be positive"
+    yield (student, six), {"z": jnp.zeros((4, 5))}, "z must be draws of the prior"
+    yield (student, six), {"z": jnp.full((4, 6, 1), jnp.nan)}, "z must be finite"
+    yield (student, six), {"condition": jnp.zeros(3), "samples": 4}, "first axis"
+    yield (nan, six), {"samples": 8}, "samples of the student at the start"
+
+
+def test_bad_input_is_named_with_the_cure(x32):
+    for args, options, message in refusals():
+        with pytest.raises(ValueError, match=message):
+            px.refine(*args, key=KEY, **options)
+
+
+def test_a_mask_of_nothing_or_everything_is_refused():
+    grid = np.zeros((6, 1), np.float32)
+    with pytest.raises(ValueError, match="observes nothing"):
+        Observation(grid > 0, grid)
+    with pytest.raises(ValueError, match="observes everything"):
+        Observation(grid == 0, grid)
+
+
+def test_solvers_and_models_of_another_kind_are_refused():
+    six = seen([0.0, 0.0])
+    observe = lambda values: Observation(six.mask, values, 0.1, UNIT)
+    traced = lambda values: px.refine(Mapped(wave), observe(values), key=KEY)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        Adam(steps=0)
+    with pytest.raises(Exception, match="student"):
+        px.refine(lambda z: z, seen([0.0, 0.0]), key=KEY)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="called from Python"):
+        jax.jit(traced)(six.values)
+
+
+def test_it_prints_what_it_did(x32):
+    refined = px.refine(Mapped(wave), seen([1.5, -2.0]), key=KEY, samples=64)
+    text = str(refined)
+    for part in ("64 refined by GaussNewton", "samples of the posterior", "misfit"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 88
