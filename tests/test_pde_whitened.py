@@ -144,6 +144,24 @@ def test_what_is_given_as_a_mask():
     assert not burgers.given_mask[1:].any()
 
 
+def test_rough_channels_are_seen_through_the_laplacian(fields, x64):
+    """Coordinates of u are linear in its five-point Laplacian, formed here by hand."""
+    chart = pde.Whitened.fit(fields, rough={1: GRID}, damping=0.0, given=[0])
+    np.testing.assert_allclose(
+        chart.restore(chart.normalise(fields)), fields, rtol=1e-8, atol=1e-10
+    )
+    u, (h, k) = fields[:, :, :, 1], GRID.spacing
+    right = np.zeros_like(u)
+    right[:, 1:-1, 1:-1] = (
+        u[:, 2:, 1:-1] - 2 * u[:, 1:-1, 1:-1] + u[:, :-2, 1:-1]
+    ) / h**2 + (u[:, 1:-1, 2:] - 2 * u[:, 1:-1, 1:-1] + u[:, 1:-1, :-2]) / k**2
+    z = np.stack([fields[..., 0], right], axis=-1)
+    plain = pde.Whitened.fit(z, damping=0.0, given=[0])
+    np.testing.assert_allclose(
+        np.abs(chart.normalise(fields[:3])), np.abs(plain.normalise(z[:3])), atol=1e-6
+    )
+
+
 def test_rank_keeps_the_best_directions(fields, x64):
     """No other 8 directions leave less behind: Eckart and Young."""
     chart = pde.Whitened.fit(fields, rank=8)
@@ -179,6 +197,7 @@ def test_what_is_wrong_is_named(fields):
     says("coordinates of shape", lambda: chart.restore(np.zeros(3)))
     says("grid", lambda: conditional(fields, form="grid"))
     says("leave others", lambda: pde.Whitened.fit(fields, given=[0, 1]))
+    says("rough names", lambda: pde.Whitened.fit(fields, rough={0: pde.Grid((3, 3))}))
     says(
         "Leave one out",
         lambda: pde.Whitened.fit(fields, rank=3, basis=bases()["spectral"]),

@@ -196,4 +196,7 @@ class ResidualMLP(AbstractNetwork):
         for block, k in zip(self.blocks, stream(key), strict=False):
             h = block(h, e, k)
         out = self.out(self.activation(self.norm(h)))
-        return out if self.gain is None else out + self.gain(e) * x
+        if self.gain is None:
+            return out
+        # A step of Adam moves a sum over the whole width: let it not move the gain so.
+        return out + self.gain(e) / math.sqrt(e.size) * x

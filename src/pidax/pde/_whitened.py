@@ -14,7 +14,7 @@ model knows least, here they are seen as well as the others. The damping $\delta
 modes that hardly vary from being blown up to noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -25,7 +25,9 @@ from jaxtyping import Array, Bool, Float
 
 from ..types import Shape, Stacked, typed
 from ._basis import AbstractBasis, Conditional, Principal, batched
+from ._grid import Grid
 from ._normaliser import AbstractNormaliser, Channels, ChannelsLike, Normaliser
+from ._transform import Transform
 
 Form = Literal["modes", "grid"]
 
@@ -51,6 +53,7 @@ class Whitened(AbstractNormaliser):
     centre: Float[np.ndarray | Array, "*grid channel"]
     scale: Float[np.ndarray | Array, " mode"]
     positive: tuple[bool, ...] = eqx.field(static=True)
+    rough: tuple[Grid | None, ...] = eqx.field(static=True)
     form: Form = eqx.field(static=True)
 
     @classmethod
@@ -60,6 +63,7 @@ class Whitened(AbstractNormaliser):
         samples: Float[Array | np.ndarray, "sample *grid channel"],
         *,
         positive: Sequence[int] = (),
+        rough: Mapping[int, Grid] | None = None,
         damping: float | int = 0.02,
         basis: AbstractBasis | None = None,
         given: Sequence[int] | Bool[np.ndarray | Array, "*grid channel"] | None = None,
@@ -71,6 +75,9 @@ class Whitened(AbstractNormaliser):
         **Arguments:**
 
         - `positive`: channels that are positive and stay so: of their logarithm.
+        - `rough`: channels that are seen through the Laplacian of a grid, as
+          $\Delta u$, and restored by solving for $u$ with the grid's sides: the size of
+          a mode is then that of its part in an elliptic residual.
         - `damping`: $\delta$. 0 gives every mode the variance one.
         - `basis`: by default `Principal`, found from the samples, of at most `rank`
           modes; `Spectral` costs less on large grids.
@@ -81,8 +88,11 @@ class Whitened(AbstractNormaliser):
         """
         x = np.asarray(samples, np.float64)
         logs = tuple(i in positive for i in range(x.shape[-1]))
+        grids = tuple((rough or {}).get(i) for i in range(x.shape[-1]))
         _check(x, positive, damping, form)
-        z = _log(x, logs, np)
+        _check_rough(x, rough or {}, positive)
+        with jax.enable_x64(True):
+            z = np.asarray(_bend(jnp.asarray(x), logs, grids))
         channels = Normaliser.fit(z)
         z = (z - np.asarray(channels.mean)) / np.asarray(channels.std)
         centre = z.mean(axis=0)
@@ -100,7 +110,7 @@ class Whitened(AbstractNormaliser):
         # A mode that no sample has is left as it is, rather than divided by nothing.
         scale = np.where(scale > 1e-7 * scale.max(), scale, 1.0)
         scale = scale * np.sqrt(np.mean(variances / scale**2))
-        return cls(found, channels, centre, scale, logs, form)  # type: ignore[arg-type]
+        return cls(found, channels, centre, scale, logs, grids, form)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> Shape:
@@ -112,7 +122,7 @@ class Whitened(AbstractNormaliser):
         """The coordinates of stacked fields; any axes may lead."""
         x = jnp.asarray(stacked)
         self._check(x.shape, self.centre.shape, "stacked fields")
-        z = self.channels.normalise(_log(x, self.positive, jnp))
+        z = self.channels.normalise(_bend(x, self.positive, self.rough))
         z = z - jnp.asarray(self.centre, z.dtype)
         scale = jnp.asarray(self.scale, z.dtype)
 
@@ -134,7 +144,7 @@ class Whitened(AbstractNormaliser):
             return self.basis.inverse(scale * modes) + centre
 
         z = batched(one, y, len(self.shape))
-        return _exp(self.channels.restore(z), self.positive)
+        return _straighten(self.channels.restore(z), self.positive, self.rough)
 
     def _check(self, got: Shape, expected: Shape, what: str) -> None:
         if got[len(got) - len(expected) :] != expected:
@@ -145,23 +155,35 @@ class Whitened(AbstractNormaliser):
             )
 
 
-def _log(x, positive, numpy):
-    """With the logarithm of the positive channels."""
-    if not any(positive):
-        return x
-    channels = [
-        numpy.log(x[..., i]) if log else x[..., i] for i, log in enumerate(positive)
-    ]
-    return numpy.stack(channels, axis=-1)
-
-
-def _exp(z: Stacked, positive) -> Stacked:
-    if not any(positive):
-        return z
-    channels = [
-        jnp.exp(z[..., i]) if log else z[..., i] for i, log in enumerate(positive)
-    ]
+def _bend(x: Stacked, positive, rough) -> Stacked:
+    """The logarithm of positive channels, the Laplacian of rough ones."""
+    channels = list(jnp.moveaxis(x, -1, 0))
+    for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
+        if log:
+            channels[i] = jnp.log(channels[i])
+        elif grid is not None:
+            channels[i] = _through(grid, channels[i], 1)
     return jnp.stack(channels, axis=-1)
+
+
+def _straighten(z: Stacked, positive, rough) -> Stacked:
+    """The inverse of `_bend`."""
+    channels = list(jnp.moveaxis(z, -1, 0))
+    for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
+        if log:
+            channels[i] = jnp.exp(channels[i])
+        elif grid is not None:
+            channels[i] = _through(grid, channels[i], -1)
+    return jnp.stack(channels, axis=-1)
+
+
+def _through(grid: Grid, u: Array, power: int) -> Array:
+    r"""$\Delta^{power}$ with zero data; a mode of eigenvalue zero is kept."""
+    transform = Transform(grid)
+    values = transform.eigenvalues
+    symbol = np.where(values == 0, 1.0, values) ** power
+    one = lambda u: grid.pad(transform.multiply(symbol, grid.restrict(u)))
+    return batched(one, u, grid.ndim)
 
 
 def _basis(centred: np.ndarray, basis, given, rank: int | None) -> AbstractBasis:
@@ -214,4 +236,17 @@ def _check(x: np.ndarray, positive: Sequence[int], damping: float, form: str) ->
                 f"positive everywhere, got {channel}, whose least value is "
                 f"{x[..., channel].min() if channel < x.shape[-1] else 'none'}. Leave "
                 "it out."
+            )
+
+
+def _check_rough(x: np.ndarray, rough: Mapping[int, Grid], positive) -> None:
+    for channel, grid in rough.items():
+        fine = 0 <= channel < x.shape[-1] and channel not in positive
+        zero = grid.homogeneous()
+        if not fine or grid.shape != x.shape[1:-1] or zero != grid:
+            raise ValueError(
+                f"rough names channels (0 to {x.shape[-1] - 1}, none of them positive) "
+                f"and for each a grid of their shape {x.shape[1:-1]} whose sides have "
+                f"zero data, got {channel} with {grid}. Pass {{{channel}: "
+                "equation.grid}."
             )
