@@ -115,7 +115,7 @@ class Problem:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     seeds, samples = (SEEDS[:1], 64) if quick else (SEEDS, SAMPLES)

@@ -76,7 +76,7 @@ def figure(axes, truth, observation, fields, mean, std):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--samples", type=int, default=512)
     options = parser.parse_args()
@@ -87,7 +87,7 @@ def main():
     noise = dict(zip(poisson.names, (NOISE * sizes).tolist(), strict=True))
     figures, rows = plt.subplots(3, 6, figsize=(12, 6.2), layout="constrained")
     heads = ("truth", "measured", "mean", "exact mean", "spread", "exact spread")
-    ratios = []
+    results, ratios = [], []
     print(f"{'observed':>9}{'mean':>9}{'spread':>9}{'residual':>10}{'calls':>7}")
     for i, share in enumerate(SHARES):
         observation = px.Observation.at_random(
@@ -101,6 +101,7 @@ def main():
             samples=options.samples,
             key=jax.random.key(3),
         )
+        results.append(refined)
         mean, std = exact(law, observation)
         error, ratio = errors(refined.fields, mean, std, sizes)
         ratios.append(ratio)
@@ -118,7 +119,7 @@ def main():
     Path("outputs").mkdir(exist_ok=True)
     figures.savefig("outputs/reconstruct.png", dpi=120)
     print("figure: outputs/reconstruct.png")
-    print(refined)
+    print(results[-1])
 
     worst = max(abs(ratio - 1) for ratio in ratios)
     assert worst < 0.15, f"the spread is off by {worst:.0%}"

@@ -1,7 +1,7 @@
 """A linear problem with a known answer: Poisson's equation and its exact student."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ class Control(NamedTuple):
     equation: px.pde.Poisson
     student: px.ExactStudent
     residual: Residual
-    truth: tuple
+    truth: Any  # PoissonFields
     sizes: dict  # of the fields: standard deviations
     matrix: np.ndarray  # fields = matrix @ unit latent, flattened
 
@@ -51,7 +51,7 @@ def noise_of(problem: Control, share: float) -> dict[str, float]:
 class Observed(NamedTuple):
     """An observation as linear algebra: `values = rows @ latent + noise * eta`."""
 
-    index: np.ndarray
+    where: np.ndarray
     rows: np.ndarray
     values: np.ndarray
     noise: np.ndarray

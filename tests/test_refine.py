@@ -5,6 +5,8 @@ times the latent and everything is known: the law given noisy observations, and 
 minimiser of each sample's objective.
 """
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -44,7 +46,7 @@ def closed_form(problem, observation, refined):
     seen = observed(problem, observation)
     perturbed = lambda k: observation.perturb(key=k).values
     values = np.asarray(jax.vmap(perturbed)(sample_keys(KEY, len(refined.start), 1)))
-    at = values.reshape(len(values), -1)[:, seen.index]
+    at = values.reshape(len(values), -1)[:, seen.where]
     eta = (at - seen.values) / np.where(seen.noise > 0, seen.noise, 1.0)
     assert 0.7 < eta.std() < 1.3  # it is a draw of the noise, and not of nothing
     starts = refined.start.reshape(len(eta), -1)
@@ -143,8 +145,8 @@ def test_the_closed_form_is_that_of_px_posterior(x64):
     problem = control(8, 12, True)
     seen = observed(problem, reconstruction(problem))
     size = problem.matrix.shape[0]
-    rows = np.zeros((len(seen.index), size))
-    rows[np.arange(len(seen.index)), seen.index] = 1 / seen.noise
+    rows = np.zeros((len(seen.where), size))
+    rows[np.arange(len(seen.where)), seen.where] = 1 / seen.noise
     law = px.Gaussian(jnp.zeros(size), jnp.asarray(problem.matrix @ problem.matrix.T))
     exact = px.posterior(law, rows, seen.values / seen.noise, 1.0)
     mean, std = seen.law(problem.matrix)
@@ -174,7 +176,7 @@ def test_without_the_noise_the_spread_is_too_small(monkeypatch, x32):
     expected = np.sqrt(((problem.matrix @ push) ** 2).sum(axis=1))
     some = expected > 1e-3 * expected.max()
     assert np.abs(std[some] / expected[some] - 1).max() < 5 / np.sqrt(2 * count)
-    inside = seen.index[some[seen.index]]
+    inside = seen.where[some[seen.where]]
     assert np.median(std[inside] / right[inside]) < 0.5
 
 
@@ -261,7 +263,7 @@ def test_what_is_known_exactly_holds_to_the_last_bit(dtype):
         np.testing.assert_array_equal(
             fields[exact], np.asarray(observation.values)[exact]
         )
-    own = problem.residual.normaliser.restore(jnp.asarray(refined.x))
+    own = jax.vmap(problem.residual.restore)(jnp.asarray(refined.x))
     left = np.abs(np.asarray(own) - refined.fields)[:, exact]
     assert 0 < left.max() < 1e-3 * problem.sizes["solution"]
     assert (refined.relative < 1e-3).all()
@@ -334,7 +336,10 @@ class Mapped(AbstractStudent):
     """A function of the unit latent, entry by entry, on a line of points."""
 
     function: Any = eqx.field(static=True)
-    process: px.EDM = px.EDM()
+    process: px.AbstractProcess
+
+    def __init__(self, function):
+        self.function, self.process = function, px.EDM()
 
     @property
     def shape(self):
@@ -379,6 +384,7 @@ def test_it_never_makes_a_sample_worse(x32):
     assert (refined.best.sum(axis=1) <= objective[:, 0]).all()
     assert np.median(refined.best.sum(axis=1) / objective[:, 0]) < 0.05
     assert refined.converged.mean() > 0.9
+    assert np.isnan(refined.relative).all()  # there is no equation
     moved = np.abs(refined.latent - refined.start)[:, [0, 2, 3, 5]]
     assert moved.max() < 1e-5  # nothing is known there
     draws = jax.vmap(lambda k: observation.perturb(key=k).values)
@@ -485,7 +491,10 @@ def test_evaluations_are_what_the_network_sees(solver, network, vjp, x32):
 def test_training_pays_off_after_a_number_of_samples():
     teacher = Cost(samples=100, network=3900.0, seconds=10.0)
     drawn = Cost(samples=1000, network=1000.0, seconds=1.0)
-    trained = Cost(training=Training(9.0, 500, 1e4, 0.9))
+    state = SimpleNamespace(objective=SimpleNamespace(evaluations=np.float32(1e4)))
+    result = SimpleNamespace(step=500, state=state)  # what px.fit returns, for this
+    trained = Cost.of_training(result, seconds=9.0, pair_seconds=0.9)
+    assert trained.training == Training(9.0, 500, 1e4, 0.9)
     student = trained + drawn
     # 9.9 s ahead, 0.1 - 0.001 s gained each.
     assert student.pays_off_after(teacher) == 100
@@ -505,7 +514,7 @@ def test_training_pays_off_after_a_number_of_samples():
 # --- bad input -----------------------------------------------------------------------
 
 
-def refusals():
+def refusals() -> Iterator[tuple[Any, dict[str, Any], str]]:
     """Arguments, and what is said of them."""
     student, six = Mapped(lambda e: e), seen([0.0, 0.0])
     bare = Observation(six.mask, six.values)

@@ -44,7 +44,7 @@ class Measured(NamedTuple):
     """What the starting samples say: the likelihood, and their residual."""
 
     likelihood: Likelihood
-    relative: np.ndarray | None
+    relative: np.ndarray
     clock: "Clock"
 
 
@@ -158,7 +158,7 @@ def _measure(problem: Problem, latents: Batch, condition: Condition) -> Any:
         fields = problem.restore(x)
         finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
         if constraint is None:
-            return fields, finite, finite, None, None
+            return fields, finite, finite, None, jnp.asarray(jnp.nan)
         mixed = problem.overwrite(fields)
         fine = jnp.isfinite(constraint.residual_of(mixed)).all() | ~finite
         scale = constraint.scale_of(mixed)
@@ -187,8 +187,9 @@ def _solve(
         case = Case(centre, values, condition)
         outcome = drive(method, problem, latent, case)
         fields = problem.overwrite(problem.restore(outcome.best.x))
-        relative = None if constraint is None else jnp.sqrt(constraint.cost_of(fields))
-        return outcome, fields, relative
+        if constraint is None:
+            return outcome, fields, jnp.asarray(jnp.nan)
+        return outcome, fields, jnp.sqrt(constraint.cost_of(fields))
 
     return jax.vmap(one)(latents, condition, keys)
 

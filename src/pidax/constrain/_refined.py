@@ -51,7 +51,7 @@ class Refined:
     - `failed`: whether the solver broke down (an entry not finite, or no better point
       however short the step). The sample is then the best point before.
     - `relative`: the residual of `fields` relative to its scale, root mean square,
-      and `relative_start` before refinement; None without a constraint.
+      and `relative_start` before refinement; NaN without a constraint.
     - `cost`: the ledger. `anchor`, `weight`, `method` say how it was made.
 
     Print it.
@@ -66,8 +66,8 @@ class Refined:
     steps: Int[np.ndarray, " sample"]
     converged: Bool[np.ndarray, " sample"]
     failed: Bool[np.ndarray, " sample"]
-    relative: Float[np.ndarray, " sample"] | None
-    relative_start: Float[np.ndarray, " sample"] | None
+    relative: Float[np.ndarray, " sample"]
+    relative_start: Float[np.ndarray, " sample"]
     cost: Cost
     anchor: str | None
     weight: float
@@ -93,7 +93,7 @@ class Refined:
             start = np.median(getattr(self.history, name)[:, 0])
             ends = number(start), number(np.median(self.best[:, i]))
             lines.append(row(f"  {name}", *ends, widths=_WIDTHS, label=_LABEL))
-        if self.relative is not None and self.relative_start is not None:
+        if not np.isnan(self.relative).all():
             ends = [number(np.median(r)) for r in (self.relative_start, self.relative)]
             label = "  relative residual"
             lines.append(row(label, *ends, widths=_WIDTHS, label=_LABEL))
