@@ -66,7 +66,7 @@ def teach(data, process, sizes):
     """A denoiser of whitened fields, by denoising score matching."""
     (count,) = data.shape[1:]
     network = px.nn.ResidualMLP(
-        count, count, width=sizes.width, depth=4, gain=True, key=KEY
+        count, count, width=sizes.width, depth=4, gain=0, key=KEY
     )
     steps = sizes.teacher_steps
     return px.fit(

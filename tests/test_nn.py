@@ -64,6 +64,14 @@ NETWORKS = {
     "ResidualMLP": lambda: nn.ResidualMLP(
         3, 2, width=8, depth=2, classes=CLASSES, dropout=0.5, key=KEY
     ),
+    "Concatenated": lambda: nn.Concatenated(
+        [
+            nn.ResidualMLP(
+                3, size, width=8, depth=2, classes=CLASSES, dropout=0.5, gain=at, key=k
+            )
+            for size, at, k in zip((1, 2), (0, 1), jax.random.split(KEY), strict=True)
+        ]
+    ),
     "UNet": lambda: small_unet(attention=(1,), classes=CLASSES),
     "FNO": lambda: nn.FNO(
         2, 1, modes=2, width=8, depth=2, basis=MIXED, coordinates=True, **FIELDS
@@ -655,3 +663,26 @@ def test_augmentation_labels_are_refused(name):
     net = network(name)
     with pytest.raises(ValueError, match=r"augment must be None .* Leave it out"):
         net(sample(net), 0.3, augment=jnp.zeros(9))
+
+
+def test_a_gain_multiplies_its_own_coordinates():
+    """The network with and without: the difference is g times x from the place on."""
+    options = dict(width=8, depth=1, key=KEY)
+    net = nn.ResidualMLP(5, 2, gain=3, **options)
+    without = eqx.tree_at(lambda n: n.gain, net, None)
+    x, moved = draw(5), draw(5, seed=1)
+    factor = lambda x: (net(x, 0.2) - without(x, 0.2)) / x[3:]
+    np.testing.assert_allclose(factor(x), factor(moved), rtol=1e-4)
+    assert jnp.abs(factor(x)).min() > 1e-3
+    assert not np.allclose(factor(x), (net(x, 0.9) - without(x, 0.9)) / x[3:])
+    with pytest.raises(ValueError, match="the place of the first"):
+        nn.ResidualMLP(5, 2, gain=4, **options)
+
+
+def test_networks_side_by_side_answer_one_after_the_other():
+    parts = NETWORKS["Concatenated"]().networks
+    x = draw(3)
+    expected = jnp.concatenate([net(x, 0.3, 1) for net in parts])
+    np.testing.assert_array_equal(network("Concatenated")(x, 0.3, 1), expected)
+    with pytest.raises(ValueError, match="take one input"):
+        nn.Concatenated([nn.MLP(n, 1, width=4, depth=1, key=KEY) for n in (2, 3)])

@@ -223,7 +223,7 @@ def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
     chart = pde.Whitened.fit(fields, positive=[0], damping=0.1)
     (size,) = chart.shape
     own = px.ProbabilityFlow(px.Gaussian(jnp.zeros(size), jnp.ones(size)), EDM)
-    network = px.nn.ResidualMLP(size, size, width=32, depth=1, gain=True, key=KEY)
+    network = px.nn.ResidualMLP(size, size, width=32, depth=1, gain=0, key=KEY)
     physics = Residual(DARCY, chart, adjust="unknowns")
 
     @eqx.filter_jit

@@ -1,6 +1,7 @@
 """Networks: functions of one sample and one number, which know nothing of diffusion."""
 
 from ._base import AbstractNetwork as AbstractNetwork
+from ._concatenated import Concatenated as Concatenated
 from ._coordinates import WithCoordinates as WithCoordinates
 from ._coordinates import extra_channels as extra_channels
 from ._edm import DhariwalUNet as DhariwalUNet

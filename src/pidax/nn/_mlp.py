@@ -104,9 +104,10 @@ class ResidualMLP(AbstractNetwork):
     any length, and for data that an `MLP` blurs; width 512 and depth 6 are good values,
     of 6.6 million parameters.
 
-    With `gain=True` it adds $g(e) \odot x$, for which sizes must be equal: a factor of
-    each coordinate that depends on the time. Coordinates that are independent and
-    Gaussian need nothing else, and the blocks learn what is left: for whitened fields
+    With `gain=i` it adds $g(e) \odot x_{i:}$, a factor that depends on the time for
+    each coordinate of the output: of those of the input from the i-th on, so 0 for a
+    network that answers for all of them. Independent Gaussian coordinates need nothing
+    else, and the blocks learn what is left: for whitened fields
     (`pidax.pde.Whitened`), whose samples are nearly a linear function of the noise.
 
     `x` is `(in_size,)`, the result `(out_size,)`; other arguments as in `MLP`.
@@ -119,6 +120,7 @@ class ResidualMLP(AbstractNetwork):
     norm: GroupNorm
     out: Linear
     gain: Linear | None
+    gained: int = eqx.field(static=True)
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
     def __init__(
@@ -132,15 +134,17 @@ class ResidualMLP(AbstractNetwork):
         activation: Callable[[Array], Array] = jax.nn.silu,
         dropout: float = 0.0,
         features: int | AbstractFeatures = 32,
-        gain: bool = False,
+        gain: int | None = None,
         key: Key,
     ):
         require_counts(in_size=in_size, out_size=out_size, width=width, depth=depth)
         require_rate(dropout)
-        if gain and in_size != out_size:
+        self.gained = 0 if gain is None else gain
+        if gain is not None and not 0 <= gain <= in_size - out_size:
             raise ValueError(
-                "a gain multiplies the input coordinate by coordinate: expected equal "
-                f"sizes, got in_size={in_size} and out_size={out_size}. Leave gain out."
+                f"a gain multiplies {out_size} coordinates of the input, from the one "
+                f"it names on, got gain={gain} for an input of {in_size}. Leave gain "
+                "out, or give the place of the first."
             )
         keys = stream(key)
 
@@ -166,7 +170,7 @@ class ResidualMLP(AbstractNetwork):
         self.blocks = tuple(block() for _ in range(depth))
         self.norm = GroupNorm(width, 1)
         self.out = make(width, out_size, scale=SMALL)
-        self.gain = make(width, out_size, scale=SMALL) if gain else None
+        self.gain = make(width, out_size, scale=SMALL) if gain is not None else None
         self.activation = activation
 
     @property
@@ -199,4 +203,5 @@ class ResidualMLP(AbstractNetwork):
         if self.gain is None:
             return out
         # A step of Adam moves a sum over the whole width: let it not move the gain so.
-        return out + self.gain(e) / math.sqrt(e.size) * x
+        own = x[self.gained : self.gained + out.size]
+        return out + self.gain(e) / math.sqrt(e.size) * own
