@@ -1,6 +1,6 @@
 """Refinement against the exact posterior: Poisson's equation with its exact student.
 
-    python benchmarks/piddm_posterior.py            # two minutes on one core
+    python benchmarks/piddm_posterior.py            # seven minutes on a busy core
     python benchmarks/piddm_posterior.py --quick    # one seed, nothing written
 
 The fields are Gaussian, so the posterior given measurements is known (`px.posterior`,
