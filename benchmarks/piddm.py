@@ -32,12 +32,12 @@ COLUMNS = (
 )  # fmt: skip
 SEEDS = {"darcy16": (0, 1, 2)}
 MAIN = (
-    "data", "Gaussian", "teacher", "PIDM teacher", "distillation", "PIDDM (a)",
-    "PIDDM (b)", "PIDDM (c)", "PID alone",
-    "distillation + refinement", "distillation + refinement, no anchor",
+    "data", "Gaussian", "teacher", "distillation", "PIDDM (a)",
     "PIDDM (a) + refinement", "PIDDM (a) + refinement, no anchor",
-    "PIDDM (b) + refinement", "PIDDM (b) + refinement, no anchor",
+    "distillation + refinement", "distillation + refinement, no anchor",
+    "PIDDM (b)", "PIDDM (b) + refinement", "PIDDM (b) + refinement, no anchor",
     "direct optimisation", "direct optimisation, anchored",
+    "PIDDM (c)", "PID alone", "PIDM teacher",
 )  # fmt: skip
 SWEEPS = tuple(name for name in methods.RECIPES if name not in MAIN)
 

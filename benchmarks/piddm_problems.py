@@ -34,13 +34,14 @@ class Setting:
 
     equation: Callable[[], pde.AbstractEquation]
     positive: tuple[int, ...] = ()
-    damping: float = 0.02
+    rough: bool = True
+    damping: float = 0.1
     rank: int | None = None
     train: int = 8192
     width: int = 512
     depth: int = 4
-    teacher_steps: int = 2000
-    student_steps: int = 2000
+    teacher_steps: int = 1000
+    student_steps: int = 1500
     batch_size: int = 256
     exact: bool = False
 
@@ -55,12 +56,12 @@ SETTINGS = {
     "darcy32": Setting(lambda: pde.Darcy.lognormal(pde.Grid((32, 32))), (0,), rank=512),
     "burgers32": Setting(
         lambda: pde.Burgers(pde.Grid((32,), boundary=pde.Periodic()), rows=32),
+        rough=False,
         rank=256,
     ),
     "poisson16": Setting(poisson),
     "poisson16-exact": Setting(poisson, exact=True),
 }
-SETTINGS["darcy16-channels"] = dataclasses.replace(SETTINGS["darcy16"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class Problem:
     seed: int
     setting: Setting
     equation: pde.AbstractEquation
-    normaliser: pde.AbstractNormaliser
+    normaliser: pde.Whitened
     train: np.ndarray
     test: np.ndarray
     process: px.AbstractProcess
@@ -83,13 +84,19 @@ class Problem:
 
     @property
     def constraint(self):
+        """For refinement: every coordinate may move."""
         return px.Residual(self.equation, self.normaliser)
 
+    @property
+    def training_constraint(self):
+        """For students: what is given is drawn as the teacher draws it."""
+        return px.Residual(self.equation, self.normaliser, adjust="unknowns")
+
     def network(self, key):
-        (size,) = self.shape
-        return px.nn.ResidualMLP(
-            size, size, width=self.setting.width, depth=self.setting.depth, gain=True,
-            key=key,
+        """One for what is given, one for what it leaves unexplained, if anything."""
+        return px.nn.blockwise(
+            self.normaliser.blocks, width=self.setting.width,
+            depth=self.setting.depth, key=key,
         )  # fmt: skip
 
     def optimiser(self, steps, rate=1e-3):
@@ -162,8 +169,10 @@ def make(name: str, seed: int, quick: bool = False) -> Problem:
     fields = _fields(name, equation, setting.train + test, quick)
     train, held = fields[: setting.train], fields[setting.train :]
     chart = pde.Whitened.fit(
-        train, positive=setting.positive, damping=setting.damping, rank=setting.rank
-    )
+        train, positive=setting.positive, given=equation.given_mask,
+        rough={1: equation.grid} if setting.rough else None,
+        damping=setting.damping, rank=setting.rank,
+    )  # fmt: skip
     process = px.EDM(sigma_data=1.0)
     return Problem(name, seed, setting, equation, chart, train, held, process, quick)
 

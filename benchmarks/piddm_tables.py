@@ -53,7 +53,8 @@ def over_seeds(rows, name):
         return "-"
     if len(values) == 1:
         return short(values[0])
-    return f"{short(float(np.mean(values)))} ({short(min(values))} to {short(max(values))})"
+    ends = f"{short(min(values))} to {short(max(values))}"
+    return f"{short(float(np.mean(values)))} ({ends})"
 
 
 def cells(rows):

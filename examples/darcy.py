@@ -11,7 +11,6 @@ and checks itself. About six minutes on two cores; --size 64 is for a GPU.
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -58,16 +57,18 @@ class Sizes:
 def coordinates(equation, fields, sizes):
     """The logarithm of a, whitened, and what it leaves unexplained in u."""
     return pde.Whitened.fit(
-        fields, positive=[0], given=equation.given_mask, damping=0.05, rank=sizes.rank
+        fields,
+        positive=[0],
+        given=equation.given_mask,
+        rough={1: equation.grid},
+        damping=0.1,
+        rank=sizes.rank,
     )
 
 
-def teach(data, process, sizes):
+def teach(chart, data, process, sizes):
     """A denoiser of whitened fields, by denoising score matching."""
-    (count,) = data.shape[1:]
-    network = px.nn.ResidualMLP(
-        count, count, width=sizes.width, depth=4, gain=0, key=KEY
-    )
+    network = px.nn.blockwise(chart.blocks, width=sizes.width, depth=4, key=KEY)
     steps = sizes.teacher_steps
     return px.fit(
         px.Preconditioned(network, process),
@@ -98,30 +99,29 @@ def distil(flow, constraint, sizes):
     ).ema()
 
 
-def student_of(sizes):
-    """The equation, the chart, teacher and student: made, or those of an earlier run."""
+def trained(sizes):
+    """Equation, chart, held-out fields, the teacher's ODE, and its student."""
     equation = pde.Darcy.lognormal(pde.Grid((sizes.size, sizes.size)))
-    store = STORE / json.dumps(dataclasses.asdict(sizes), separators=("-", "_"))
-    store = STORE / f"{abs(hash(store.name)) % 10**8:08d}"
     clock = time.perf_counter()
+    said = lambda what: print(f"{what}: {time.perf_counter() - clock:.0f} s")
     drawn = pde.draw(equation, sizes.fields + sizes.held_out, key=KEY)
     fields = np.asarray(jax.vmap(equation.stack)(drawn))
     train, test = np.split(fields, [sizes.fields])
     chart = coordinates(equation, train, sizes)
+    said("fields")
     process = px.EDM(sigma_data=1.0)
-    constraint = px.Residual(equation, chart, adjust="unknowns")
-    print(f"fields: {time.perf_counter() - clock:.0f} s")
-    del store
-    teacher = teach(np.asarray(chart.normalise(train), np.float32), process, sizes)
-    print(f"teacher: {time.perf_counter() - clock:.0f} s")
+    data = np.asarray(chart.normalise(train), np.float32)
+    teacher = teach(chart, data, process, sizes)
+    said("teacher")
     flow = px.ProbabilityFlow(teacher, process)
+    constraint = px.Residual(equation, chart, adjust="unknowns")
     student = distil(flow, constraint, sizes)
-    print(f"student: {time.perf_counter() - clock:.0f} s")
+    said("student")
     return equation, chart, test, flow, student
 
 
 def main(sizes):
-    equation, chart, test, flow, student = student_of(sizes)
+    equation, chart, test, flow, student = trained(sizes)
     constraint = px.Residual(equation, chart)
     z = flow.process.prior(jax.random.key(2), (sizes.samples, *chart.shape))
     ends = jnp.asarray([flow.process.t_max, flow.process.t_min])

@@ -257,6 +257,20 @@ def test_given_fields_may_be_held():
         constraint(adjust="u")
 
 
+def test_coordinates_of_what_is_given_are_held_too():
+    """Of u, too, which they make by the regression; the gradient of the rest stays."""
+    fields = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 80, key=KEY)))
+    chart = pde.Whitened.fit(fields, positive=[0], given=[0])
+    y = chart.normalise(fields[0]) + 0.3
+    free, held = (
+        jax.grad(Residual(DARCY, chart, adjust=a).cost)(y) for a in ("all", "unknowns")
+    )
+    here, there = chart.basis.blocks(y.size)
+    assert jnp.abs(free[here]).max() > 0
+    np.testing.assert_array_equal(held[here], 0)
+    np.testing.assert_allclose(held[there], free[there], rtol=1e-3, atol=1e-6)
+
+
 def test_the_first_row_in_time_may_be_held():
     grid = pde.Grid((8,), boundary=pde.Periodic())
     burgers = pde.Burgers(grid, rows=4, end=0.1)

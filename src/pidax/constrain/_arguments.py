@@ -85,8 +85,15 @@ def draw_latents(
     samples: int,
     shape: Shape | None,
     key: Key,
+    antithetic: bool,
 ) -> Batch:
     """The unit latents: of the given draws of the prior, or new ones, one a sample."""
+    if antithetic and (z is not None or samples % 2):
+        raise ValueError(
+            "antithetic draws are made in pairs: expected an even number of samples "
+            f"and no z, got samples={samples}, z {'none' if z is None else 'given'}. "
+            "Leave antithetic out for draws of your own."
+        )
     if z is not None:
         z = require_finite("z", jnp.asarray(z), "Check how it was made.")
         if shape is not None and z.shape[1:] != shape:
@@ -103,7 +110,10 @@ def draw_latents(
             "constraint. Pass z=, or shape= to Student."
         )
     draw = lambda key: jax.random.normal(key, shape)
-    return jax.vmap(draw)(sample_keys(key, samples, 0))
+    if not antithetic:
+        return jax.vmap(draw)(sample_keys(key, samples, 0))
+    half = jax.vmap(draw)(sample_keys(key, samples // 2, 0))
+    return jnp.concatenate([half, -half])
 
 
 def sample_keys(key: Key, count: int, purpose: int) -> Array:

@@ -73,6 +73,7 @@ class Run(NamedTuple):
     condition: Condition
     key: Key
     batch_size: int
+    antithetic: bool
 
     def measure(self, slack: float, tightness: float) -> Measured:
         """Sample from the draws, see that all is finite, and size up the likelihood."""
@@ -132,17 +133,21 @@ class Run(NamedTuple):
             method=type(method).__name__,
         )
 
-    def _batches(self) -> Iterator[tuple[Batch, Condition, Array]]:
-        """Latents, conditions and keys, in batches of one size."""
+    def _batches(self) -> Iterator[tuple[Batch, Condition, Array, Array]]:
+        """Latents, conditions, keys and signs of the noise, in batches of one size."""
         count = len(self.start)
         number = math.ceil(count / self.batch_size)
         size = math.ceil(count / number)
         keys = sample_keys(self.key, count, 1)
+        signs = jnp.ones(count, self.start.dtype)
+        if self.antithetic:
+            half = count // 2
+            keys, signs = jnp.concatenate([keys[:half]] * 2), signs.at[half:].set(-1.0)
         for i in range(number):
             # The last batch is filled up with its last sample, and cut in `_joined`.
             rows = np.minimum(np.arange(i * size, (i + 1) * size), count - 1)
             take = lambda leaf, rows=rows: leaf[rows]
-            yield jax.tree.map(take, (self.start, self.condition, keys))
+            yield jax.tree.map(take, (self.start, self.condition, keys, signs))
 
     def _joined(self, parts: list[Any]) -> Any:
         count = len(self.start)
@@ -175,14 +180,16 @@ def _solve(
     latents: Batch,
     condition: Condition,
     keys: Key,
+    signs: Array,
 ) -> Any:
     observation, constraint = problem.observation, problem.constraint
 
-    def one(latent, condition, key):
+    def one(latent, condition, key, sign):
         values = None
         if observation is not None:
-            draw = observation.perturb(key=key) if anchor == "draw" else observation
-            values = draw.values
+            values = observation.values
+            if anchor == "draw":
+                values = observation.perturb(key=key, sign=sign).values
         centre = jnp.zeros_like(latent) if anchor == "norm" else latent
         case = Case(centre, values, condition)
         outcome = drive(method, problem, latent, case)
@@ -191,7 +198,7 @@ def _solve(
             return outcome, fields, jnp.asarray(jnp.nan)
         return outcome, fields, jnp.sqrt(constraint.cost_of(fields))
 
-    return jax.vmap(one)(latents, condition, keys)
+    return jax.vmap(one)(latents, condition, keys, signs)
 
 
 def _spread(fields: np.ndarray) -> np.ndarray:

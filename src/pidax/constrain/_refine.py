@@ -48,6 +48,7 @@ def refine(
     anchor_weight: float | int = 1.0,
     slack: float = 1e-2,
     tightness: float = 1e-3,
+    antithetic: bool = False,
     batch_size: int = 256,
 ) -> Refined:
     r"""Samples of a student that satisfy an equation and agree with observations.
@@ -87,6 +88,10 @@ def refine(
     - `samples` draws are made, or the prior draws `z` are taken (`process.prior`).
       `batch_size` of them are solved at once, and wait for the slowest; they are the
       same for any.
+    - `antithetic`: draw in pairs of opposite latents and opposite noise, the second
+      half of the samples the first one's opposites. The mean of a pair has no sampling
+      error where the student is linear, and less where it is nearly so; a spread needs
+      as many pairs as it needed samples.
     - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
 
@@ -103,9 +108,9 @@ def refine(
     )
     method = GaussNewton() if solver is None else as_method(solver)
     observation, constraint, shape = check_parts(student, observation, constraint)
-    start = draw_latents(student, z, samples, shape, key)
+    start = draw_latents(student, z, samples, shape, key, antithetic)
     condition = check_condition(condition, len(start))
     task = Task(student, observation, constraint, anchor, float(anchor_weight))
-    run = Run(task, start, condition, key, batch_size)
+    run = Run(task, start, condition, key, batch_size, antithetic)
     measured = run.measure(slack, tightness)
     return run.solve(method, measured)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
 from ..pde import AbstractEquation, AbstractNormaliser
-from ..types import Key, Scalar, Shape, Stacked, typed
+from ..types import Key, Scalar, ScalarLike, Shape, Stacked, typed
 from ._base import AbstractConstraint
 from ._match import check_normaliser
 from ._nodes import at_nodes
@@ -206,13 +206,15 @@ class Observation(AbstractConstraint):
         """`overwrite`: noisy values are a matter of likelihood, not of projection."""
         return self.overwrite(fields)
 
-    def perturb(self, *, key: Key) -> "Observation":
+    def perturb(self, *, key: Key, sign: ScalarLike = 1.0) -> "Observation":
         """The same with a draw of its own noise added to the values.
 
         To minimise against it, from a prior draw, is to sample the posterior
-        (randomise, then optimise): exactly so for linear Gaussian problems.
+        (randomise, then optimise): exactly so for linear Gaussian problems. `sign`
+        multiplies the draw: -1 for the other one of an antithetic pair.
         """
         draw = jax.random.normal(key, self.values.shape, self.values.dtype)
+        draw = jnp.asarray(sign, draw.dtype) * draw
         moved = self.values + self.noise * draw
         return eqx.tree_at(lambda o: o.values, self, moved)
 

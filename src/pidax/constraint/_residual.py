@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..pde import AbstractEquation, AbstractNormaliser
-from ..types import Scalar, Shape, Stacked, typed
+from ..types import Sample, Scalar, Shape, Stacked, typed
 from ._base import AbstractConstraint
 from ._match import check_normaliser
 
@@ -81,6 +81,11 @@ class Residual(AbstractConstraint):
     @property
     def projects(self) -> bool:
         return False
+
+    def restore(self, x: Sample) -> Stacked:
+        held = self.adjust == "unknowns" and self.normaliser is not None
+        x = self.normaliser.hold(x) if held else x  # type: ignore[union-attr]
+        return super().restore(x)
 
     def residual_of(self, fields: Stacked) -> Array:
         named = self.equation.unstack(fields)

@@ -2,6 +2,7 @@
 
 from ._base import AbstractNetwork as AbstractNetwork
 from ._concatenated import Concatenated as Concatenated
+from ._concatenated import blockwise as blockwise
 from ._coordinates import WithCoordinates as WithCoordinates
 from ._coordinates import extra_channels as extra_channels
 from ._edm import DhariwalUNet as DhariwalUNet

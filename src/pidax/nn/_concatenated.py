@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
 from ._base import AbstractNetwork
+from ._mlp import ResidualMLP
 
 
 class Concatenated(AbstractNetwork):
@@ -60,3 +61,22 @@ class Concatenated(AbstractNetwork):
             for network, k in zip(self.networks, keys, strict=True)
         ]
         return jnp.concatenate(parts, axis=-1)
+
+
+def blockwise(
+    sizes: Sequence[int], *, width: int = 512, depth: int = 4, key: Key
+) -> AbstractNetwork:
+    """A `ResidualMLP` with a gain for each block of coordinates, side by side.
+
+        blockwise(chart.blocks, key=key)    # of a `pidax.pde.Whitened` chart
+
+    Each sees all `sum(sizes)` coordinates and answers for its own. One block is a plain
+    `ResidualMLP`.
+    """
+    total, place, networks = sum(sizes), 0, []
+    for size, k in zip(sizes, jax.random.split(key, len(sizes)), strict=True):
+        networks.append(
+            ResidualMLP(total, size, width=width, depth=depth, gain=place, key=k)
+        )
+        place += size
+    return networks[0] if len(networks) == 1 else Concatenated(networks)

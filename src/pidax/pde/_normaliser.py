@@ -44,6 +44,14 @@ class AbstractNormaliser(eqx.Module):
     def restore(self, coordinates: Array) -> Channels:
         """The stacked fields, in physical units; any axes may lead."""
 
+    def hold(self, coordinates: Array) -> Array:
+        """The same coordinates, where no gradient reaches those of what is given.
+
+        For a chart in which coordinates of given fields make other fields too; in any
+        other nothing is to be held.
+        """
+        return coordinates
+
 
 class Normaliser(AbstractNormaliser):
     r"""$y_c = (x_c - m_c)/s_c$ on each channel of a stacked array, and its inverse.

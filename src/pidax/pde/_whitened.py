@@ -117,6 +117,13 @@ class Whitened(AbstractNormaliser):
         grid = self.form == "grid"
         return self.centre.shape if grid else self.scale.shape
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many coordinates are of what is given, and how many of the rest."""
+        count = self.scale.size
+        sizes = [len(range(*b.indices(count))) for b in self.basis.blocks(count)]
+        return tuple(size for size in sizes if size)
+
     @typed
     def normalise(self, stacked: ChannelsLike) -> Float[Array, "..."]:
         """The coordinates of stacked fields; any axes may lead."""
@@ -145,6 +152,14 @@ class Whitened(AbstractNormaliser):
 
         z = batched(one, y, len(self.shape))
         return _straighten(self.channels.restore(z), self.positive, self.rough)
+
+    def hold(self, coordinates: Array) -> Array:
+        """No gradient reaches the coordinates of what is given (`Conditional`)."""
+        if not isinstance(self.basis, Conditional):
+            return coordinates
+        here, _ = self.basis.blocks(self.scale.size)
+        given = jax.lax.stop_gradient(coordinates[..., here])
+        return jnp.concatenate([given, coordinates[..., here.stop :]], axis=-1)
 
     def _check(self, got: Shape, expected: Shape, what: str) -> None:
         if got[len(got) - len(expected) :] != expected:
