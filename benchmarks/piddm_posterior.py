@@ -6,7 +6,8 @@
 The fields are Gaussian, so the posterior given measurements is known (`px.posterior`,
 in float64). Forward (of the source), inverse (of the solution) and reconstruction (of
 both) differ by the mask alone. Written down are the error of the mean of the samples,
-beside the error that as many exact samples would have on average, and the ratio of
+beside the error that as many independent exact samples would have on average (these
+are drawn in antithetic pairs), and the ratio of
 their spread to the exact one; and for one problem other anchors and other solvers.
 Writes benchmarks/results/piddm_posterior.json.
 """
@@ -93,6 +94,7 @@ class Problem:
             key=jax.random.key(100 + seed),
             samples=samples,
             batch_size=samples,
+            antithetic=True,
             **options,
         )
         mean, std = (a / self.sizes for a in self.posterior(observation))

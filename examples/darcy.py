@@ -86,7 +86,7 @@ def distil(flow, constraint, sizes):
     """A student of the teacher's ODE, held to the equation."""
     steps = sizes.student_steps
     objective = px.PIDDM(
-        flow, constraint, weight=3.0, fresh=True, pairs=sizes.pairs, **SOLVE
+        flow, constraint, weight=1000.0, fresh=True, pairs=sizes.pairs, **SOLVE
     )
     return px.fit(
         px.Student.from_teacher(flow.denoiser, flow.process),
@@ -100,7 +100,10 @@ def distil(flow, constraint, sizes):
 
 
 def trained(sizes):
-    """Equation, chart, held-out fields, the teacher's ODE, and its student."""
+    """Equation, chart, held-out fields, the teacher's ODE, and its student.
+
+    Trained once, and kept in outputs/darcy: delete it to train anew.
+    """
     equation = pde.Darcy.lognormal(pde.Grid((sizes.size, sizes.size)))
     clock = time.perf_counter()
     said = lambda what: print(f"{what}: {time.perf_counter() - clock:.0f} s")
@@ -110,14 +113,20 @@ def trained(sizes):
     chart = coordinates(equation, train, sizes)
     said("fields")
     process = px.EDM(sigma_data=1.0)
-    data = np.asarray(chart.normalise(train), np.float32)
-    teacher = teach(chart, data, process, sizes)
-    said("teacher")
-    flow = px.ProbabilityFlow(teacher, process)
-    constraint = px.Residual(equation, chart, adjust="unknowns")
-    student = distil(flow, constraint, sizes)
-    said("student")
-    return equation, chart, test, flow, student
+    kept = STORE / f"{sizes.size}-{sizes.fields}.px"
+    if kept.exists():
+        print(f"teacher and student of {kept}")
+        teacher, student = px.load(kept)
+    else:
+        data = np.asarray(chart.normalise(train), np.float32)
+        teacher = teach(chart, data, process, sizes)
+        said("teacher")
+        constraint = px.Residual(equation, chart, adjust="unknowns")
+        student = distil(px.ProbabilityFlow(teacher, process), constraint, sizes)
+        said("student")
+        STORE.mkdir(parents=True, exist_ok=True)
+        px.save(kept, (teacher, student))
+    return equation, chart, test, px.ProbabilityFlow(teacher, process), student
 
 
 def main(sizes):

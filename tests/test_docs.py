@@ -19,6 +19,7 @@ PAGES = [
     pytest.param("docs/index.md", marks=pytest.mark.slow),
     pytest.param("docs/pid.md", marks=pytest.mark.slow),
     pytest.param("docs/pde.md", marks=pytest.mark.slow),
+    pytest.param("docs/piddm.md", marks=pytest.mark.slow),
     pytest.param("docs/checkpoints.md", marks=pytest.mark.slow),
     pytest.param("docs/training.md", marks=pytest.mark.slow),
     pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
@@ -64,7 +65,14 @@ def squash(text):
 
 @pytest.mark.parametrize(
     "name",
-    ["reference_figure", "engine_table", "pid_tables", "pde_tables", "train_tables"],
+    [
+        "reference_figure",
+        "engine_table",
+        "pid_tables",
+        "pde_tables",
+        "piddm_tables",
+        "train_tables",
+    ],
 )
 def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -94,8 +102,8 @@ def test_the_benchmarks_say_where_they_come_from():
     assert list(engine) == parts
     names = ("ablation", "stability", "origin", "cost")
     pid = [results(f"pid_{name}") for name in names]
-    pde = [results("pde_metrics")]
-    for part in (solved, results("reliability"), *engine.values(), *pid, *pde):
+    more = [results(n) for n in ("pde_metrics", "piddm_posterior", "jensen")]
+    for part in (solved, results("reliability"), *engine.values(), *pid, *more):
         assert_provenance(part)
     assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
 

@@ -200,6 +200,29 @@ def test_anchored_to_zero_it_is_the_mean_and_has_no_spread(x64):
     assert "MAP" in str(refined)
 
 
+def test_antithetic_pairs_have_the_exact_mean(x64):
+    """Of a linear student; they are draws all the same: as wide as the posterior."""
+    problem = control(8, 12, True)
+    observation = reconstruction(problem)
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=64,
+        solver=EXACTLY,
+        antithetic=True,
+    )
+    np.testing.assert_array_equal(refined.start[32:], -refined.start[:32])
+    mean, std = observed(problem, observation).law(problem.matrix)
+    samples = refined.fields.reshape(64, -1)
+    assert_close(samples.mean(axis=0), mean, 1e-8)
+    ratio = samples[:32].std(axis=0).mean() / std.mean()
+    assert 0.8 < ratio < 1.2
+    with pytest.raises(ValueError, match="in pairs"):
+        px.refine(problem.student, observation, key=KEY, samples=3, antithetic=True)
+
+
 def test_without_an_anchor_the_data_alone_decide(x64):
     """The nearest latent that fits them, as far as the steps are Gauss-Newton's."""
     problem = control(8, 12, True)
