@@ -12,8 +12,6 @@ again, so that it can be stopped at any time; several may run at once (`--part 1
 """
 
 import argparse
-import fcntl
-import json
 import time
 
 import jax
@@ -24,7 +22,7 @@ import record
 
 import pidax as px
 
-TARGET = record.RESULTS / "pid_ablation.json"
+NAME = "pid_ablation"
 SEEDS = (0, 1, 2)
 LOOKS = 16  # evaluations of the average on the way
 
@@ -126,21 +124,9 @@ def train(problem, setting, seed):
     return row | {"times": np.asarray(problem.times[1:], float).tolist()}
 
 
-def load():
-    return json.loads(TARGET.read_text()) if TARGET.exists() else {"rows": []}
-
-
 def keep(row):
-    """Add a row to the file; others may be writing too."""
-    record.RESULTS.mkdir(exist_ok=True)
-    with open(TARGET.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = load()
-        head = {**record.provenance(), "dtype": "float32", "seeds": list(SEEDS)}
-        head["command"] = "python benchmarks/pid_ablation.py"
-        mine = {key: head[key] for key in ("commit", "uncommitted_changes_to_src")}
-        rows = [*results["rows"], {**row, **mine}]
-        TARGET.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    head = {"dtype": "float32", "seeds": list(SEEDS)}
+    record.append(NAME, row, head | {"command": "python benchmarks/pid_ablation.py"})
 
 
 def main():
@@ -158,7 +144,7 @@ def main():
     todo = [(s, seed) for s in rows if arguments.only in s.name for seed in seeds]
     problems = {}
     for setting, seed in todo[part - 1 :: parts]:
-        done = {(row["name"], row["seed"]) for row in load()["rows"]}
+        done = {(row["name"], row["seed"]) for row in record.rows(NAME)}
         if (setting.name, seed) in done and not arguments.quick:
             continue
         if setting.problem not in problems:

@@ -11,7 +11,6 @@ made again; students are kept in outputs/piddm/.
 """
 
 import argparse
-import fcntl
 import json
 import time
 
@@ -24,13 +23,12 @@ import record
 import pidax as px
 from pidax import constrain, pde
 
-TARGET = record.RESULTS / "piddm.json"
+NAME = "piddm"
 COUNT = 2048
 COLUMNS = (
     "residual", "resolve", "boundary", "amplitude", "mean_error", "spread_error",
     "sliced_wasserstein",
 )  # fmt: skip
-SEEDS = {"darcy16": (0, 1, 2)}
 MAIN = (
     "data", "Gaussian", "teacher", "distillation", "PIDDM (a)",
     "PIDDM (a) + refinement", "PIDDM (a) + refinement, no anchor",
@@ -151,21 +149,9 @@ class Work:
         return np.asarray(found.fields, np.float64), cost | {"training": training}
 
 
-def load():
-    return json.loads(TARGET.read_text()) if TARGET.exists() else {"rows": []}
-
-
 def keep(row):
-    """Add a row to the file; others may be writing too."""
-    record.RESULTS.mkdir(exist_ok=True)
-    with open(TARGET.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = load()
-        head = {**record.provenance(), "dtype": "float32", "samples": COUNT}
-        head["command"] = "python benchmarks/piddm.py"
-        mine = {key: head[key] for key in ("commit", "uncommitted_changes_to_src")}
-        rows = [*results["rows"], {**row, **mine}]
-        TARGET.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    head = {"dtype": "float32", "samples": COUNT, "seeds": [0, 1, 2]}
+    record.append(NAME, row, head | {"command": "python benchmarks/piddm.py"})
 
 
 def main():
@@ -182,7 +168,7 @@ def main():
             continue
         if arguments.seed not in (None, seed) or (arguments.quick and seed):
             continue
-        done = {(r["problem"], r["row"], r["seed"]) for r in load()["rows"]}
+        done = {(r["problem"], r["row"], r["seed"]) for r in record.rows(NAME)}
         if (name, row, seed) in done and not arguments.quick:
             continue
         if (name, seed) not in works:

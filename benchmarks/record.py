@@ -1,5 +1,6 @@
 """Write a benchmark's numbers with what is needed to believe them."""
 
+import fcntl
 import functools
 import json
 import os
@@ -46,6 +47,27 @@ def save(name: str, results: dict[str, Any]) -> Path:
     target = RESULTS / f"{name}.json"
     target.write_text(json.dumps({**provenance(), **results}, indent=1) + "\n")
     return target
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows that `results/NAME.json` holds so far."""
+    target = RESULTS / f"{name}.json"
+    return json.loads(target.read_text())["rows"] if target.exists() else []
+
+
+def append(name: str, row: dict[str, Any], head: dict[str, Any]) -> None:
+    """Add a row to `results/NAME.json`; others may be adding theirs.
+
+    `head` is written beside the provenance of this run; a row keeps its own commit.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        head = {**provenance(), **head}
+        mine = {key: head[key] for key in ("commit", "uncommitted_changes_to_src")}
+        found = {**head, "rows": [*rows(name), {**row, **mine}]}
+        target.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def seconds(fn: Callable[[], Any], repeats: int) -> list[float]:

@@ -75,3 +75,12 @@ Key: TypeAlias = PRNGKeyArray
 Shape: TypeAlias = tuple[int, ...]
 # A class label, a one-hot, or any pytree of arrays a user's network understands.
 Condition: TypeAlias = PyTree[Any]
+
+
+def at_least_float32(dtype: Any) -> np.dtype:
+    """The dtype in which losses, residuals and sums over numbers of `dtype` are taken.
+
+    Never less than float32, whatever precision a network has.
+    """
+    dtype = np.dtype(dtype)
+    return np.dtype(np.float32) if dtype.itemsize < 4 else dtype

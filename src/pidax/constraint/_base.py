@@ -25,7 +25,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float
 
 from ..pde import AbstractNormaliser
-from ..types import Sample, Scalar, Shape, Stacked, typed
+from ..types import Sample, Scalar, Shape, Stacked, at_least_float32, typed
 from ._match import check_samples
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class AbstractConstraint(eqx.Module):
                 "px.pde.Normaliser of means 0 and standard deviations 1 if it sees "
                 "physical units."
             )
-        return self.normaliser.restore(at_least_float32(x))
+        return self.normaliser.restore(x.astype(at_least_float32(x.dtype)))
 
     def residual(self, x: Sample) -> Array:
         """What is wrong with a clean sample, in physical units."""
@@ -146,9 +146,3 @@ def _not_finite(constraint, x):
     """For each sample, whether it has, and whether its residual has, such entries."""
     bad = lambda a: ~jnp.isfinite(a).all()
     return jax.vmap(lambda x: (bad(x), bad(constraint.residual(x))))(x)
-
-
-def at_least_float32(x: Array) -> Array:
-    """Physics is never computed in less, whatever precision a network has."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

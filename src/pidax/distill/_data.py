@@ -11,22 +11,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._checks import require
 from ..denoiser import AbstractDenoiser, classes_of, is_known
 from ..process import AbstractProcess
-from ..types import Condition, Key, Sample, Scalar
+from ..types import Condition, Key, Sample, Scalar, at_least_float32
 from ._laws import AbstractTimeLaw
 
 _INTERVAL_SLACK = 1e-4  # relative, as for ProbabilityFlow
-
-
-def at_least_float32(dtype: Any) -> np.dtype:
-    """The dtype of a loss over arrays of this dtype."""
-    dtype = jnp.dtype(dtype)
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def mean_square(x: Sample, reference: Sample) -> Scalar:

@@ -10,8 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._checks import require_positive
-from ..types import Sample, Scalar
-from ._data import at_least_float32
+from ..types import Sample, Scalar, at_least_float32
 
 
 class AbstractDistance(eqx.Module):

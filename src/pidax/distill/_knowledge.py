@@ -20,9 +20,19 @@ from .._checks import require
 from ..flow import ProbabilityFlow, SolveOptions, solve_batch
 from ..process import karras
 from ..student import check_grid, known_shape
-from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
+from ..types import (
+    Condition,
+    Key,
+    Sample,
+    Scalar,
+    Shape,
+    Times,
+    TimesLike,
+    at_least_float32,
+    typed,
+)
 from ._base import AbstractObjective, State, Terms, Update
-from ._data import at_least_float32, mean_square
+from ._data import mean_square
 from ._distilled import (
     Draw,
     check_conditions,

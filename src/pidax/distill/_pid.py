@@ -29,7 +29,7 @@ from ..student import (
     known_shape,
     residual,
 )
-from ..types import Key, Sample, Scalar, Times, TimesLike, typed
+from ..types import Key, Sample, Scalar, Times, TimesLike, at_least_float32, typed
 from ._attention import (
     AbstractSampling,
     AbstractWeighting,
@@ -39,7 +39,7 @@ from ._attention import (
     draw_row,
 )
 from ._base import AbstractObjective, State, Terms, Update
-from ._data import at_least_float32, mean_square
+from ._data import mean_square
 from ._denoising import velocity_factor
 from ._distances import L2
 from ._distilled import (

@@ -20,10 +20,9 @@ from jaxtyping import PyTree
 from .._checks import require
 from ..flow import ProbabilityFlow
 from ..student import known_shape
-from ..types import Elementwise, Key, Sample, Scalar
+from ..types import Elementwise, Key, Sample, Scalar, at_least_float32
 from ._base import AbstractObjective, State, Terms, Update
 from ._combine import AbstractCombination
-from ._data import at_least_float32
 from ._distilled import draw_condition, dtype_of
 from ._knowledge import KnowledgeDistillation
 from ._schedules import Weight, check_weight, weight_at

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from jaxtyping import PyTree
 
 from ..process import AbstractProcess
-from ..types import Key, Scalar
+from ..types import Key, Scalar, at_least_float32
 from ._base import AbstractStatelessObjective, State, Terms, Update
-from ._data import at_least_float32, denoised
+from ._data import denoised
 from ._denoising import DenoisingScoreMatching
 from ._schedules import Weight, check_weight, weight_at
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..types import Key, Scalar, ScalarLike, typed
+from ..types import Key, Scalar, ScalarLike, at_least_float32, typed
 from ._base import require_counts
 from ._random import normal
 
@@ -238,11 +238,6 @@ def upsample(x: Float[Array, "*grid channels"]) -> Array:
     for axis in range(x.ndim - 1):
         x = jnp.repeat(x, 2, axis)
     return x
-
-
-def at_least_float32(dtype: np.dtype) -> np.dtype:
-    """The dtype in which many numbers of `dtype` may be summed."""
-    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
 
 
 def as_float(number: ScalarLike) -> Scalar:
