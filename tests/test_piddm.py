@@ -217,6 +217,23 @@ def test_pidm_asks_the_posterior_mean():
     np.testing.assert_allclose(loss, alone + weight * physics, rtol=1e-4)
 
 
+def test_a_constraint_of_another_grid_is_refused_before_training(solved):
+    kd, _ = solved
+    other = pde.Darcy.lognormal(pde.Grid((6, 6)))
+    wrong = Residual(other, NORMALISER)
+    with pytest.raises(ValueError, match=r"6, 6"):
+        px.PIDDM(flow(), wrong, distillation=kd).check(student(), None)
+    model = px.Preconditioned(Scaled(jnp.array(0.3)), EDM)
+    with pytest.raises(ValueError, match=r"6, 6"):
+        PIDM(EDM, wrong).check(model, np.zeros((4, *SHAPE), np.float32))
+
+
+def test_a_residual_that_is_not_finite_at_the_start_is_named(solved):
+    kd, _ = solved
+    with pytest.raises(ValueError, match="expected finite samples"):
+        px.PIDDM(flow(), constraint(), distillation=kd).check(student(np.nan), None)
+
+
 def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
     """Pairs of a teacher that knows nothing of Darcy, in spectral coordinates."""
     fields = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 64, key=KEY)))

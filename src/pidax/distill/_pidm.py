@@ -13,6 +13,7 @@ with.
 
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..process import AbstractProcess
@@ -59,6 +60,8 @@ class PIDM(AbstractStatelessObjective):
 
     def check(self, model: PyTree, data: PyTree) -> None:
         self.matching.check(model, data)
+        samples = data[0] if isinstance(data, tuple) else data
+        self.constraint.check(jnp.shape(samples)[1:])
 
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key

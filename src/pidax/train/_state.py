@@ -78,7 +78,9 @@ def own_copy(tree: PyTree) -> PyTree:
     def one(leaf: Array) -> Array:
         if is_key(leaf):
             return jax.random.clone(leaf)
-        return jnp.array(leaf, leaf.dtype, copy=True)
+        # A chart of fields has NumPy's float64: in the session's precision here.
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jnp.array(leaf, dtype, copy=True)
 
     return jax.tree.map(lambda a: one(a) if eqx.is_array(a) else a, tree)
 
