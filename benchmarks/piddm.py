@@ -147,7 +147,7 @@ class Work:
         found = px.refine(
             model, constraint=problem.constraint, z=z, key=jax.random.key(3),
             anchor=anchor, slack=methods.SLACK,
-            solver=constrain.GaussNewton(steps=methods.STEPS) if anchor
+            solver=constrain.GaussNewton(methods.STEPS, products=methods.PRODUCTS) if anchor
             else constrain.Adam(steps=methods.ADAM_STEPS),
         )  # fmt: skip
         ledger = found.cost.as_dict()

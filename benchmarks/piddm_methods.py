@@ -15,6 +15,7 @@ from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Sum
 
 PAIRS = 8192
 FEW = 1024
+LONG, SHORT = 1.5, 0.5  # of the steps: a PID's cost three times as much
 WEIGHT = 1000.0  # the teacher's unexplained part is small, and mostly wrong
 RATE = 1e-3
 
@@ -35,10 +36,10 @@ class Recipe:
 
 RECIPES = {
     "distillation": Recipe(weight=0.0),
-    "PIDDM (a)": Recipe(),
-    "PIDDM (b)": Recipe("pid"),
-    "PID alone": Recipe("pid", weight=0.0),
-    "PIDDM (c)": Recipe("both", pairs=FEW),
+    "PIDDM (a)": Recipe(scale=LONG),
+    "PIDDM (b)": Recipe("pid", scale=SHORT),
+    "PID alone": Recipe("pid", weight=0.0, scale=SHORT),
+    "PIDDM (c)": Recipe("both", pairs=FEW, scale=SHORT),
     "residual on the pairs' samples": Recipe(fresh=None),
     "ConFIG": Recipe(config=True),
     **{f"weight {w:g}": Recipe(weight=w) for w in (1.0, 10.0, 100.0, 10_000.0)},
@@ -121,8 +122,8 @@ def pidm(problem: Problem):
 
 
 SLACK = 0.01
-STEPS = 10
-ADAM_STEPS = 200
+STEPS, PRODUCTS = 4, 20
+ADAM_STEPS = 100
 
 
 class Identity(px.student.AbstractStudent):
