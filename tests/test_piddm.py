@@ -134,6 +134,24 @@ def test_fresh_noise_and_noise_of_pairs(solved):
         px.PIDDM(flow(), constraint(), distillation=kd, pairs=4)
 
 
+@pytest.mark.parametrize(
+    "process", [px.VP, px.SubVP, px.Flow], ids=lambda p: p.__name__
+)
+def test_every_process_has_its_clean_samples(process):
+    """The residual is on x(z, t_min) of the process's own prior draw."""
+    process = process(sigma_data=1.0)
+    law = px.Gaussian(jnp.zeros(SHAPE), jnp.ones(SHAPE))
+    pid = px.PID.paper(px.ProbabilityFlow(law, process), 6)
+    objective = px.PIDDM(pid.flow, constraint(), distillation=pid)
+    model = px.Student(Scaled(jnp.array(0.7)), process)
+    state = objective.init(model, key=KEY)
+    _, (_, terms) = objective.loss(model, state, None, HALF, key=KEY)
+    own = jax.random.split(jax.random.split(KEY)[1])[0]
+    x = model(process.prior(own, SHAPE), process.t_min)
+    expected = np.mean(darcy_by_hand(x) ** 2) * 25 / 9
+    np.testing.assert_allclose(terms["physics"], expected, rtol=1e-4)
+
+
 def test_a_combination_gets_the_two_losses(solved):
     kd, state = solved
     options = dict(weight=0.3, distillation=kd)

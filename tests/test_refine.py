@@ -157,7 +157,7 @@ def test_the_closed_form_is_that_of_px_posterior(x64):
 
 def test_without_the_noise_the_spread_is_too_small(monkeypatch, x32):
     """What randomise-then-optimise is for, against its own closed form."""
-    monkeypatch.setattr(Observation, "perturb", lambda self, key: self)
+    monkeypatch.setattr(Observation, "perturb", lambda self, key, sign: self)
     problem, count = control(8, 12, False), 1000  # what was compiled is not this
     observation = reconstruction(problem, 0.3)
     refined = px.refine(
@@ -220,7 +220,14 @@ def test_antithetic_pairs_have_the_exact_mean(x64):
     ratio = samples[:32].std(axis=0).mean() / std.mean()
     assert 0.8 < ratio < 1.2
     with pytest.raises(ValueError, match="in pairs"):
-        px.refine(problem.student, observation, key=KEY, samples=3, antithetic=True)
+        px.refine(
+            problem.student,
+            observation,
+            problem.residual,
+            key=KEY,
+            samples=3,
+            antithetic=True,
+        )
 
 
 def test_without_an_anchor_the_data_alone_decide(x64):

@@ -1,7 +1,7 @@
 r"""PIDDM-ref: move the latent of a one-step sample until physics and data agree.
 
 One evaluation makes a sample from its latent, so that what a sample should satisfy is
-a function of the latent, and nothing is differentiated through a solver. Zhang & Zou
+a function of the latent, and nothing is differentiated through a solver. Zhang et al.
 2025, "Physics-informed distillation of diffusion models for PDE-constrained
 generation", minimise the residual of what the student makes of a latent, starting from
 a draw. Each sample is here a least-squares problem on its unit latent, which is kept

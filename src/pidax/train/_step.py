@@ -140,16 +140,8 @@ def train_step(
 
     trained = (weights, helpers)
     combination = objective.combination
-    both = jax.value_and_grad if combination is None else _value_and_gradients
-    both = both(total, has_aux=True)
-    sums = _over_micro_batches(recipe, both, trained, samples, indices)
-    if axis is not None:
-        sums = add_up(sums, axis)
-    (loss, (update, terms)), gradient = jax.tree.map(
-        lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
-    )
-    if combination is not None:  # of the whole batch's gradients, as they turn it
-        loss, gradient = loss.sum(), combination(gradient)
+    means = _means(recipe, axis, combination, total, trained, samples, indices)
+    (loss, (update, terms)), gradient = means
     gradient, norm, failure = _inspect(recipe, loss, gradient)
     floats = jax.tree.leaves(eqx.filter(update, eqx.is_inexact_array))
     for leaf in floats:  # it would live on in the objective's state
@@ -196,6 +188,21 @@ def add_up(tree: PyTree, axis: Hashable) -> PyTree:
         for i, part in zip(mine, parts, strict=True):
             sums[i] = part.reshape(leaves[i].shape)
     return jax.tree.unflatten(shape, sums)
+
+
+def _means(recipe, axis, combination, total, trained, samples, indices):
+    """The means over the whole batch of loss, update, terms and gradient."""
+    both = jax.value_and_grad if combination is None else _value_and_gradients
+    both = both(total, has_aux=True)
+    sums = _over_micro_batches(recipe, both, trained, samples, indices)
+    if axis is not None:
+        sums = add_up(sums, axis)
+    (loss, aux), gradient = jax.tree.map(
+        lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
+    )
+    if combination is not None:  # of the whole batch's gradients, as they turn it
+        loss, gradient = loss.sum(), combination(gradient)
+    return (loss, aux), gradient
 
 
 def _value_and_gradients(total: Callable[..., Any], has_aux: bool) -> Callable:
