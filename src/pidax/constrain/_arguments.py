@@ -116,6 +116,20 @@ def draw_latents(
     return jnp.concatenate([half, -half])
 
 
+def check_free(free: Any, shape: Shape) -> Array | None:
+    """A mask of one latent's entries, of which some are free."""
+    if free is None:
+        return None
+    mask = np.asarray(free)
+    if mask.shape != shape or not mask.any():
+        raise ValueError(
+            f"free is a mask of the entries of one latent, shape {shape}, of which "
+            f"some are True, got shape {mask.shape} with {int(mask.sum())} of them. "
+            "Pass ~chart.given, or leave it out."
+        )
+    return jnp.asarray(mask)
+
+
 def sample_keys(key: Key, count: int, purpose: int) -> Array:
     """A key for each sample, the same however many there are and in what batches."""
     own = jax.random.fold_in(key, purpose)

@@ -31,13 +31,13 @@ class Task(NamedTuple):
     constraint: AbstractConstraint | None
     anchor: str | None
     weight: float
+    free: Any
 
     def problem(self, likelihood: Likelihood, dtype: Any) -> Problem:
         """The rows that are minimised."""
         weight = None if self.anchor is None else jnp.asarray(self.weight, dtype)
-        return Problem(
-            self.student, self.observation, self.constraint, weight, likelihood
-        )
+        parts = self.student, self.observation, self.constraint
+        return Problem(*parts, weight, self.free, likelihood)
 
 
 class Measured(NamedTuple):
@@ -191,7 +191,7 @@ def _solve(
             if anchor == "draw":
                 values = observation.perturb(key=key, sign=sign).values
         centre = jnp.zeros_like(latent) if anchor == "norm" else latent
-        case = Case(centre, values, condition)
+        case = Case(latent, centre, values, condition)
         outcome = drive(method, problem, latent, case)
         fields = problem.overwrite(problem.restore(outcome.best.x))
         if constraint is None:

@@ -25,10 +25,11 @@ from ._drive import Point
 class Case(eqx.Module):
     """What differs from sample to sample.
 
-    `centre` is what the latent is anchored to, `values` what the fields are compared
-    with.
+    `start` is the latent as drawn, `centre` what it is anchored to, `values` what the
+    fields are compared with.
     """
 
+    start: Sample
     centre: Sample
     values: Any  # like the fields, or None
     condition: Condition
@@ -48,14 +49,19 @@ class Problem(eqx.Module):
     observation: Observation | None
     constraint: AbstractConstraint | None
     weight: Scalar | None
+    free: Any  # mask of the latent's entries that move, or None for all
     likelihood: Likelihood
 
     def __call__(self, latent: Sample, case: Case) -> tuple[dict[str, Array], Point]:
-        x = self.sample(latent, case.condition)
+        centre, moved = case.centre, latent
+        if self.free is not None:  # the others stay, and are anchored where they are
+            centre = jnp.where(self.free, centre, case.start)
+            moved = jnp.where(self.free, latent, case.start)
+        x = self.sample(moved, case.condition)
         fields = self.restore(x)
         rows = {}
         if self.weight is not None:
-            rows["anchor"] = jnp.sqrt(self.weight) * (latent - case.centre)
+            rows["anchor"] = jnp.sqrt(self.weight) * (latent - centre)
         if self.observation is not None:
             apart = fields - case.values.astype(fields.dtype)
             apart = apart / self.likelihood.noise.astype(fields.dtype)
@@ -68,7 +74,7 @@ class Problem(eqx.Module):
         zero = jnp.zeros((), latent.dtype)
         half = lambda row: 0.5 * jnp.sum(row**2)
         terms = [half(rows[name]) if name in rows else zero for name in names]
-        return rows, Point(latent, x, jnp.stack(terms))
+        return rows, Point(moved, x, jnp.stack(terms))
 
     def sample(self, latent: Sample, condition: Condition) -> Sample:
         """The student's sample from the latent."""

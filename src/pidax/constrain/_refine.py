@@ -19,11 +19,15 @@ without the noise their spread is too small; anchored to zero all are the one mo
 probable latent.
 """
 
+import numpy as np
+from jaxtyping import Array, Bool
+
 from ..constraint import AbstractConstraint, Observation
 from ..student import AbstractStudent
 from ..types import BatchLike, Condition, Key, typed
 from ._arguments import (
     check_condition,
+    check_free,
     check_numbers,
     check_parts,
     draw_latents,
@@ -49,6 +53,7 @@ def refine(
     slack: float = 1e-2,
     tightness: float = 1e-3,
     antithetic: bool = False,
+    free: Bool[Array | np.ndarray, "*event"] | None = None,
     batch_size: int = 256,
 ) -> Refined:
     r"""Samples of a student that satisfy an equation and agree with observations.
@@ -92,6 +97,11 @@ def refine(
       half of the samples the first one's opposites. The mean of a pair has no sampling
       error where the student is linear, and less where it is nearly so; a spread needs
       as many pairs as it needed samples.
+    - `free`: a mask of the latent's entries that may move; the others stay as drawn.
+      To ask for a small residual is to condition on it, and an imperfect student then
+      moves to coefficients for which it happens to be small. In a chart of what is
+      given and what that leaves unexplained, `free=~chart.given` moves the solution
+      alone, and the law of the coefficients stays.
     - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
 
@@ -110,7 +120,8 @@ def refine(
     observation, constraint, shape = check_parts(student, observation, constraint)
     start = draw_latents(student, z, samples, shape, key, antithetic)
     condition = check_condition(condition, len(start))
-    task = Task(student, observation, constraint, anchor, float(anchor_weight))
+    free = check_free(free, start.shape[1:])
+    task = Task(student, observation, constraint, anchor, float(anchor_weight), free)
     run = Run(task, start, condition, key, batch_size, antithetic)
     measured = run.measure(slack, tightness)
     return run.solve(method, measured)

@@ -118,6 +118,14 @@ class Whitened(AbstractNormaliser):
         return self.centre.shape if grid else self.scale.shape
 
     @property
+    def given(self) -> np.ndarray:
+        """Which coordinates are of what is given (`Conditional`): a mask."""
+        mask = np.zeros(self.shape, bool)
+        if isinstance(self.basis, Conditional):
+            mask[: self.blocks[0]] = True
+        return mask
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """How many coordinates are of what is given, and how many of the rest."""
         count = self.scale.size
