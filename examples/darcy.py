@@ -135,7 +135,10 @@ def main(sizes):
     z = flow.process.prior(jax.random.key(2), (sizes.samples, *chart.shape))
     ends = jnp.asarray([flow.process.t_max, flow.process.t_min])
     slow = px.solve_batch(flow, z, times=ends, **SOLVE)
-    refined = px.refine(student, constraint=constraint, z=z, key=jax.random.key(3))
+    refined = px.refine(
+        student, constraint=constraint, z=z, free=~chart.given, key=jax.random.key(3),
+        solver=px.constrain.GaussNewton(4, products=20),
+    )  # fmt: skip
     print(refined)
     sets = {
         "teacher": chart.restore(slow.xs[:, -1]),

@@ -230,6 +230,40 @@ def test_antithetic_pairs_have_the_exact_mean(x64):
         )
 
 
+def test_held_entries_stay_and_the_others_are_the_restricted_minimum(x64):
+    problem = control(8, 12, True)
+    observation = reconstruction(problem)
+    shape = problem.student.shape
+    free = np.random.default_rng(0).random(shape) < 0.5
+    refined = px.refine(
+        problem.student,
+        observation,
+        problem.residual,
+        key=KEY,
+        samples=2,
+        solver=EXACTLY,
+        free=free,
+    )
+    np.testing.assert_array_equal(refined.latent[:, ~free], refined.start[:, ~free])
+    sigma = problem.student.process.t_max
+    made = lambda e: problem.residual.restore(problem.student.sample(sigma * e)).ravel()
+    slope = np.asarray(jax.jacfwd(made)(jnp.zeros(shape))).reshape(-1, free.size)
+    seen = np.asarray(observation.mask).ravel()
+    noise = np.asarray(observation.noise).ravel()[seen]
+    keys = sample_keys(KEY, 2, 1)
+    for start, latent, key in zip(refined.start, refined.latent, keys, strict=True):
+        values = np.asarray(observation.perturb(key=key).values).ravel()[seen]
+        rows = slope[seen][:, free.ravel()] / noise[:, None]
+        apart = (values - np.asarray(made(jnp.asarray(start)))[seen]) / noise
+        normal = np.eye(free.sum()) + rows.T @ rows
+        moved = np.linalg.solve(normal, rows.T @ apart)
+        assert_close(latent[free], start[free] + moved, 1e-7)
+    with pytest.raises(ValueError, match="free is a mask"):
+        px.refine(
+            problem.student, observation, problem.residual, key=KEY, free=free[:1]
+        )
+
+
 def test_without_an_anchor_the_data_alone_decide(x64):
     """The nearest latent that fits them, as far as the steps are Gauss-Newton's."""
     problem = control(8, 12, True)
