@@ -43,13 +43,14 @@ class Sizes:
     width: int = 512
     rank: int | None = None
     batch: int = 256
+    weight: float = 1000.0
 
     @staticmethod
     def of(size: int, quick: bool) -> "Sizes":
         if quick:
             return Sizes(
                 size, fields=512, held_out=128, teacher_steps=60, student_steps=60,
-                pairs=256, samples=64, width=64, batch=64,
+                pairs=256, samples=64, width=64, batch=64, weight=10.0,
             )  # fmt: skip
         return Sizes(size, rank=None if size <= 16 else 512)
 
@@ -86,7 +87,7 @@ def distil(flow, constraint, sizes):
     """A student of the teacher's ODE, held to the equation."""
     steps = sizes.student_steps
     objective = px.PIDDM(
-        flow, constraint, weight=1000.0, fresh=True, pairs=sizes.pairs, **SOLVE
+        flow, constraint, weight=sizes.weight, fresh=True, pairs=sizes.pairs, **SOLVE
     )
     return px.fit(
         px.Student.from_teacher(flow.denoiser, flow.process),
@@ -113,10 +114,10 @@ def trained(sizes):
     chart = coordinates(equation, train, sizes)
     said("fields")
     process = px.EDM(sigma_data=1.0)
-    kept = STORE / f"{sizes.size}-{sizes.fields}.px"
-    if kept.exists():
+    kept = STORE / f"{sizes.size}-{sizes.fields}"
+    if (kept / "student.px").exists():
         print(f"teacher and student of {kept}")
-        teacher, student = px.load(kept)
+        teacher, student = (px.load(kept / f"{n}.px") for n in ("teacher", "student"))
     else:
         data = np.asarray(chart.normalise(train), np.float32)
         teacher = teach(chart, data, process, sizes)
@@ -124,8 +125,9 @@ def trained(sizes):
         constraint = px.Residual(equation, chart, adjust="unknowns")
         student = distil(px.ProbabilityFlow(teacher, process), constraint, sizes)
         said("student")
-        STORE.mkdir(parents=True, exist_ok=True)
-        px.save(kept, (teacher, student))
+        kept.mkdir(parents=True, exist_ok=True)
+        px.save(kept / "teacher.px", teacher)
+        px.save(kept / "student.px", student)
     return equation, chart, test, px.ProbabilityFlow(teacher, process), student
 
 
@@ -162,7 +164,7 @@ def draw(equation, test, sets, target):
         one = np.asarray(some)[0]
         axes = part.subplots(1, 3)
         px.plot.fields(equation, one, axes=list(axes[:2]))
-        px.plot.residuals(equation, one, axes=axes[2])
+        px.plot.residuals(equation, one, axes=[axes[2]])
         part.suptitle(name, fontsize="medium")
     figure.savefig(target, dpi=110)
     print(f"saved {target}")

@@ -104,5 +104,5 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="a minute, to look at it")
     found = main(parser.parse_args())
     known, unknown = found["forward: all of a"], found["nothing"]
-    assert known[0] < 1e-6, known
+    assert known[0] < 1e-5, known  # to the rounding of a mean in float32
     assert known[1] < 0.5 * unknown[1], (known, unknown)
