@@ -13,6 +13,8 @@ import marks
 import numpy as np
 import piddm
 
+from pidax.constrain import Cost, Training
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/piddm.md"
 PROBLEMS = {
@@ -25,8 +27,8 @@ PROBLEMS = {
 TRIVIAL = {"u = 0": "u = 0", "generate a, then solve": "its a, then solve"}
 HEAD = (
     "| | residual | re-solve | boundary | MMSE | SMSE | sliced W | evaluations | ms a "
-    "sample | training, s |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+    "sample | training, s | pays off after |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
 
@@ -57,7 +59,21 @@ def over_seeds(rows, name):
     return f"{short(float(np.mean(values)))} ({ends})"
 
 
-def cells(rows):
+def pays_off(rows, teacher):
+    """Samples after which training has paid off against the trained teacher's."""
+    first = rows[0]
+    if not (teacher and first.get("training") and first.get("seconds")):
+        return "-"
+    if first["row"] == "teacher":
+        return "-"
+    spent = Training(seconds=first["training"]["seconds"])
+    own = Cost(samples=piddm.COUNT, seconds=first["seconds"], training=spent)
+    other = Cost(samples=piddm.COUNT, seconds=teacher[0]["seconds"])
+    after = own.pays_off_after(other)
+    return "never" if after == float("inf") else f"{after:.2g}"
+
+
+def cells(rows, teacher=()):
     names = ("residual", "resolve", "boundary", "mean_error", "spread_error")
     found = [over_seeds(rows, n) for n in (*names, "sliced_wasserstein")]
     first = rows[0]
@@ -67,17 +83,19 @@ def cells(rows):
     found.append(short(1e3 * float(np.mean(seconds))) if seconds else "-")
     spent = [row["training"]["seconds"] for row in rows if row.get("training")]
     found.append(f"{np.mean(spent):.0f}" if spent else "-")
+    found.append(pays_off(rows, teacher))
     return found
 
 
 def table(rows, problem, names):
     """Rows of one problem, with the trivial answers of the teacher's."""
     lines = list(HEAD)
+    teacher = [r for r in rows if (r["problem"], r["row"]) == (problem, "teacher")]
     for name in names:
         some = [r for r in rows if (r["problem"], r["row"]) == (problem, name)]
         if not some:
             continue
-        lines.append(f"| {name} | " + " | ".join(cells(some)) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells(some, teacher)) + " |")
         if name == "teacher":
             for label, text in TRIVIAL.items():
                 trivial = [r["trivial"][label] for r in some if label in r["trivial"]]
