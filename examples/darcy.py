@@ -37,10 +37,10 @@ class Sizes:
     fields: int = 8192
     held_out: int = 2048
     teacher_steps: int = 1000
-    student_steps: int = 1500
+    student_steps: int = 1200
     pairs: int = 8192
     samples: int = 512
-    width: int = 512
+    width: int = 384
     rank: int | None = None
     batch: int = 256
     weight: float = 1000.0
