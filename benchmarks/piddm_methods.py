@@ -144,7 +144,7 @@ class Identity(px.student.AbstractStudent):
     def end(self):
         return self.process.t_min
 
-    def __call__(self, z, t, condition=None, *, key=None):
+    def __call__(self, z, t, condition=None, *, key=None) -> Any:
         return z / self.process.t_max
 
 

@@ -24,7 +24,7 @@ from pidax import pde
 
 STORE = Path(__file__).parent.parent / "outputs/piddm"
 TEST = 4096
-SOLVE = {"rtol": 1e-2, "atol": 1e-2}  # of pairs and of the teacher's samples
+SOLVE: Any = {"rtol": 1e-2, "atol": 1e-2}  # of pairs and of the teacher's samples
 BLOCK = 2048
 
 

@@ -89,7 +89,7 @@ def cells(rows, teacher=()):
 
 def table(rows, problem, names):
     """Rows of one problem, with the trivial answers of the teacher's."""
-    lines = list(HEAD)
+    lines: list[str] = list(HEAD)
     teacher = [r for r in rows if (r["problem"], r["row"]) == (problem, "teacher")]
     for name in names:
         some = [r for r in rows if (r["problem"], r["row"]) == (problem, name)]

@@ -176,5 +176,6 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="a minute, to look at it")
     arguments = parser.parse_args()
     found = main(Sizes.of(arguments.size, arguments.quick))
-    residual = {name: found[name].residual[0] for name in ("teacher", "refined")}
+    rows: Any = found.rows
+    residual = {name: rows[name].residual[0] for name in ("teacher", "refined")}
     assert residual["refined"] < 0.5 * residual["teacher"], residual

@@ -11,6 +11,7 @@ and checks itself.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import darcy
 import jax
@@ -47,7 +48,7 @@ def main(options):
     prior = np.asarray(chart.restore(jax.vmap(student.sample)(
         flow.process.prior(jax.random.key(5), (options.samples, *chart.shape))
     )))  # fmt: skip
-    rows = {"nothing": (prior, None)}
+    rows: dict[str, tuple[np.ndarray, Any]] = {"nothing": (prior, None)}
     for name, observation in observations(equation, named, sizes).items():
         found = px.refine(
             student, observation, constraint, samples=options.samples,

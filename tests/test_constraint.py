@@ -1,5 +1,7 @@
 """Constraints against the equations they speak of, and projections against algebra."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,7 +47,7 @@ class Doubling(pde.AbstractNormaliser):
     def shape(self):
         return (int(np.prod(self.fields)),)
 
-    def normalise(self, stacked):
+    def normalise(self, stacked) -> Any:
         return stacked.ravel() / 2
 
     def restore(self, coordinates):

@@ -667,7 +667,7 @@ def test_augmentation_labels_are_refused(name):
 
 def test_a_gain_multiplies_its_own_coordinates():
     """The network with and without: the difference is g times x from the place on."""
-    options = dict(width=8, depth=1, key=KEY)
+    options: Any = dict(width=8, depth=1, key=KEY)
     net = nn.ResidualMLP(5, 2, gain=3, **options)
     without = eqx.tree_at(lambda n: n.gain, net, None)
     x, moved = draw(5), draw(5, seed=1)

@@ -1,5 +1,7 @@
 """PIDDM and its relatives: losses by hand, gradients, precision, and a short run."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from pidax.constraint import Residual
 from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Ramp, Sum
 
 KEY = jax.random.key(5)
-HALF = np.float32(0.5)
+HALF: Any = np.float32(0.5)
 GRID = pde.Grid((5, 5))
 DARCY = pde.Darcy.lognormal(GRID)
 NORMALISER = pde.Normaliser(mean=(1.0, 0.04), std=(0.8, 0.03))
@@ -30,7 +32,7 @@ def constraint(**options):
     return Residual(DARCY, NORMALISER, **options)
 
 
-def pairs(**options):
+def pairs(**options) -> Any:
     return dict(pairs=8, block=8, rtol=1e-3, atol=1e-3, **options)
 
 
@@ -154,7 +156,7 @@ def test_every_process_has_its_clean_samples(process):
 
 def test_a_combination_gets_the_two_losses(solved):
     kd, state = solved
-    options = dict(weight=0.3, distillation=kd)
+    options: Any = dict(weight=0.3, distillation=kd)
     added = px.PIDDM(flow(), constraint(), **options)
     apart = px.PIDDM(flow(), constraint(), combination=ConFIG(), **options)
     total, (_, terms) = evaluate(added, student(), state, KEY)

@@ -115,9 +115,9 @@ class Normaliser(AbstractNormaliser):
         return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
 
     @typed
-    def restore(self, stacked: ChannelsLike) -> Channels:
+    def restore(self, coordinates: ChannelsLike) -> Channels:
         """The channels in physical units; the inverse of `normalise`, to rounding."""
-        y = self._checked(stacked)
+        y = self._checked(coordinates)
         return y * jnp.asarray(self.std, y.dtype) + jnp.asarray(self.mean, y.dtype)
 
     def _checked(self, stacked: ChannelsLike) -> Channels:

@@ -209,7 +209,8 @@ def _value_and_gradients(total: Callable[..., Any], has_aux: bool) -> Callable:
     """As `jax.value_and_grad`, of a vector of losses: a gradient for each of them."""
 
     def both(trained, *rest):
-        losses, back, aux = jax.vjp(lambda t: total(t, *rest), trained, has_aux=has_aux)
+        alone = lambda trained: total(trained, *rest)
+        losses, back, aux = jax.vjp(alone, trained, has_aux=has_aux)  # type: ignore
         (gradients,) = jax.vmap(back)(jnp.eye(losses.size, dtype=losses.dtype))
         return (losses, aux), gradients
 
