@@ -16,6 +16,7 @@ from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Sum
 PAIRS = 8192
 FEW = 1024
 LONG, SHORT = 1.5, 0.5  # of the steps: a PID's cost three times as much
+SWEPT = {"scale": SHORT}  # sweeps compare among themselves, with "weight 1000"
 WEIGHT = 1000.0  # the teacher's unexplained part is small, and mostly wrong
 RATE = 1e-3
 
@@ -40,12 +41,15 @@ RECIPES = {
     "PIDDM (b)": Recipe("pid", scale=SHORT),
     "PID alone": Recipe("pid", weight=0.0, scale=SHORT),
     "PIDDM (c)": Recipe("both", pairs=FEW, scale=SHORT),
-    "residual on the pairs' samples": Recipe(fresh=None),
-    "ConFIG": Recipe(config=True),
-    **{f"weight {w:g}": Recipe(weight=w) for w in (1.0, 10.0, 100.0, 10_000.0)},
-    **{f"N_s {n}": Recipe(steps=n) for n in (2, 5)},
-    "1024 pairs": Recipe(pairs=1024),
-    "1024 pairs, refreshed": Recipe(pairs=1024, refresh=100),
+    **{
+        f"weight {w:g}": Recipe(weight=w, **SWEPT)
+        for w in (0.0, 1.0, 10.0, 100.0, WEIGHT, 10_000.0)
+    },
+    "ConFIG": Recipe(config=True, **SWEPT),
+    "residual on the pairs' samples": Recipe(fresh=None, **SWEPT),
+    **{f"N_s {n}": Recipe(steps=n, **SWEPT) for n in (2, 5)},
+    "1024 pairs": Recipe(pairs=1024, **SWEPT),
+    "1024 pairs, refreshed": Recipe(pairs=1024, refresh=100, **SWEPT),
 }
 
 

@@ -46,6 +46,9 @@ class Setting:
     exact: bool = False
 
 
+FEWER: Any = {"teacher_steps": 800, "student_steps": 800}  # beside Darcy 16^2
+
+
 def poisson():
     grid = pde.Grid((16, 16))
     return pde.Poisson(grid, pde.Matern(grid, modes=64))
@@ -53,14 +56,17 @@ def poisson():
 
 SETTINGS = {
     "darcy16": Setting(lambda: pde.Darcy.lognormal(pde.Grid((16, 16))), (0,)),
-    "darcy32": Setting(lambda: pde.Darcy.lognormal(pde.Grid((32, 32))), (0,), rank=512),
+    "darcy32": Setting(
+        lambda: pde.Darcy.lognormal(pde.Grid((32, 32))), (0,), rank=512, **FEWER
+    ),
     "burgers32": Setting(
         lambda: pde.Burgers(pde.Grid((32,), boundary=pde.Periodic()), rows=32),
         rough=False,
         rank=256,
+        **FEWER,
     ),
-    "poisson16": Setting(poisson),
-    "poisson16-exact": Setting(poisson, exact=True),
+    "poisson16": Setting(poisson, **FEWER),
+    "poisson16-exact": Setting(poisson, exact=True, **FEWER),
 }
 
 

@@ -116,7 +116,7 @@ def pages(found):
         else:
             lines = [f"**{PROBLEMS[problem]}**: not measured yet."]
         blocks.append(marks.marked(f"piddm {problem}", "\n".join(lines)))
-    sweeps = table(rows, "darcy16", ("distillation", "PIDDM (a)", *piddm.SWEEPS))
+    sweeps = table(rows, "darcy16", piddm.SWEEPS)
     blocks.append(marks.marked("piddm sweeps", "\n".join(sweeps[2:])))
     if "jensen" in found:
         blocks.append(marks.marked("piddm jensen", jensen(found["jensen"])))
