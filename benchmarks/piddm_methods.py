@@ -106,11 +106,11 @@ def _start(problem: Problem):
 
 def one_step(problem: Problem, model, z):
     """Samples of a student and the seconds that they take, compiled."""
-    sample = eqx.filter_jit(jax.vmap(model.sample))
+    sample = eqx.filter_jit(lambda model, z: jax.vmap(model.sample)(z))
     blocks = [z[at : at + 2048] for at in range(0, len(z), 2048)]
-    jax.block_until_ready(sample(blocks[0]))
+    jax.block_until_ready(sample(model, blocks[0]))
     start = time.perf_counter()
-    x = np.concatenate([np.asarray(sample(block)) for block in blocks])
+    x = np.concatenate([np.asarray(sample(model, block)) for block in blocks])
     return x, time.perf_counter() - start
 
 

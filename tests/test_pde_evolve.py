@@ -75,6 +75,28 @@ def test_an_error_in_one_row_is_seen_there_over_the_interval(equation, x64, key)
     assert jnp.abs(residual[3]).max() > 1e-6
 
 
+@eqx.filter_jit
+def derivatives(equation, fields, step, weights):
+    """Of the residual: forward, backward, and by a central difference."""
+    residual = lambda u: equation.residual(fields._replace(solution=u))
+    u = fields.solution
+    forward = jax.jvp(residual, (u,), (step,))[1]
+    (backward,) = jax.vjp(residual, u)[1](weights)
+    wide = 1e-6  # limiters have kinks: where one lies within it, the slopes differ
+    difference = residual(u + wide * step) - residual(u - wide * step)
+    return forward, backward, difference / (2 * wide)
+
+
+@every_equation
+def test_the_residual_has_derivatives_of_both_modes(equation, x64, key):
+    """Gauss-Newton takes products with its Jacobian, and with the adjoint."""
+    fields = equation.sample(key=key)
+    step, weights = jax.random.normal(key, (2, *fields.solution.shape))
+    forward, backward, difference = derivatives(equation, fields, step, weights)
+    assert jnp.linalg.norm(forward - difference) < 1e-5 * jnp.linalg.norm(forward)
+    assert_close(jnp.vdot(weights, forward), jnp.vdot(backward, step), 1e-9)
+
+
 @every_equation
 def test_the_stacked_image_is_the_solution_and_comes_back(equation, x64, key):
     fields = equation.sample(key=key)

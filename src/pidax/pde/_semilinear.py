@@ -60,6 +60,7 @@ class AbstractSemilinear(AbstractEvolution):
             u,
             stepsize_controller=diffrax.StepTo(ts),
             max_steps=self.substeps,
+            adjoint=diffrax.DirectAdjoint(),  # forward mode too: Gauss-Newton needs it
         )
         return solution.ys[0]  # type: ignore[index]
 
