@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 
 def is_traced(*values: object) -> bool:
@@ -54,3 +54,21 @@ def require_finite(name: str, value: Array, cure: str) -> Array:
         finite.all(),
         f"{name} must be finite, got NaN or infinite entries{bad}. {cure}",
     )
+
+
+def check_condition(condition: PyTree, count: int) -> PyTree:
+    """With the sample as the first axis of every array; scalars are repeated."""
+
+    def spread(leaf: ArrayLike) -> Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.ndim == 0:
+            return jnp.broadcast_to(leaf, (count,))
+        if leaf.shape[0] != count:
+            raise ValueError(
+                "arrays in condition carry the sample as their first axis: expected "
+                f"length {count}, got shape {leaf.shape}. To share one condition, "
+                "repeat it with jnp.broadcast_to."
+            )
+        return leaf
+
+    return jax.tree.map(spread, condition)

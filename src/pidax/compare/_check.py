@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from .._checks import require, require_finite
 from ..flow import ProbabilityFlow, SolveOptions
 from ..process import AbstractProcess
 from ..student import check_grid, check_same_process, check_same_shape
-from ..types import Batch, BatchLike, Condition, Key, Shape, Times, TimesLike
+from ..types import Batch, BatchLike, Key, Shape, Times, TimesLike
 
 
 def check_counts(*, least: int = 1, **counts: int | None) -> None:
@@ -79,24 +77,6 @@ def check_z(
             f"process.prior(key, (count, ...)), or leave z out."
         )
     return require_finite("z", z, "Check how it was made.")
-
-
-def check_condition(condition: Condition, count: int) -> Condition:
-    """With the sample as the first axis of every array; scalars are repeated."""
-
-    def spread(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.ndim == 0:
-            return jnp.broadcast_to(leaf, (count,))
-        if leaf.shape[0] != count:
-            raise ValueError(
-                "arrays in condition carry the sample as their first axis: expected "
-                f"length {count}, got shape {leaf.shape}. To share one condition, "
-                "repeat it with jnp.broadcast_to."
-            )
-        return leaf
-
-    return jax.tree.map(spread, condition)
 
 
 def check_ends(

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_condition
 from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
 from ..process import AbstractProcess, karras
 from ..student import check_classes, check_output
 from ..types import BatchLike, Condition, Key, TimesLike, typed
 from ._check import (
-    check_condition,
     check_counts,
     check_ends,
     check_options,

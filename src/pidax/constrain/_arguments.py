@@ -10,7 +10,7 @@ from jaxtyping import Array
 from .._checks import is_traced, require, require_finite
 from ..constraint import AbstractConstraint, All, Observation
 from ..student import AbstractStudent
-from ..types import Batch, BatchLike, Condition, Key, Shape
+from ..types import Batch, BatchLike, Key, Shape
 
 _ANCHORS = ("draw", "norm", None)
 
@@ -134,24 +134,6 @@ def sample_keys(key: Key, count: int, purpose: int) -> Array:
     """A key for each sample, the same however many there are and in what batches."""
     own = jax.random.fold_in(key, purpose)
     return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(count))
-
-
-def check_condition(condition: Condition, count: int) -> Condition:
-    """With the sample as the first axis of every array; scalars are repeated."""
-
-    def spread(leaf: Any) -> Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.ndim == 0:
-            return jnp.broadcast_to(leaf, (count,))
-        if leaf.shape[0] != count:
-            raise ValueError(
-                "arrays in condition carry the sample as their first axis: expected "
-                f"length {count}, got shape {leaf.shape}. To share one condition, "
-                "repeat it with jnp.broadcast_to."
-            )
-        return leaf
-
-    return jax.tree.map(spread, condition)
 
 
 def check_start(sample: np.ndarray, residual: np.ndarray) -> None:

@@ -22,11 +22,11 @@ probable latent.
 import numpy as np
 from jaxtyping import Array, Bool
 
+from .._checks import check_condition
 from ..constraint import AbstractConstraint, Observation
 from ..student import AbstractStudent
 from ..types import BatchLike, Condition, Key, typed
 from ._arguments import (
-    check_condition,
     check_free,
     check_numbers,
     check_parts,
