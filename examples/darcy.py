@@ -50,7 +50,7 @@ class Sizes:
         if quick:
             return Sizes(
                 size, fields=512, held_out=128, teacher_steps=60, student_steps=60,
-                pairs=256, samples=64, width=64, batch=64, weight=10.0,
+                pairs=256, samples=64, width=64, rank=64, batch=64, weight=10.0,
             )  # fmt: skip
         return Sizes(size, rank=None if size <= 16 else 512)
 

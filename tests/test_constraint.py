@@ -416,6 +416,18 @@ def test_masks_and_values_that_cannot_be_meant():
         _ = px.Observation(mask, values) & px.Observation(mask, values + 1)
 
 
+def test_units_are_checked_in_whitened_coordinates_too(key):
+    many = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 80, key=key)))
+    chart = pde.Whitened.fit(many, positive=[0], given=DARCY.given_mask)
+    one, mask = jnp.asarray(many[0]), some(43)
+    _ = px.Residual(DARCY, chart) & px.Observation(mask, one)
+    other = one * jnp.array([1.0, 1000.0])
+    with pytest.raises(ValueError, match=r"physical units.*of channel 1"):
+        px.Observation(mask, other, normaliser=chart)
+    with pytest.raises(ValueError, match=r"of channel 0.*not positive"):
+        _ = px.Residual(DARCY, chart) & px.Observation(mask, -one)
+
+
 def test_points_that_cannot_be_meant(x64, key):
     at = lambda points, **more: px.Observation.at_points(
         POISSON, np.array(points), np.ones(len(points)), name="solution", **more

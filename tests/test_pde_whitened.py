@@ -84,14 +84,20 @@ def test_linear_relations_hold_for_all_coordinates(x64):
         assert poisson.relative_residual(poisson.unstack(fields)) < 1e-5
 
 
-def test_the_form_on_a_grid_is_the_same_chart_turned(fields, x64):
-    """B y: as long as y, and of an isotropic law if y is."""
-    modes = pde.Whitened.fit(fields)
-    grid = pde.Whitened.fit(fields, form="grid")
-    y, g = modes.normalise(fields[:3]), grid.normalise(fields[:3])
-    assert g.shape == fields[:3].shape
-    np.testing.assert_allclose((g**2).sum((1, 2, 3)), (y**2).sum(1), rtol=1e-10)
-    np.testing.assert_allclose(jax.vmap(modes.basis.inverse)(y), g, atol=1e-12)
+@pytest.mark.parametrize("basis", ["principal", "spectral"])
+@pytest.mark.parametrize("rank", [None, 4])
+def test_the_form_on_a_grid_is_the_same_chart_turned(fields, x64, basis, rank):
+    """A multiple of B y, of mean square one over samples and points."""
+    if basis == "spectral" and rank is not None:
+        pytest.skip("a spectral basis has all its modes")
+    options = {"basis": bases()[basis], "rank": rank}
+    modes = pde.Whitened.fit(fields, **options)
+    grid = pde.Whitened.fit(fields, form="grid", **options)
+    y, g = modes.normalise(fields), np.asarray(grid.normalise(fields))
+    assert g.shape == fields.shape
+    back = np.asarray(jax.vmap(modes.basis.inverse)(y))
+    np.testing.assert_allclose(back / back.std(), g, atol=1e-2 * np.abs(g).max())
+    np.testing.assert_allclose((g**2).mean(), 1, rtol=1e-12)
 
 
 def conditional(fields, **options):
@@ -174,12 +180,65 @@ def test_rank_keeps_the_best_directions(fields, x64):
     np.testing.assert_allclose(lost, np.sum(singular[8:] ** 2), rtol=1e-9)
 
 
-def test_it_is_saved_and_loaded(fields, tmp_path):
-    chart = pde.Whitened.fit(fields, positive=[0])
-    px.save(tmp_path / "chart.px", chart)
-    loaded = px.load(tmp_path / "chart.px")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"basis": bases()["spectral"], "form": "grid"},
+        {"given": [0], "rough": {1: GRID}},
+    ],
+    ids=["principal", "spectral", "conditional"],
+)
+def test_it_is_saved_and_loaded(fields, tmp_path, options):
+    chart = pde.Whitened.fit(fields, positive=[0], **options)
+    px.save(tmp_path / "chart.px", px.Residual(DARCY, chart))
+    loaded = px.load(tmp_path / "chart.px").normaliser
     y = chart.normalise(jnp.asarray(fields[:2], jnp.float32))
     np.testing.assert_array_equal(loaded.restore(y), chart.restore(y))
+
+
+def test_what_is_lost_is_said(fields, x64):
+    """By channel, in units of its standard deviation; a rank is allowed to lose."""
+    assert max(pde.Whitened.fit(fields).unexplained) < 1e-9
+    chart = pde.Whitened.fit(fields, rank=8)
+    off = np.asarray(chart.restore(chart.normalise(fields))) - fields
+    expected = np.sqrt((off**2).mean((0, 1, 2))) / fields.std((0, 1, 2))
+    np.testing.assert_allclose(chart.unexplained, expected, rtol=1e-10)
+    assert min(expected) > 1e-3
+
+
+def test_coordinates_that_lose_the_samples_are_refused(fields):
+    """Zero on the sides, for a coefficient or a solution that is not."""
+    with pytest.raises(ValueError, match="of channel 0: expected"):
+        pde.Whitened.fit(fields, basis=pde.Spectral([GRID, GRID]))
+    lifted = fields + np.array([0.0, 0.05])
+    with pytest.raises(ValueError, match="of channel 1: expected"):
+        pde.Whitened.fit(lifted, rough={1: GRID})
+
+
+def test_conditional_coordinates_are_larger_on_other_samples(x64):
+    """By 1 / (1 - k/n)^2 where the rest is linear and has a noise of its own."""
+    keys = jax.random.split(jax.random.key(4), 4)
+    known = jax.random.normal(keys[0], (2256, 8, 8))
+    fields = jax.random.normal(keys[1], (4, 64))
+    noise = jax.random.normal(keys[2], (2256, 4)) @ fields
+    slopes = jax.random.normal(keys[3], (64, 64)) / 8
+    rest = known.reshape(-1, 64) @ slopes + 0.1 * noise
+    many = np.stack([known, rest.reshape(known.shape)], axis=-1)
+    chart = pde.Whitened.fit(many[:256], given=[0], damping=0.0)
+    here = np.asarray(chart.normalise(many))[:, chart.blocks[0] :] ** 2
+    assert chart.blocks == (64, 4)
+    expected = 1 / (1 - 64 / 256) ** 2
+    np.testing.assert_allclose(here[256:].mean(), expected, rtol=0.1)
+
+
+def test_distances_are_in_standard_deviations_of_the_channel(fields, x64):
+    chart = pde.Whitened.fit(fields, positive=[0], given=[0])
+    mean, std = fields.mean((0, 1, 2)), fields.std((0, 1, 2))
+    values = mean - std * np.array([0.1, 30.0])
+    found = chart.distance(np.broadcast_to(values, fields.shape[1:]))
+    np.testing.assert_allclose(found[0, 0], [0.1, 30.0], rtol=1e-9)
+    assert np.isinf(chart.distance(-fields[0])[..., 0]).all()
 
 
 def test_what_is_wrong_is_named(fields):
@@ -196,6 +255,7 @@ def test_what_is_wrong_is_named(fields):
     says("Whitened.fit", lambda: chart.normalise(np.zeros((7, 7, 2))))
     says("coordinates of shape", lambda: chart.restore(np.zeros(3)))
     says("grid", lambda: conditional(fields, form="grid"))
+    says("a rank of at most 10", lambda: conditional(fields[:20]))
     says("leave others", lambda: pde.Whitened.fit(fields, given=[0, 1]))
     says("rough names", lambda: pde.Whitened.fit(fields, rough={0: pde.Grid((3, 3))}))
     says(

@@ -15,11 +15,15 @@ _FAR = 20.0  # standard deviations from the mean: values in other units
 
 
 def check_units(mask: Array, values: Array, normaliser: AbstractNormaliser) -> None:
-    """The values are such as the normaliser's fields have, within reason."""
-    if normaliser.shape is not None or is_traced(mask, values):
+    """The values are such as the normaliser's fields have, within reason.
+
+    Values that are far too small are not seen: fields may well be small at a few
+    points.
+    """
+    if is_traced(mask, values):
         return
-    far = np.abs(np.asarray(normaliser.normalise(values))) > _FAR
-    seen = np.asarray(mask)
+    far = np.asarray(normaliser.distance(values)) > _FAR
+    seen = np.asarray(mask & (values != 0))  # zero is zero in all units
     axes = tuple(range(seen.ndim - 1))
     count, beyond = seen.sum(axes), (far & seen).sum(axes)
     for channel in np.flatnonzero(2 * beyond > count):
@@ -28,8 +32,9 @@ def check_units(mask: Array, values: Array, normaliser: AbstractNormaliser) -> N
             "observed values are expected in the physical units of the equation's "
             f"fields, got {beyond[channel]} of {count[channel]} values of channel "
             f"{channel} (the first is {example:.3g}) that are more than {_FAR:g} "
-            "standard deviations from the normaliser's mean. Values of the model's "
-            "coordinates must be restored, normaliser.restore(x); values of another "
+            "standard deviations from the normaliser's mean, or not positive where "
+            "its fields are. Values of the model's coordinates must be restored, "
+            "normaliser.restore(x); values of another "
             "system of units converted."
         )
 

@@ -20,9 +20,11 @@ from jaxtyping import Array, Float
 
 from ..types import Shape, Stacked
 from ._grid import Grid
+from ._precision import full_product
 from ._transform import Transform
 
 Coefficients = Float[Array, " mode"]
+_SAMPLES_A_MODE = 2
 _ROUNDING = 1e-12  # a variance below this share of the largest is no direction at all
 
 
@@ -32,7 +34,7 @@ class AbstractBasis(eqx.Module):
     @property
     @abc.abstractmethod
     def orthonormal(self) -> bool:
-        """Whether `inverse` is the transpose of `forward`."""
+        """Whether `inverse` is the adjoint of `forward`, in some weights of points."""
 
     @abc.abstractmethod
     def blocks(self, size: int) -> tuple[slice, ...]:
@@ -88,13 +90,14 @@ class Principal(AbstractBasis):
 
     def forward(self, fields: Stacked) -> Coefficients:
         vectors = jnp.asarray(self.vectors, fields.dtype)
-        return vectors.reshape(len(vectors), fields.size) @ fields.ravel()
+        rows = vectors.reshape(len(vectors), fields.size)
+        return full_product(rows, fields.ravel(), axes=1)
 
     def inverse(self, coefficients: Coefficients) -> Stacked:
         vectors = jnp.asarray(self.vectors, coefficients.dtype)
         size = math.prod(vectors.shape[1:])
-        flat = coefficients @ vectors.reshape(len(vectors), size)
-        return flat.reshape(vectors.shape[1:])
+        rows = vectors.reshape(len(vectors), size)
+        return full_product(coefficients, rows, axes=1).reshape(vectors.shape[1:])
 
 
 class Conditional(AbstractBasis):
@@ -108,6 +111,11 @@ class Conditional(AbstractBasis):
     uncorrelated, and the second ones move the rest alone: a model corrects the solution
     for a coefficient without touching the coefficient. Where the rest depends linearly
     on what is given, as in a linear equation, there are no second ones.
+
+    A regression on $k$ modes explains too much of the $n$ samples that it is found
+    from: on others the second coordinates are larger, in mean square by
+    $(1 - k/n)^{-2}$ where the rest is linear in what is given, and by more where
+    it is not. Take eight samples a mode; two are the least.
     """
 
     first: Principal
@@ -127,6 +135,14 @@ class Conditional(AbstractBasis):
         mask = given.ravel()
         known, rest = rows[:, mask], rows[:, ~mask]
         first = Principal.find(known, rank)
+        count = len(first.vectors)
+        if len(rows) < _SAMPLES_A_MODE * count:
+            raise ValueError(
+                "what is given is regressed upon: expected at least "
+                f"{_SAMPLES_A_MODE} samples for each of its modes, got {len(rows)} "
+                f"samples of {count} modes. Pass more samples, or a rank of at most "
+                f"{len(rows) // _SAMPLES_A_MODE}."
+            )
         xi = known @ np.asarray(first.vectors).T
         # In-sample they are uncorrelated: the regression is one mode at a time.
         regression = (xi.T @ rest) / (xi**2).sum(axis=0)[:, None]
@@ -146,17 +162,19 @@ class Conditional(AbstractBasis):
     def forward(self, fields: Stacked) -> Coefficients:
         known, rest = self._split(fields.ravel())
         xi = self.first.forward(known)
-        explained = xi @ jnp.asarray(self.regression, xi.dtype)
-        return jnp.concatenate([xi, self.second.forward(rest - explained)])
+        return jnp.concatenate([xi, self.second.forward(rest - self._explained(xi))])
 
     def inverse(self, coefficients: Coefficients) -> Stacked:
         here, there = self.blocks(coefficients.size)
         xi, eta = coefficients[here], coefficients[there]
-        rest = xi @ jnp.asarray(self.regression, xi.dtype) + self.second.inverse(eta)
+        rest = self._explained(xi) + self.second.inverse(eta)
         flat = jnp.zeros(math.prod(self.shape), xi.dtype)
         known, others = self._places()
         flat = flat.at[known].set(self.first.inverse(xi)).at[others].set(rest)
         return flat.reshape(self.shape)
+
+    def _explained(self, xi: Array) -> Array:
+        return full_product(xi, jnp.asarray(self.regression, xi.dtype), axes=1)
 
     def _split(self, flat: Array) -> tuple[Array, Array]:
         known, others = self._places()
@@ -177,12 +195,10 @@ class Spectral(AbstractBasis):
         Spectral([grid.with_boundary(Neumann()), grid])     # a coefficient, a solution
     """
 
-    transforms: tuple[Transform, ...]
     grids: tuple[Grid, ...] = eqx.field(static=True)
 
     def __init__(self, grids: Sequence[Grid]):
         self.grids = tuple(grid.homogeneous() for grid in grids)
-        self.transforms = tuple(map(Transform, self.grids))
 
     def __check_init__(self):
         shapes = {grid.shape for grid in self.grids}
@@ -191,6 +207,11 @@ class Spectral(AbstractBasis):
                 "a spectral basis has one grid for each channel, all of one shape, "
                 f"got grids of shapes {[grid.shape for grid in self.grids]}."
             )
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """One a channel; made of the grids, and not kept beside them."""
+        return tuple(map(Transform, self.grids))
 
     @property
     def orthonormal(self) -> bool:

@@ -44,6 +44,13 @@ class AbstractNormaliser(eqx.Module):
     def restore(self, coordinates: Array) -> Channels:
         """The stacked fields, in physical units; any axes may lead."""
 
+    def distance(self, stacked: ChannelsLike) -> Channels:
+        """How far values are from their channel's mean, in its standard deviations.
+
+        Infinite where no field can be, zero where nothing is known (the default).
+        """
+        return jnp.zeros_like(jnp.asarray(stacked))
+
     def hold(self, coordinates: Array) -> Array:
         """The same coordinates, where no gradient reaches those of what is given.
 
@@ -119,6 +126,9 @@ class Normaliser(AbstractNormaliser):
         """The channels in physical units; the inverse of `normalise`, to rounding."""
         y = self._checked(coordinates)
         return y * jnp.asarray(self.std, y.dtype) + jnp.asarray(self.mean, y.dtype)
+
+    def distance(self, stacked: ChannelsLike) -> Channels:
+        return jnp.abs(self.normalise(stacked))
 
     def _checked(self, stacked: ChannelsLike) -> Channels:
         if stacked.shape[-1] != len(self.mean):

@@ -28,6 +28,7 @@ from jaxtyping import Array
 from ..types import Elementwise, FieldLike, typed
 from ._boundary import Dirichlet, Periodic
 from ._grid import Grid
+from ._precision import full_product
 
 
 class Axis(NamedTuple):
@@ -179,5 +180,5 @@ def _outer_sum(axes):
 def _along_axes(matrices, u):
     """A matrix along each axis: contract the first, put the result last, repeat."""
     for matrix in matrices:
-        u = jnp.tensordot(u, jnp.asarray(matrix, u.dtype), axes=((0,), (1,)))
+        u = full_product(u, jnp.asarray(matrix, u.dtype), axes=((0,), (1,)))
     return u

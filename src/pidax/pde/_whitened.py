@@ -14,6 +14,7 @@ model knows least, here they are seen as well as the others. The damping $\delta
 modes that hardly vary from being blown up to noise.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -23,13 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..types import Shape, Stacked, typed
+from ..types import Shape, typed
 from ._basis import AbstractBasis, Conditional, Principal, batched
+from ._bend import bend, check_rough, straighten
 from ._grid import Grid
 from ._normaliser import AbstractNormaliser, Channels, ChannelsLike, Normaliser
-from ._transform import Transform
 
 Form = Literal["modes", "grid"]
+_LOST = 1e-3  # of a channel: more is no rounding
+_JUDGED = 1024  # samples are enough to see it
 
 
 class Whitened(AbstractNormaliser):
@@ -41,20 +44,25 @@ class Whitened(AbstractNormaliser):
         Whitened.fit(fields, form="grid")                       # for networks on a grid
 
     Made by `fit`. With `form="modes"` a sample is the vector of its coordinates, with
-    `"grid"` the fields of those coordinates in the same basis, $B\,y$: shaped like the
-    stacked fields, for convolutional and spectral networks.
+    `"grid"` the fields of those coordinates in the same basis, a multiple of $B\,y$:
+    shaped like the stacked fields, for convolutional and spectral networks.
 
     What the basis cannot express does not exist for the model: prescribed boundary
-    values, and every linear relation that holds for all samples, are kept exactly.
+    values, and every linear relation that holds for all samples, are kept exactly. How
+    much of each channel is lost says `unexplained`, as a root mean square in units of
+    the channel's standard deviation: more than rounding only with a `rank`.
     """
 
     basis: AbstractBasis
     channels: Normaliser
+    units: Normaliser
     centre: Float[np.ndarray | Array, "*grid channel"]
     scale: Float[np.ndarray | Array, " mode"]
     positive: tuple[bool, ...] = eqx.field(static=True)
     rough: tuple[Grid | None, ...] = eqx.field(static=True)
     form: Form = eqx.field(static=True)
+    turned: float = eqx.field(static=True)
+    unexplained: tuple[float, ...] = eqx.field(static=True)
 
     @classmethod
     @typed
@@ -90,9 +98,9 @@ class Whitened(AbstractNormaliser):
         logs = tuple(i in positive for i in range(x.shape[-1]))
         grids = tuple((rough or {}).get(i) for i in range(x.shape[-1]))
         _check(x, positive, damping, form)
-        _check_rough(x, rough or {}, positive)
+        check_rough(x, rough or {}, positive)
         with jax.enable_x64(True):
-            z = np.asarray(_bend(jnp.asarray(x), logs, grids))
+            z = np.asarray(bend(jnp.asarray(x), logs, grids))
         channels = Normaliser.fit(z)
         z = (z - np.asarray(channels.mean)) / np.asarray(channels.std)
         centre = z.mean(axis=0)
@@ -102,15 +110,30 @@ class Whitened(AbstractNormaliser):
                 'form="grid" needs an orthonormal basis, got what is given and what it '
                 'leaves unexplained. Leave given out, or take form="modes".'
             )
-        variances = _variances(found, z - centre)
-        scale = np.empty_like(variances)
-        for block in found.blocks(variances.size):
-            largest = variances[block].max(initial=0.0)
-            scale[block] = np.sqrt(variances[block] + damping**2 * largest)
-        # A mode that no sample has is left as it is, rather than divided by nothing.
-        scale = np.where(scale > 1e-7 * scale.max(), scale, 1.0)
-        scale = scale * np.sqrt(np.mean(variances / scale**2))
-        return cls(found, channels, centre, scale, logs, grids, form)  # type: ignore[arg-type]
+        scale = _scale(found, _coefficients(found, z - centre), damping)
+        units = Normaliser.fit(x)
+        made = cls(found, channels, units, centre, scale, logs, grids, form, 1.0, ())  # type: ignore[arg-type]
+        return made._finished(x[:_JUDGED], strict=rank is None)
+
+    def _finished(self, x: np.ndarray, strict: bool) -> "Whitened":
+        """With what is known of a chart once it can be used on samples."""
+        with jax.enable_x64(True):
+            y = self.normalise(x)
+            turned = float(jnp.sqrt(jnp.mean(y**2))) if self.form == "grid" else 1.0
+            off = np.asarray(self.restore(y)) - x
+        axes = tuple(range(x.ndim - 1))
+        lost = np.sqrt((off**2).mean(axes)) / np.asarray(self.units.std)
+        worst = int(lost.argmax())
+        if strict and lost[worst] > _LOST:
+            raise ValueError(
+                f"the coordinates lose {lost[worst]:.1%} of channel {worst}: expected "
+                "to find the samples again. A basis with zero sides, or a rough "
+                "channel, is for fields that are zero on them; take sides that the "
+                "field has, as grid.with_boundary(Neumann())."
+            )
+        return dataclasses.replace(
+            self, turned=turned, unexplained=tuple(map(float, lost))
+        )
 
     @property
     def shape(self) -> Shape:
@@ -137,13 +160,13 @@ class Whitened(AbstractNormaliser):
         """The coordinates of stacked fields; any axes may lead."""
         x = jnp.asarray(stacked)
         self._check(x.shape, self.centre.shape, "stacked fields")
-        z = self.channels.normalise(_bend(x, self.positive, self.rough))
+        z = self.channels.normalise(bend(x, self.positive, self.rough))
         z = z - jnp.asarray(self.centre, z.dtype)
         scale = jnp.asarray(self.scale, z.dtype)
 
         def one(z):
             y = self.basis.forward(z) / scale
-            return y if self.form == "modes" else self.basis.inverse(y)
+            return y if self.form == "modes" else self.basis.inverse(y) / self.turned
 
         return batched(one, z, self.centre.ndim)
 
@@ -155,11 +178,11 @@ class Whitened(AbstractNormaliser):
         scale, centre = (jnp.asarray(a, y.dtype) for a in (self.scale, self.centre))
 
         def one(y):
-            modes = y if self.form == "modes" else self.basis.forward(y)
+            modes = y if self.form == "modes" else self.basis.forward(self.turned * y)
             return self.basis.inverse(scale * modes) + centre
 
         z = batched(one, y, len(self.shape))
-        return _straighten(self.channels.restore(z), self.positive, self.rough)
+        return straighten(self.channels.restore(z), self.positive, self.rough)
 
     def hold(self, coordinates: Array) -> Array:
         """No gradient reaches the coordinates of what is given (`Conditional`)."""
@@ -169,6 +192,11 @@ class Whitened(AbstractNormaliser):
         given = jax.lax.stop_gradient(coordinates[..., here])
         return jnp.concatenate([given, coordinates[..., here.stop :]], axis=-1)
 
+    def distance(self, stacked: ChannelsLike) -> Channels:
+        x = jnp.asarray(stacked)
+        impossible = jnp.asarray(self.positive) & (x <= 0)
+        return jnp.where(impossible, jnp.inf, self.units.distance(x))
+
     def _check(self, got: Shape, expected: Shape, what: str) -> None:
         if got[len(got) - len(expected) :] != expected:
             raise ValueError(
@@ -176,37 +204,6 @@ class Whitened(AbstractNormaliser):
                 f"got shape {got}. It was fitted to fields of shape "
                 f"{self.centre.shape}: fit one to yours with Whitened.fit."
             )
-
-
-def _bend(x: Stacked, positive, rough) -> Stacked:
-    """The logarithm of positive channels, the Laplacian of rough ones."""
-    channels = list(jnp.moveaxis(x, -1, 0))
-    for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
-        if log:
-            channels[i] = jnp.log(channels[i])
-        elif grid is not None:
-            channels[i] = _through(grid, channels[i], 1)
-    return jnp.stack(channels, axis=-1)
-
-
-def _straighten(z: Stacked, positive, rough) -> Stacked:
-    """The inverse of `_bend`."""
-    channels = list(jnp.moveaxis(z, -1, 0))
-    for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
-        if log:
-            channels[i] = jnp.exp(channels[i])
-        elif grid is not None:
-            channels[i] = _through(grid, channels[i], -1)
-    return jnp.stack(channels, axis=-1)
-
-
-def _through(grid: Grid, u: Array, power: int) -> Array:
-    r"""$\Delta^{power}$ with zero data; a mode of eigenvalue zero is kept."""
-    transform = Transform(grid)
-    values = transform.eigenvalues
-    symbol = np.where(values == 0, 1.0, values) ** power
-    one = lambda u: grid.pad(transform.multiply(symbol, grid.restrict(u)))
-    return batched(one, u, grid.ndim)
 
 
 def _basis(centred: np.ndarray, basis, given, rank: int | None) -> AbstractBasis:
@@ -232,11 +229,23 @@ def _basis(centred: np.ndarray, basis, given, rank: int | None) -> AbstractBasis
     return Conditional.find(centred, mask, rank)
 
 
-def _variances(basis: AbstractBasis, centred: np.ndarray) -> np.ndarray:
-    """Of the coefficients, in float64 whatever the session's precision."""
+def _coefficients(basis: AbstractBasis, centred: np.ndarray) -> np.ndarray:
+    """In float64 whatever the session's precision."""
     with jax.enable_x64(True):
         z = jnp.asarray(centred, jnp.float64)
-        return np.asarray(batched(basis.forward, z, z.ndim - 1)).var(axis=0)
+        return np.asarray(batched(basis.forward, z, z.ndim - 1))
+
+
+def _scale(basis: AbstractBasis, found: np.ndarray, damping: float) -> np.ndarray:
+    """What each coefficient is divided by, so that all have the mean square one."""
+    variances = found.var(axis=0)
+    scale = np.empty_like(variances)
+    for block in basis.blocks(variances.size):
+        largest = variances[block].max(initial=0.0)
+        scale[block] = np.sqrt(variances[block] + damping**2 * largest)
+    # A mode that no sample has is left as it is, rather than divided by nothing.
+    scale = np.where(scale > 1e-7 * scale.max(), scale, 1.0)
+    return scale * np.sqrt(np.mean(variances / scale**2))
 
 
 def _check(x: np.ndarray, positive: Sequence[int], damping: float, form: str) -> None:
@@ -259,17 +268,4 @@ def _check(x: np.ndarray, positive: Sequence[int], damping: float, form: str) ->
                 f"positive everywhere, got {channel}, whose least value is "
                 f"{x[..., channel].min() if channel < x.shape[-1] else 'none'}. Leave "
                 "it out."
-            )
-
-
-def _check_rough(x: np.ndarray, rough: Mapping[int, Grid], positive) -> None:
-    for channel, grid in rough.items():
-        fine = 0 <= channel < x.shape[-1] and channel not in positive
-        zero = grid.homogeneous()
-        if not fine or grid.shape != x.shape[1:-1] or zero != grid:
-            raise ValueError(
-                f"rough names channels (0 to {x.shape[-1] - 1}, none of them positive) "
-                f"and for each a grid of their shape {x.shape[1:-1]} whose sides have "
-                f"zero data, got {channel} with {grid}. Pass {{{channel}: "
-                "equation.grid}."
             )
