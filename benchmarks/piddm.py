@@ -30,23 +30,25 @@ COLUMNS = (
     "sliced_wasserstein",
 )  # fmt: skip
 MAIN = (
-    "data", "Gaussian", "teacher", "distillation", "PIDDM (a)",
-    "PIDDM (a) + refinement", "PIDDM (a) + refinement, all latents",
+    "data", "data through the coordinates", "Gaussian", "teacher", "distillation",
+    "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (a) + refinement, all latents",
     "PIDDM (a) + refinement, no anchor",
     "distillation + refinement", "distillation + refinement, all latents",
     "distillation + refinement, no anchor",
     "PIDDM (b)", "PIDDM (b) + refinement", "PIDDM (b) + refinement, no anchor",
     "direct optimisation", "direct optimisation, anchored",
+    "direct optimisation, held", "Gaussian + direct optimisation, held",
     "PIDDM (c)", "PID alone", "PIDM teacher",
 )  # fmt: skip
 SEEDED = (
     "data", "Gaussian", "teacher", "distillation", "PIDDM (a)",
     "PIDDM (a) + refinement", "PIDDM (a) + refinement, no anchor",
     "distillation + refinement", "distillation + refinement, no anchor",
+    "direct optimisation, held", "Gaussian + direct optimisation, held",
 )  # fmt: skip
 QUICK = (
     "data", "teacher", "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (b)",
-    "direct optimisation",
+    "direct optimisation, held",
 )  # fmt: skip
 OTHERS = tuple(
     row
@@ -121,10 +123,11 @@ class Work:
         problem, z = self.problem, self.z
         if row == "data":
             return problem.test[-self.count :], {}
+        if row == "data through the coordinates":
+            y = problem.normaliser.normalise(problem.test[-self.count :])
+            return problem.restore(y), {}
         if row == "Gaussian":
-            eps = z / problem.process.t_max
-            data = np.asarray(problem.normaliser.normalise(problem.train))
-            return problem.restore(eps * data.std(axis=0)), {"evaluations": 0}
+            return problem.restore(self.gaussian()), {"evaluations": 0}
         if row in ("teacher", "PIDM teacher"):
             return self.teach(row)
         if row in methods.RECIPES:
@@ -133,6 +136,11 @@ class Work:
             cost = {"evaluations": 1, "seconds": seconds, "training": training}
             return problem.restore(x), cost
         return self.refined(row)
+
+    def gaussian(self):
+        """Independent normal coordinates, each of its variance over the fields."""
+        data = np.asarray(self.problem.normaliser.normalise(self.problem.train))
+        return self.z / self.problem.process.t_max * data.std(axis=0)
 
     def teach(self, row):
         problem = self.problem
@@ -150,17 +158,19 @@ class Work:
         """On the latent of a student, or on the sample itself."""
         problem, z = self.problem, self.z
         anchor = None if row.endswith("no anchor") else "draw"
-        if row.startswith("direct"):
+        if "direct" in row:
             model, training = self.student("distillation")
             start, _ = methods.one_step(problem, model, z)
+            if row.startswith("Gaussian"):
+                start, training = self.gaussian(), None
             z = start * problem.process.t_max
             model = methods.Identity(problem.process, problem.shape)
-            anchor = "draw" if row.endswith("anchored") else None
+            anchor = "draw" if row.endswith(("anchored", "held")) else None
         else:
             model, training = self.student(row.split(" +")[0])
         gauss_newton = constrain.GaussNewton(methods.STEPS, products=methods.PRODUCTS)
         chart = problem.normaliser
-        cut = row.endswith("refinement") and not chart.given.all()
+        cut = row.endswith(("refinement", "held")) and not chart.given.all()
         found = px.refine(
             model, constraint=problem.constraint, z=z, key=jax.random.key(3),
             anchor=anchor, slack=methods.SLACK, free=~chart.given if cut else None,
@@ -168,6 +178,8 @@ class Work:
         )  # fmt: skip
         ledger = found.cost.as_dict()
         each = (ledger["network"] or 0) / self.count
+        if "direct" in row:  # the student's, once, for the start
+            each = 0 if training is None else 1
         cost = {"evaluations": each, "seconds": ledger["seconds"], "ledger": ledger}
         return np.asarray(found.fields, np.float64), cost | {"training": training}
 

@@ -140,8 +140,8 @@ def posterior(found):
     """Errors of mean and spread, over seeds; then one problem by several methods."""
     lines = [
         "| observed | points | noise | error of the mean | of exact samples | spread, "
-        "ratio |",
-        "|---|---|---|---|---|---|",
+        "mean ratio | converged |",
+        "|---|---|---|---|---|---|---|",
     ]
     keys = dict.fromkeys((r["problem"], r["share"], r["noise"]) for r in found["rows"])
     for key in keys:
@@ -151,19 +151,18 @@ def posterior(found):
         name, share, noise = key
         ratios = [r["spread_ratio"] for r in some if r["spread_ratio"] is not None]
         ratio = f"{np.mean(ratios):.3f}" if ratios else "none to compare"
-        error, floor = (
-            np.mean([r[n] for r in some]) for n in ("mean_error", "sampling_error")
-        )
+        names = ("mean_error", "sampling_error", "converged")
+        error, floor, converged = (np.mean([r[n] for r in some]) for n in names)
         lines.append(
             f"| {name} | {share:.0%} | {noise:.0%} | {error:.1%} | {floor:.1%} | "
-            f"{ratio} |"
+            f"{ratio} | {converged:.0%} |"
         )
     lines += [
         "",
         f"Means over {len(found['seeds'])} truths; relative L2, against the exact "
         "posterior. Reconstruction at 10% of points with 10% noise, other ways:",
         "",
-        "| | error of the mean | spread, ratio | objective | network | seconds |",
+        "| | error of the mean | spread, mean ratio | objective | network | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for way in found["ways"]:
