@@ -16,7 +16,7 @@ from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Sum
 PAIRS = 8192
 FEW = 1024
 LONG, SHORT = 1.5, 0.5  # of the steps: a PID's cost three times as much
-SWEPT = {"scale": SHORT}  # sweeps compare among themselves, with "weight 1000"
+SWEPT: Any = {"scale": SHORT}  # sweeps compare among themselves, with "weight 1000"
 WEIGHT = 1000.0  # the teacher's unexplained part is small, and mostly wrong
 RATE = 1e-3
 
