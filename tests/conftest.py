@@ -1,5 +1,6 @@
 """One test session: two fake devices, strict promotion, and both precisions."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def pytest_collection_modifyitems(config, items):
     fixed = [item for item in items if not depends_on_precision(item)]
     config.hook.pytest_deselected(items=fixed)
     items[:] = [item for item in items if depends_on_precision(item)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_dropped():
+    """A compiled program holds some eight memory maps, of 65,530 that Linux allows.
+
+    A process that keeps those of all modules ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
