@@ -462,3 +462,18 @@ def test_the_start_must_be_finite():
     huge = batch.at[1].multiply(1e30)
     with pytest.raises(ValueError, match=r"1 of 3 samples whose residual.*first: 1"):
         constraint.check_start(huge)
+
+
+def test_squares_at_the_start_must_be_finite_too(x32):
+    """A residual of 1e22 is a float32 number, its square is none."""
+    batch = random(45, (3, *SHAPE), jnp.float32)
+    darcy, poisson = px.Residual(DARCY, CHART), px.Residual(POISSON, CHART)
+    large = batch.at[1, ..., 1].multiply(1e22)
+    assert jnp.isfinite(darcy.residual(large[1])).all()
+    with pytest.raises(ValueError, match=r"1 of 3 samples.*its square.*first: 1"):
+        darcy.check_start(large)
+    # Poisson's scale is that of the source: infinite, and the ratio would be zero.
+    large = batch.at[2, ..., 0].multiply(1e22)
+    assert poisson.cost(large[2]) == 0
+    with pytest.raises(ValueError, match=r"1 of 3 samples.*scale.*first: 2"):
+        poisson.check_start(large)

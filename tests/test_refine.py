@@ -21,6 +21,7 @@ from linear_control import control, noise_of, observed
 import pidax as px
 from pidax.constrain import CGLS, LBFGS, Adam, Cost, GaussNewton, Training
 from pidax.constrain._arguments import sample_keys
+from pidax.constrain._drive import Point, drive
 from pidax.constraint import Observation, Residual
 from pidax.student import AbstractStudent
 
@@ -478,6 +479,41 @@ def test_a_breakdown_is_said_and_the_start_returned(x32):
     assert not refined.converged.any()
     np.testing.assert_array_equal(refined.latent, refined.start)
     assert "8 failed" in str(refined)
+
+
+def test_a_start_whose_square_overflows_is_named(x32):
+    """1e25 is a float32 number; its square, what is minimised, is not."""
+    student = Mapped(lambda e: jnp.where(e[0, 0] > 0, 1e25, 1.0) * e)
+    with pytest.raises(ValueError, match=r"squares of them, at the start.*in \d of 8"):
+        px.refine(student, seen([0.0, 0.0]), key=KEY, samples=8)
+    poisson = px.pde.Poisson(px.pde.Grid((5, 5)))
+    law = px.Gaussian(jnp.zeros((5, 5, 2)), jnp.ones((5, 5, 2)))
+    student = px.ExactStudent(law, px.EDM())
+    wide, far = (
+        Residual(poisson, px.pde.Normaliser((0.0, 0.0), (1.0, std)))
+        for std in (1e20, 1e10)
+    )
+    with pytest.raises(ValueError, match=r"squares of them, at the start.*in 4 of 4"):
+        px.refine(student, None, wide, key=KEY, samples=4)
+    # Finite in its own units, infinite in units of a slack this small.
+    with pytest.raises(ValueError, match="squares of them, at the start"):
+        px.refine(student, None, far, key=KEY, samples=4, slack=1e-14)
+
+
+@pytest.mark.parametrize("method", [GaussNewton(), LBFGS(), Adam()], ids=repr)
+def test_a_solve_that_never_saw_a_finite_objective_returns_its_start(method, x32):
+    """Whatever solver: not converged at infinity, but failed where it began."""
+
+    def rows(latent, args):
+        row = 1e25 * (latent + args)
+        return row, Point(latent, 2 * latent, 0.5 * jnp.stack([row @ row] * 3))
+
+    start = jnp.asarray([1.0, 2.0])
+    found = eqx.filter_jit(drive)(method, rows, start, jnp.ones(2))
+    assert found.failed
+    assert not found.converged
+    np.testing.assert_array_equal(found.best.latent, start)
+    np.testing.assert_array_equal(found.best.x, 2 * start)
 
 
 @jax.custom_jvp

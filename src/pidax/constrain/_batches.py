@@ -15,7 +15,7 @@ from jaxtyping import Array
 from ..constraint import AbstractConstraint, Observation
 from ..student import AbstractStudent
 from ..types import Batch, Condition, Key
-from ._arguments import check_start, sample_keys
+from ._arguments import check_start, largest_objective, sample_keys
 from ._cost import Cost
 from ._drive import drive
 from ._methods import AbstractMethod
@@ -80,15 +80,17 @@ class Run(NamedTuple):
         clock = Clock()
         problem = self.task.problem(Likelihood(None, None), self.start.dtype)
         parts = [clock.run(_measure, problem, *batch[:2]) for batch in self._batches()]
-        fields, finite, fine, scale, relative = self._joined(parts)
-        check_start(finite, fine)
+        fields, finite, square, scale, relative = self._joined(parts)
         noise = None
         if (observation := self.task.observation) is not None:
             tight = tightness * _spread(fields)
             given = np.asarray(observation.noise)
             noise = np.where(given > 0, given, tight).astype(fields.dtype)
+        own = scale
         if scale is not None:
             scale = slack * np.median(scale, axis=0).astype(fields.dtype)
+        largest = largest_objective(fields, observation, noise, square, own, scale)
+        check_start(finite, largest <= np.finfo(self.start.dtype).max)
         as_arrays = lambda a: None if a is None else jnp.asarray(a)
         likelihood = Likelihood(as_arrays(noise), as_arrays(scale))
         return Measured(likelihood, relative, clock)
@@ -163,11 +165,11 @@ def _measure(problem: Problem, latents: Batch, condition: Condition) -> Any:
         fields = problem.restore(x)
         finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
         if constraint is None:
-            return fields, finite, finite, None, jnp.asarray(jnp.nan)
+            return fields, finite, None, None, jnp.asarray(jnp.nan)
         mixed = problem.overwrite(fields)
-        fine = jnp.isfinite(constraint.residual_of(mixed)).all() | ~finite
-        scale = constraint.scale_of(mixed)
-        return fields, finite, fine, scale, jnp.sqrt(constraint.cost_of(mixed))
+        square = jnp.sum(jnp.square(constraint.relative_of(mixed)))
+        scale, cost = constraint.scale_of(mixed), constraint.cost_of(mixed)
+        return fields, finite, square, scale, jnp.sqrt(cost)
 
     return jax.vmap(one)(latents, condition)
 
