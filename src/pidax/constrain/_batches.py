@@ -1,7 +1,6 @@
 """Many problems at once, in equal batches; running and compiling timed apart."""
 
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ from ..constraint import AbstractConstraint, Observation
 from ..student import AbstractStudent
 from ..types import Batch, Condition, Key
 from ._arguments import check_start, largest_objective, sample_keys
-from ._cost import Cost
+from ._clock import Clock
+from ._cost import Cost, Training
 from ._drive import drive
 from ._methods import AbstractMethod
 from ._problem import Case, Likelihood, Problem
@@ -45,24 +45,7 @@ class Measured(NamedTuple):
 
     likelihood: Likelihood
     relative: np.ndarray
-    clock: "Clock"
-
-
-class Clock:
-    """Seconds of running what is compiled, and seconds of compiling it."""
-
-    def __init__(self):
-        self.running = self.compiling = 0.0
-
-    def run(self, fn: Any, *args: Any) -> Any:
-        """The result of a `filter_jit`ted function, on the host."""
-        start = time.perf_counter()
-        compiled = fn.lower(*args).compile()
-        ready = time.perf_counter()
-        out = jax.block_until_ready(compiled(*args))
-        self.running += time.perf_counter() - ready
-        self.compiling += ready - start
-        return jax.tree.map(np.asarray, out)
+    clock: Clock
 
 
 class Run(NamedTuple):
@@ -74,6 +57,7 @@ class Run(NamedTuple):
     key: Key
     batch_size: int
     antithetic: bool
+    training: Training
 
     def measure(self, slack: float, tightness: float) -> Measured:
         """Sample from the draws, see that all is finite, and size up the likelihood."""
@@ -116,6 +100,7 @@ class Run(NamedTuple):
             residual=float(network + count) if constrained else 0.0,
             seconds=clock.running,
             compiling=clock.compiling,
+            training=self.training,
         )
         return Refined(
             fields=fields,

@@ -33,6 +33,7 @@ from ._arguments import (
     draw_latents,
 )
 from ._batches import Run, Task
+from ._cost import Training
 from ._methods import AbstractMethod, AnySolver, GaussNewton, as_method
 from ._refined import Refined
 
@@ -55,6 +56,7 @@ def refine(
     antithetic: bool = False,
     free: Bool[Array | np.ndarray, "*event"] | None = None,
     batch_size: int = 256,
+    training: Training | None = None,
 ) -> Refined:
     r"""Samples of a student that satisfy an equation and agree with observations.
 
@@ -104,6 +106,8 @@ def refine(
       alone, and the law of the coefficients stays.
     - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
+    - `training`: what the student had cost before, for the ledger, which cannot know
+      it: `Cost.of_training(result, seconds=...).training`. Unless said it is zero.
 
     A sample is never worse, in the objective, than its start. If the solver breaks down
     in some, a warning says so, and `failed` says in which.
@@ -122,6 +126,7 @@ def refine(
     condition = check_condition(condition, len(start))
     free = check_free(free, start.shape[1:])
     task = Task(student, observation, constraint, anchor, float(anchor_weight), free)
-    run = Run(task, start, condition, key, batch_size, antithetic)
+    spent = Training() if training is None else training
+    run = Run(task, start, condition, key, batch_size, antithetic, spent)
     measured = run.measure(slack, tightness)
     return run.solve(method, measured)
