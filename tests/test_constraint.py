@@ -416,6 +416,30 @@ def test_masks_and_values_that_cannot_be_meant():
         _ = px.Observation(mask, values) & px.Observation(mask, values + 1)
 
 
+def test_a_mask_comes_before_its_values(key):
+    fields = DARCY.sample(key=key)
+    u, mask = fields.solution, some(46, shape=(5, 6))
+    for swapped in ((u, mask), (u, mask.astype(int)), (mask.astype(float), u)):
+        with pytest.raises(ValueError, match=r"\(mask, values\), in this order.*float"):
+            px.Observation.of(DARCY, solution=swapped)
+    with pytest.raises(ValueError, match="in this order"):
+        px.Observation.of(DARCY, solution=(3 * mask.astype(int), u))
+    with pytest.raises(ValueError, match="in this order"):
+        px.Observation.of(DARCY, solution=(mask.astype(int), mask))
+    counted = px.Observation.of(DARCY, solution=(mask.astype(np.int8), u))
+    assert (counted.mask == px.Observation.of(DARCY, solution=(mask, u)).mask).all()
+
+
+def test_a_normaliser_that_is_missing_is_said_to_be_missing():
+    """And not that the samples are of another grid, which they are not."""
+    seen = px.Observation(some(47), fields_of(48))
+    with pytest.raises(ValueError, match=r"shape \(60,\).*got none. Pass normaliser="):
+        seen.check((60,))
+    with pytest.raises(ValueError, match="expected a normaliser between"):
+        seen.check(SHAPE)
+    (seen & px.Residual(DARCY, Doubling(SHAPE))).check((60,))
+
+
 def test_points_that_cannot_be_meant(x64, key):
     at = lambda points, **more: px.Observation.at_points(
         POISSON, np.array(points), np.ones(len(points)), name="solution", **more

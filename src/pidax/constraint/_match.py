@@ -15,6 +15,14 @@ def check_samples(constraint, shape: Shape) -> None:
     if normaliser is not None and normaliser.shape is not None:
         expected = normaliser.shape
     if expected is not None and shape != expected:
+        if normaliser is None:
+            raise ValueError(
+                f"{constraint.subject} speaks of fields in physical units, and samples "
+                f"of the shape {shape} are in a model's coordinates: expected the "
+                "normaliser between them, got none. Pass normaliser=, the one that the "
+                "model was trained with, or join the constraint by & to a Residual "
+                "that has it."
+            )
         raise ValueError(
             f"expected samples of the shape {expected}, got samples of the shape "
             f"{shape}, which are not on the grid of {constraint.subject}. Make the "
