@@ -440,6 +440,53 @@ def test_a_normaliser_that_is_missing_is_said_to_be_missing():
     (seen & px.Residual(DARCY, Doubling(SHAPE))).check((60,))
 
 
+def test_observations_of_another_domain_are_refused(key):
+    """The shapes agree, the places do not."""
+    square, wide, cells = (
+        pde.Darcy.lognormal(grid)
+        for grid in (
+            pde.Grid((5, 5)),
+            pde.Grid((5, 5), (0.0, 2.0)),
+            pde.Grid((5, 5), layout="cells"),
+        )
+    )
+    residual = px.Residual(square, CHART)
+    mask = some(49, shape=(5, 5))
+    for other, said in ((wide, r"\(0.0, 2.0\)"), (cells, "cells")):
+        seen = px.Observation.of(other, solution=(mask, np.full((5, 5), 0.1)))
+        with pytest.raises(ValueError, match=f"points of one grid.*nodes.*{said}"):
+            _ = residual & seen
+    sides = pde.Grid((5, 5), boundary=pde.Dirichlet(np.ones(5)))
+    other = pde.Darcy.lognormal(sides)
+    seen = px.Observation.of(other, solution=(mask, 0.1 * mask))
+    cost = eqx.filter_jit(lambda c, f: c.cost_of(f))
+    joined = cost(residual & seen, jnp.ones((5, 5, 2)))
+    assert jnp.isfinite(joined)
+    assert seen.perturb(key=key).grid == seen.grid == square.grid
+    bare = px.Observation(np.stack([mask, mask], -1), jnp.full((5, 5, 2), 0.1))
+    assert bare.grid is None
+    assert len((residual & bare).parts) == 2
+    with pytest.raises(ValueError, match=r"got a mask of shape \(5, 5, 2\)"):
+        px.Observation(bare.mask, bare.values, grid=GRID)
+
+
+def test_points_whose_values_are_prescribed_tell_nothing(key):
+    fields = DARCY.sample(key=key)
+    edge = np.ones((5, 6), bool)
+    edge[1:-1, 1:-1] = False
+    with pytest.raises(ValueError, match=r"all 18 observed points.*Darcy prescribes"):
+        px.Observation.of(DARCY, solution=(edge, fields.solution))
+    corner = np.array([[0.0, -1.0]])
+    with pytest.raises(ValueError, match="all 1 observed points"):
+        px.Observation.at_points(DARCY, corner, np.zeros(1), name="solution")
+    for name in ("coefficient", "solution"):
+        more = edge.copy()
+        more[2, 2] = name == "solution"
+        pair: Any = {name: (more, getattr(fields, name))}
+        told = px.Observation.of(DARCY, **pair)
+        assert int(told.mask.sum()) == more.sum()
+
+
 def test_points_that_cannot_be_meant(x64, key):
     at = lambda points, **more: px.Observation.at_points(
         POISSON, np.array(points), np.ones(len(points)), name="solution", **more

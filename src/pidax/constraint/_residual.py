@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..pde import AbstractEquation, AbstractNormaliser
+from ..pde import AbstractEquation, AbstractNormaliser, Grid
 from ..types import Sample, Scalar, Shape, Stacked, typed
 from ._base import AbstractConstraint
 from ._match import check_normaliser
@@ -73,6 +73,11 @@ class Residual(AbstractConstraint):
     @property
     def shape(self) -> Shape:
         return self.equation.stacked_shape
+
+    @property
+    def grid(self) -> Grid:
+        """Of the equation."""
+        return self.equation.grid
 
     @property
     def subject(self) -> str:
