@@ -252,6 +252,20 @@ def test_a_residual_that_is_not_finite_at_the_start_is_named(solved):
     kd, _ = solved
     with pytest.raises(ValueError, match="expected finite samples"):
         px.PIDDM(flow(), constraint(), distillation=kd).check(student(np.nan), None)
+    # The fields are numbers, the squares of their residuals are not.
+    with pytest.raises(ValueError, match=r"finite residuals.*is not the one"):
+        px.PIDDM(flow(), constraint(), distillation=kd).check(student(1e12), None)
+
+
+def test_pidm_asks_at_the_start_as_well():
+    data = np.asarray(jax.random.normal(KEY, (20, *SHAPE)))
+    model = lambda w: px.Preconditioned(Scaled(jnp.array(w)), EDM)
+    objective = PIDM(EDM, constraint())
+    objective.check(model(0.3), data)
+    with pytest.raises(ValueError, match="finite samples, got 16 of 16"):
+        objective.check(model(np.nan), data)
+    with pytest.raises(ValueError, match=r"finite residuals.*is not the one"):
+        objective.check(model(1e25), data)
 
 
 def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
