@@ -220,6 +220,52 @@ def test_a_sum_is_the_sum(solved):
         Sum([])
 
 
+def test_a_distillation_of_another_flow_is_refused():
+    own = flow()
+    same = px.PID(flow())  # made anew, and equal
+    px.PIDDM(own, constraint(), distillation=same)
+    wider = px.ProbabilityFlow(own.denoiser, px.EDM(sigma_max=40.0, sigma_data=1.0))
+    law = px.Gaussian(jnp.zeros(SHAPE), jnp.ones(SHAPE))
+    other = px.ProbabilityFlow(law, EDM)
+    for distillation, what in (
+        (px.PID(wider), "process"),
+        (px.PID(other), "denoiser"),
+        (Sum([(same, 1.0), (px.PID(other), 1.0)]), "denoiser"),
+    ):
+        with pytest.raises(ValueError, match=f"same {what}.*one object"):
+            px.PIDDM(own, constraint(), distillation=distillation)
+
+
+def test_all_parts_draw_the_same_labels():
+    law = px.GaussianMixture(
+        jnp.zeros((2, *SHAPE)), jnp.ones(2), jnp.ones(2) / 2, labels=jnp.arange(2)
+    )
+    own = px.ProbabilityFlow(law, EDM)
+    labelled = px.PIDDM(own, constraint(), classes=2)
+    assert labelled.classes == 2
+    assert Sum([(labelled, 1.0), (px.PID(own, classes=2), 1.0)]).classes == 2
+    none = px.PIDDM(own, constraint(), condition=lambda key: -1)
+    assert none.classes is None
+    assert none.condition is not None
+    for other in (px.PID(own), px.PID(own, classes=1), none):
+        with pytest.raises(ValueError, match="the same classes in all"):
+            Sum([(labelled, 1.0), (other, 1.0)])
+    # Samples of the residual have labels drawn like those of the distillation.
+    seen = []
+
+    class Labelled(eqx.Module):
+        classes: int = 2
+        shape: tuple = eqx.field(static=True, default=SHAPE)
+
+        def __call__(self, x, c_noise, condition=None, *, augment=None, key=None):
+            seen.append(condition)
+            return 0.1 * x
+
+    nested = px.PIDDM(own, constraint(), distillation=labelled)
+    nested._sample(px.Student(Labelled(), EDM), KEY)
+    assert int(seen[-1]) in (0, 1)
+
+
 def test_pidm_asks_the_posterior_mean():
     """The residual of D(x_t), with the weight sigma_data^2 / v(t)."""
     model = px.Preconditioned(Scaled(jnp.array(0.3)), EDM)
