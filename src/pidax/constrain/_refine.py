@@ -102,8 +102,10 @@ def refine(
     - `free`: a mask of the latent's entries that may move; the others stay as drawn.
       To ask for a small residual is to condition on it, and an imperfect student then
       moves to coefficients for which it happens to be small. In a chart of what is
-      given and what that leaves unexplained, `free=~chart.given` moves the solution
-      alone, and the law of the coefficients stays.
+      given and what that leaves unexplained, `free=~chart.given` holds the latents of
+      the coefficients, whose law stays as far as the student makes them of these
+      latents alone. A network that sees all latents (`nn.blockwise`: each does) may
+      still move the coefficients a little with the others, as its training left it.
     - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
     - `training`: what the student had cost before, for the ledger, which cannot know
