@@ -466,8 +466,6 @@ def test_observations_of_another_domain_are_refused(key):
     bare = px.Observation(np.stack([mask, mask], -1), jnp.full((5, 5, 2), 0.1))
     assert bare.grid is None
     assert len((residual & bare).parts) == 2
-    with pytest.raises(ValueError, match=r"got a mask of shape \(5, 5, 2\)"):
-        px.Observation(bare.mask, bare.values, grid=GRID)
 
 
 def test_points_whose_values_are_prescribed_tell_nothing(key):

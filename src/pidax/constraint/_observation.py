@@ -23,7 +23,6 @@ from ._nodes import at_nodes
 from ._observed import (
     as_pair,
     channel_size,
-    check_points,
     check_told,
     check_units,
     checked_noise,
@@ -92,8 +91,6 @@ class Observation(AbstractConstraint):
         self.mask = mask
         self.normaliser = normaliser
         self.grid = None if grid is None else grid.homogeneous()
-        if grid is not None:
-            check_points(grid, mask.shape)
         if normaliser is not None:
             check_normaliser(normaliser, mask.shape, self.subject)
             check_units(mask, self.values, normaliser)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import is_traced, require, show
-from ..pde import AbstractEquation, AbstractNormaliser, Grid
+from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import Key, Shape
 
 _FAR = 20.0  # standard deviations from the mean: values in other units
@@ -31,16 +31,6 @@ def check_units(mask: Array, values: Array, normaliser: AbstractNormaliser) -> N
             "standard deviations from the normaliser's mean. Values of the model's "
             "coordinates must be restored, normaliser.restore(x); values of another "
             "system of units converted."
-        )
-
-
-def check_points(grid: Grid, shape: Shape) -> None:
-    """Stacked fields of this shape are of the grid's points."""
-    if shape[-1 - grid.ndim : -1] != grid.shape:
-        raise ValueError(
-            f"observations on {grid} are of stacked fields of its shape, (time,) "
-            f"{grid.shape} and channels, got a mask of shape {shape}. Pass the grid "
-            "of the fields, or none."
         )
 
 
