@@ -428,6 +428,75 @@ def test_units_are_checked_in_whitened_coordinates_too(key):
         _ = px.Residual(DARCY, chart) & px.Observation(mask, -one)
 
 
+def test_a_mask_comes_before_its_values(key):
+    fields = DARCY.sample(key=key)
+    u, mask = fields.solution, some(46, shape=(5, 6))
+    for swapped in ((u, mask), (u, mask.astype(int)), (mask.astype(float), u)):
+        with pytest.raises(ValueError, match=r"\(mask, values\), in this order.*float"):
+            px.Observation.of(DARCY, solution=swapped)
+    with pytest.raises(ValueError, match="in this order"):
+        px.Observation.of(DARCY, solution=(3 * mask.astype(int), u))
+    with pytest.raises(ValueError, match="in this order"):
+        px.Observation.of(DARCY, solution=(mask.astype(int), mask))
+    counted = px.Observation.of(DARCY, solution=(mask.astype(np.int8), u))
+    assert (counted.mask == px.Observation.of(DARCY, solution=(mask, u)).mask).all()
+
+
+def test_a_normaliser_that_is_missing_is_said_to_be_missing():
+    """And not that the samples are of another grid, which they are not."""
+    seen = px.Observation(some(47), fields_of(48))
+    with pytest.raises(ValueError, match=r"shape \(60,\).*got none. Pass normaliser="):
+        seen.check((60,))
+    with pytest.raises(ValueError, match="expected a normaliser between"):
+        seen.check(SHAPE)
+    (seen & px.Residual(DARCY, Doubling(SHAPE))).check((60,))
+
+
+def test_observations_of_another_domain_are_refused(key):
+    """The shapes agree, the places do not."""
+    square, wide, cells = (
+        pde.Darcy.lognormal(grid)
+        for grid in (
+            pde.Grid((5, 5)),
+            pde.Grid((5, 5), (0.0, 2.0)),
+            pde.Grid((5, 5), layout="cells"),
+        )
+    )
+    residual = px.Residual(square, CHART)
+    mask = some(49, shape=(5, 5))
+    for other, said in ((wide, r"\(0.0, 2.0\)"), (cells, "cells")):
+        seen = px.Observation.of(other, solution=(mask, np.full((5, 5), 0.1)))
+        with pytest.raises(ValueError, match=f"points of one grid.*nodes.*{said}"):
+            _ = residual & seen
+    sides = pde.Grid((5, 5), boundary=pde.Dirichlet(np.ones(5)))
+    other = pde.Darcy.lognormal(sides)
+    seen = px.Observation.of(other, solution=(mask, 0.1 * mask))
+    cost = eqx.filter_jit(lambda c, f: c.cost_of(f))
+    joined = cost(residual & seen, jnp.ones((5, 5, 2)))
+    assert jnp.isfinite(joined)
+    assert seen.perturb(key=key).grid == seen.grid == square.grid
+    bare = px.Observation(np.stack([mask, mask], -1), jnp.full((5, 5, 2), 0.1))
+    assert bare.grid is None
+    assert len((residual & bare).parts) == 2
+
+
+def test_points_whose_values_are_prescribed_tell_nothing(key):
+    fields = DARCY.sample(key=key)
+    edge = np.ones((5, 6), bool)
+    edge[1:-1, 1:-1] = False
+    with pytest.raises(ValueError, match=r"all 18 observed points.*Darcy prescribes"):
+        px.Observation.of(DARCY, solution=(edge, fields.solution))
+    corner = np.array([[0.0, -1.0]])
+    with pytest.raises(ValueError, match="all 1 observed points"):
+        px.Observation.at_points(DARCY, corner, np.zeros(1), name="solution")
+    for name in ("coefficient", "solution"):
+        more = edge.copy()
+        more[2, 2] = name == "solution"
+        pair: Any = {name: (more, getattr(fields, name))}
+        told = px.Observation.of(DARCY, **pair)
+        assert int(told.mask.sum()) == more.sum()
+
+
 def test_points_that_cannot_be_meant(x64, key):
     at = lambda points, **more: px.Observation.at_points(
         POISSON, np.array(points), np.ones(len(points)), name="solution", **more
@@ -474,3 +543,18 @@ def test_the_start_must_be_finite():
     huge = batch.at[1].multiply(1e30)
     with pytest.raises(ValueError, match=r"1 of 3 samples whose residual.*first: 1"):
         constraint.check_start(huge)
+
+
+def test_squares_at_the_start_must_be_finite_too(x32):
+    """A residual of 1e22 is a float32 number, its square is none."""
+    batch = random(45, (3, *SHAPE), jnp.float32)
+    darcy, poisson = px.Residual(DARCY, CHART), px.Residual(POISSON, CHART)
+    large = batch.at[1, ..., 1].multiply(1e22)
+    assert jnp.isfinite(darcy.residual(large[1])).all()
+    with pytest.raises(ValueError, match=r"1 of 3 samples.*its square.*first: 1"):
+        darcy.check_start(large)
+    # Poisson's scale is that of the source: infinite, and the ratio would be zero.
+    large = batch.at[2, ..., 0].multiply(1e22)
+    assert poisson.cost(large[2]) == 0
+    with pytest.raises(ValueError, match=r"1 of 3 samples.*scale.*first: 2"):
+        poisson.check_start(large)

@@ -220,6 +220,52 @@ def test_a_sum_is_the_sum(solved):
         Sum([])
 
 
+def test_a_distillation_of_another_flow_is_refused():
+    own = flow()
+    same = px.PID(flow())  # made anew, and equal
+    px.PIDDM(own, constraint(), distillation=same)
+    wider = px.ProbabilityFlow(own.denoiser, px.EDM(sigma_max=40.0, sigma_data=1.0))
+    law = px.Gaussian(jnp.zeros(SHAPE), jnp.ones(SHAPE))
+    other = px.ProbabilityFlow(law, EDM)
+    for distillation, what in (
+        (px.PID(wider), "process"),
+        (px.PID(other), "denoiser"),
+        (Sum([(same, 1.0), (px.PID(other), 1.0)]), "denoiser"),
+    ):
+        with pytest.raises(ValueError, match=f"same {what}.*one object"):
+            px.PIDDM(own, constraint(), distillation=distillation)
+
+
+def test_all_parts_draw_the_same_labels():
+    law = px.GaussianMixture(
+        jnp.zeros((2, *SHAPE)), jnp.ones(2), jnp.ones(2) / 2, labels=jnp.arange(2)
+    )
+    own = px.ProbabilityFlow(law, EDM)
+    labelled = px.PIDDM(own, constraint(), classes=2)
+    assert labelled.classes == 2
+    assert Sum([(labelled, 1.0), (px.PID(own, classes=2), 1.0)]).classes == 2
+    none = px.PIDDM(own, constraint(), condition=lambda key: -1)
+    assert none.classes is None
+    assert none.condition is not None
+    for other in (px.PID(own), px.PID(own, classes=1), none):
+        with pytest.raises(ValueError, match="the same classes in all"):
+            Sum([(labelled, 1.0), (other, 1.0)])
+    # Samples of the residual have labels drawn like those of the distillation.
+    seen = []
+
+    class Labelled(eqx.Module):
+        classes: int = 2
+        shape: tuple = eqx.field(static=True, default=SHAPE)
+
+        def __call__(self, x, c_noise, condition=None, *, augment=None, key=None):
+            seen.append(condition)
+            return 0.1 * x
+
+    nested = px.PIDDM(own, constraint(), distillation=labelled)
+    nested._sample(px.Student(Labelled(), EDM), KEY)
+    assert int(seen[-1]) in (0, 1)
+
+
 def test_pidm_asks_the_posterior_mean():
     """The residual of D(x_t), with the weight sigma_data^2 / v(t)."""
     model = px.Preconditioned(Scaled(jnp.array(0.3)), EDM)
@@ -252,23 +298,36 @@ def test_a_residual_that_is_not_finite_at_the_start_is_named(solved):
     kd, _ = solved
     with pytest.raises(ValueError, match="expected finite samples"):
         px.PIDDM(flow(), constraint(), distillation=kd).check(student(np.nan), None)
+    # The fields are numbers, the squares of their residuals are not.
+    with pytest.raises(ValueError, match=r"finite residuals.*is not the one"):
+        px.PIDDM(flow(), constraint(), distillation=kd).check(student(1e12), None)
+
+
+def test_pidm_asks_at_the_start_as_well():
+    data = np.asarray(jax.random.normal(KEY, (20, *SHAPE)))
+    model = lambda w: px.Preconditioned(Scaled(jnp.array(w)), EDM)
+    objective = PIDM(EDM, constraint())
+    objective.check(model(0.3), data)
+    with pytest.raises(ValueError, match="finite samples, got 16 of 16"):
+        objective.check(model(np.nan), data)
+    with pytest.raises(ValueError, match=r"finite residuals.*is not the one"):
+        objective.check(model(1e25), data)
 
 
 def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
-    """Pairs of a teacher that knows nothing of Darcy, in spectral coordinates."""
+    """Pairs of a teacher that knows nothing of Darcy, in coordinates of a, then u.
+
+    With the given fields held, the network that makes them learns the pairs alone: the
+    coefficients are those of a training without physics, to rounding.
+    """
     fields = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 64, key=KEY)))
-    chart = pde.Whitened.fit(fields, positive=[0], damping=0.1)
+    chart = pde.Whitened.fit(fields, positive=[0], given=DARCY.given_mask, damping=0.1)
     (size,) = chart.shape
     own = px.ProbabilityFlow(px.Gaussian(jnp.zeros(size), jnp.ones(size)), EDM)
-    network = px.nn.ResidualMLP(size, size, width=32, depth=1, gain=0, key=KEY)
-    physics = Residual(DARCY, chart, adjust="unknowns")
+    network = px.nn.blockwise(chart.blocks, width=32, depth=1, key=KEY)
 
-    @eqx.filter_jit
-    def judged(model):
-        x = jax.vmap(model.sample)(EDM.prior(jax.random.key(8), (64, size)))
-        return jax.vmap(physics.cost)(x).mean(), chart.restore(x)[..., 0]
-
-    def trained(weight):
+    def trained(weight, adjust):
+        physics = Residual(DARCY, chart, adjust=adjust)
         objective = px.PIDDM(own, physics, weight=weight, pairs=64, block=64)
         run = px.fit(
             px.Student(network, EDM), objective, steps=200, batch_size=32, key=KEY,
@@ -276,9 +335,43 @@ def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
         )  # fmt: skip
         return judged(run.model)
 
-    (alone, before), (cost, after) = trained(0.0), trained(1.0)
-    assert cost < 0.5 * alone
-    assert np.abs(np.log(after / before)).mean() < 0.2
+    @eqx.filter_jit
+    def judged(model):
+        x = jax.vmap(model.sample)(EDM.prior(jax.random.key(8), (64, size)))
+        cost = jax.vmap(Residual(DARCY, chart).cost)(x).mean()
+        return cost, jnp.log(chart.restore(x)[..., 0])
+
+    alone, before = trained(0.0, "unknowns")
+    held, after = trained(1e3, "unknowns")
+    both, moved = trained(1e3, "all")
+    assert held < 0.6 * alone
+    assert both < 0.5 * alone
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    assert jnp.abs(moved - before).max() > 0.05
+
+
+def test_given_fields_are_held_only_in_a_chart_that_can():
+    """A coordinate of a joint direction moves coefficient and solution together."""
+    fields = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 64, key=KEY)))
+    fit = lambda **options: pde.Whitened.fit(fields, positive=[0], **options)
+    free = GRID.with_boundary(pde.Neumann())
+    for chart in (fit(), fit(form="grid")):
+        Residual(DARCY, chart)
+        with pytest.raises(ValueError, match=r"got one in which \d+ of \d+ move both"):
+            Residual(DARCY, chart, adjust="unknowns")
+    for chart in (
+        fit(given=DARCY.given_mask),
+        fit(given=[0], rough={1: GRID}),
+        fit(basis=pde.Spectral([free, GRID])),
+        fit(basis=pde.Spectral([free, GRID]), form="grid"),
+    ):
+        held = Residual(DARCY, chart, adjust="unknowns")
+        y = chart.normalise(fields[0]) + 0.1
+        slope = jax.grad(held.cost)(y)
+        step = -1e-3 * slope / jnp.abs(slope).max()
+        before, after = chart.restore(y), chart.restore(y + step)
+        np.testing.assert_allclose(after[..., 0], before[..., 0], rtol=1e-6)
+        assert jnp.abs(after - before)[..., 1].max() > 0
 
 
 def test_given_fields_may_be_held():

@@ -21,7 +21,9 @@ from linear_control import control, noise_of, observed
 import pidax as px
 from pidax.constrain import CGLS, LBFGS, Adam, Cost, GaussNewton, Training
 from pidax.constrain._arguments import sample_keys
-from pidax.constraint import Observation, Residual
+from pidax.constrain._drive import Point, drive
+from pidax.constraint import Mean, Observation, Residual
+from pidax.distill import Sum
 from pidax.student import AbstractStudent
 
 KEY = jax.random.key(5)
@@ -480,6 +482,41 @@ def test_a_breakdown_is_said_and_the_start_returned(x32):
     assert "8 failed" in str(refined)
 
 
+def test_a_start_whose_square_overflows_is_named(x32):
+    """1e25 is a float32 number; its square, what is minimised, is not."""
+    student = Mapped(lambda e: jnp.where(e[0, 0] > 0, 1e25, 1.0) * e)
+    with pytest.raises(ValueError, match=r"squares of them, at the start.*in \d of 8"):
+        px.refine(student, seen([0.0, 0.0]), key=KEY, samples=8)
+    poisson = px.pde.Poisson(px.pde.Grid((5, 5)))
+    law = px.Gaussian(jnp.zeros((5, 5, 2)), jnp.ones((5, 5, 2)))
+    student = px.ExactStudent(law, px.EDM())
+    wide, far = (
+        Residual(poisson, px.pde.Normaliser((0.0, 0.0), (1.0, std)))
+        for std in (1e20, 1e10)
+    )
+    with pytest.raises(ValueError, match=r"squares of them, at the start.*in 4 of 4"):
+        px.refine(student, None, wide, key=KEY, samples=4)
+    # Finite in its own units, infinite in units of a slack this small.
+    with pytest.raises(ValueError, match="squares of them, at the start"):
+        px.refine(student, None, far, key=KEY, samples=4, slack=1e-14)
+
+
+@pytest.mark.parametrize("method", [GaussNewton(), LBFGS(), Adam()], ids=repr)
+def test_a_solve_that_never_saw_a_finite_objective_returns_its_start(method, x32):
+    """Whatever solver: not converged at infinity, but failed where it began."""
+
+    def rows(latent, args):
+        row = 1e25 * (latent + args)
+        return row, Point(latent, 2 * latent, 0.5 * jnp.stack([row @ row] * 3))
+
+    start = jnp.asarray([1.0, 2.0])
+    found = eqx.filter_jit(drive)(method, rows, start, jnp.ones(2))
+    assert found.failed
+    assert not found.converged
+    np.testing.assert_array_equal(found.best.latent, start)
+    np.testing.assert_array_equal(found.best.x, 2 * start)
+
+
 @jax.custom_jvp
 def mirrored(e):
     return e
@@ -573,6 +610,59 @@ def test_training_pays_off_after_a_number_of_samples():
     assert "trained for 500 steps in 9.9 s" in str(student)
     assert Cost(jvp=np.nan).as_dict()["jvp"] is None
     assert (student + student).samples == 2000
+
+
+def test_pairs_are_counted_wherever_an_objective_keeps_them():
+    """In states as objectives make them: PIDDM's, a sum's, a PIDDM of a sum's."""
+    flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(2), jnp.ones(2)), px.EDM())
+    pairs = px.KnowledgeDistillation(flow, pairs=8, block=8, rtol=1e-2, atol=1e-2)
+    pid, law = px.PID(flow), Mean(0.0, None, px.pde.Normaliser((0.0, 0.0), (1.0, 1.0)))
+    student = px.Student(px.nn.MLP(2, 2, width=4, depth=1, key=KEY), px.EDM())
+    spent = {}
+    for name, objective in {
+        "pairs": pairs,
+        "PIDDM": px.PIDDM(flow, law, distillation=pairs),
+        "sum": Sum([(pid, 1.0), (pairs, 1.0)]),
+        "PIDDM of a sum": px.PIDDM(
+            flow, law, distillation=Sum([(pid, 1.0), (pairs, 1.0)])
+        ),
+        "PID": pid,
+    }.items():
+        state = SimpleNamespace(objective=objective.init(student, key=KEY))
+        result = SimpleNamespace(step=1, state=state)
+        spent[name] = Cost.of_training(result, seconds=1.0).training.pair_evaluations
+    assert spent.pop("PID") == 0
+    assert spent["pairs"] == float(pairs.init(student, key=KEY).evaluations) > 8
+    # Keys differ inside a sum, and so do adaptive steps: of the same size all the same.
+    for name, count in spent.items():
+        assert 0.5 < count / spent["pairs"] < 2, name
+
+
+def test_what_the_solver_costs_is_a_row_of_the_same_ledger(x32):
+    poisson = px.pde.Poisson(px.pde.Grid((5, 5)))
+    sources = jnp.ones((6, 5, 5))
+    cost = Cost.of_solver(poisson, sources)
+    assert (cost.samples, cost.solves, cost.network) == (6, 6, 0)
+    assert cost.seconds > 0
+    assert cost.compiling > 0
+    drawn = Cost(samples=6, network=6.0, seconds=1.0)
+    both = drawn.then(cost)
+    assert (both.samples, both.solves, both.network) == (6, 6, 6)
+    assert both.seconds == 1.0 + cost.seconds
+    with pytest.raises(ValueError, match="on the same samples, got 5 and 6"):
+        Cost(samples=5).then(cost)
+    with pytest.raises(ValueError, match="solved for the fields source: expected 1"):
+        Cost.of_solver(poisson, sources, sources)
+
+
+def test_what_training_had_cost_is_in_the_ledger_if_said(x32):
+    spent = Training(9.0, 500, 1e4)
+    options: dict[str, Any] = dict(key=KEY, samples=2, solver=Adam(steps=1))
+    refined = px.refine(Mapped(wave), seen([1.5, -2.0]), training=spent, **options)
+    assert refined.cost.training == spent
+    assert "trained for 500 steps" in str(refined)
+    unsaid = px.refine(Mapped(wave), seen([1.5, -2.0]), **options)
+    assert unsaid.cost.training == Training()
 
 
 # --- bad input -----------------------------------------------------------------------

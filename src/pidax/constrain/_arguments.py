@@ -136,10 +136,38 @@ def sample_keys(key: Key, count: int, purpose: int) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(count))
 
 
-def check_start(sample: np.ndarray, residual: np.ndarray) -> None:
-    """Samples and their residuals are finite where the solver starts.
+def largest_objective(
+    fields: np.ndarray,
+    observation: Observation | None,
+    noise: Any,
+    square: Any,
+    own: Any,
+    scale: Any,
+) -> np.ndarray:
+    """For each starting sample, a number that its objective does not exceed.
 
-    Each says which samples are.
+    In float64, where squares of float32 numbers have room. `square` is the sum of
+    squares of the residual in units of its `own` scale, and `scale` what it is divided
+    by in the objective; None without a constraint, as `noise` is if nothing is seen.
+    """
+    count = len(fields)
+    total = np.zeros(count)
+    with np.errstate(all="ignore"):  # what is not finite is what is asked for
+        if observation is not None:
+            seen = np.asarray(observation.mask)
+            apart = (fields - np.asarray(observation.values, np.float64)) / noise
+            total += 0.5 * np.square(apart)[:, seen].sum(axis=1)
+        if square is not None:
+            ratio = np.asarray(own, np.float64) / scale
+            worst = np.square(ratio).reshape(count, -1).max(axis=1)
+            total += 0.5 * worst * square
+    return total
+
+
+def check_start(sample: np.ndarray, fine: np.ndarray) -> None:
+    """Samples, and their objectives, are finite where the solver starts.
+
+    Each says which are not.
     """
     for bad, what, cure in (
         (
@@ -148,8 +176,8 @@ def check_start(sample: np.ndarray, residual: np.ndarray) -> None:
             "The student is not trained, or called beyond what it was trained on.",
         ),
         (
-            ~residual,
-            "residuals",
+            sample & ~fine,
+            "residuals and misfits, and squares of them,",
             "The samples are finite, but too large for the equation, or the "
             "normaliser is not the one that the student was trained with: look at "
             "constraint.restore(x).",
@@ -157,7 +185,7 @@ def check_start(sample: np.ndarray, residual: np.ndarray) -> None:
     ):
         if bad.any():
             raise ValueError(
-                f"expected finite {what} at the start, got NaN or infinite entries in "
+                f"expected finite {what} at the start, got NaN or infinite ones in "
                 f"{bad.sum()} of {bad.size} (the first is sample {bad.argmax()}). "
                 f"{cure}"
             )

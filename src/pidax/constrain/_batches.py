@@ -1,7 +1,6 @@
 """Many problems at once, in equal batches; running and compiling timed apart."""
 
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,8 +14,9 @@ from jaxtyping import Array
 from ..constraint import AbstractConstraint, Observation
 from ..student import AbstractStudent
 from ..types import Batch, Condition, Key
-from ._arguments import check_start, sample_keys
-from ._cost import Cost
+from ._arguments import check_start, largest_objective, sample_keys
+from ._clock import Clock
+from ._cost import Cost, Training
 from ._drive import drive
 from ._methods import AbstractMethod
 from ._problem import Case, Likelihood, Problem
@@ -45,24 +45,7 @@ class Measured(NamedTuple):
 
     likelihood: Likelihood
     relative: np.ndarray
-    clock: "Clock"
-
-
-class Clock:
-    """Seconds of running what is compiled, and seconds of compiling it."""
-
-    def __init__(self):
-        self.running = self.compiling = 0.0
-
-    def run(self, fn: Any, *args: Any) -> Any:
-        """The result of a `filter_jit`ted function, on the host."""
-        start = time.perf_counter()
-        compiled = fn.lower(*args).compile()
-        ready = time.perf_counter()
-        out = jax.block_until_ready(compiled(*args))
-        self.running += time.perf_counter() - ready
-        self.compiling += ready - start
-        return jax.tree.map(np.asarray, out)
+    clock: Clock
 
 
 class Run(NamedTuple):
@@ -74,21 +57,24 @@ class Run(NamedTuple):
     key: Key
     batch_size: int
     antithetic: bool
+    training: Training
 
     def measure(self, slack: float, tightness: float) -> Measured:
         """Sample from the draws, see that all is finite, and size up the likelihood."""
         clock = Clock()
         problem = self.task.problem(Likelihood(None, None), self.start.dtype)
         parts = [clock.run(_measure, problem, *batch[:2]) for batch in self._batches()]
-        fields, finite, fine, scale, relative = self._joined(parts)
-        check_start(finite, fine)
+        fields, finite, square, scale, relative = self._joined(parts)
         noise = None
         if (observation := self.task.observation) is not None:
             tight = tightness * _spread(fields)
             given = np.asarray(observation.noise)
             noise = np.where(given > 0, given, tight).astype(fields.dtype)
+        own = scale
         if scale is not None:
             scale = slack * np.median(scale, axis=0).astype(fields.dtype)
+        largest = largest_objective(fields, observation, noise, square, own, scale)
+        check_start(finite, largest <= np.finfo(self.start.dtype).max)
         as_arrays = lambda a: None if a is None else jnp.asarray(a)
         likelihood = Likelihood(as_arrays(noise), as_arrays(scale))
         return Measured(likelihood, relative, clock)
@@ -114,6 +100,7 @@ class Run(NamedTuple):
             residual=float(network + count) if constrained else 0.0,
             seconds=clock.running,
             compiling=clock.compiling,
+            training=self.training,
         )
         return Refined(
             fields=fields,
@@ -163,11 +150,11 @@ def _measure(problem: Problem, latents: Batch, condition: Condition) -> Any:
         fields = problem.restore(x)
         finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
         if constraint is None:
-            return fields, finite, finite, None, jnp.asarray(jnp.nan)
+            return fields, finite, None, None, jnp.asarray(jnp.nan)
         mixed = problem.overwrite(fields)
-        fine = jnp.isfinite(constraint.residual_of(mixed)).all() | ~finite
-        scale = constraint.scale_of(mixed)
-        return fields, finite, fine, scale, jnp.sqrt(constraint.cost_of(mixed))
+        square = jnp.sum(jnp.square(constraint.relative_of(mixed)))
+        scale, cost = constraint.scale_of(mixed), constraint.cost_of(mixed)
+        return fields, finite, square, scale, jnp.sqrt(cost)
 
     return jax.vmap(one)(latents, condition)
 

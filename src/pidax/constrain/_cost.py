@@ -12,7 +12,14 @@ import dataclasses
 import math
 from typing import Any
 
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
 from .._table import row
+from ..pde import AbstractEquation
+from ._clock import Clock
 
 _WIDTHS = (12, 12, 12, 12, 12)
 
@@ -51,9 +58,11 @@ class Cost:
       transpose: a forward and a backward sweep through network and residual.
     - `residual`: evaluations of the equation's residual, those inside products not
       counted again.
-    - `solves`: solutions of the equation by its own solver.
+    - `solves`: solutions of the equation by its own solver. Refinement asks for none;
+      those of a way that does are counted by `of_solver`.
     - `seconds`: of the run, compiled; `compiling`: seconds of compilation, once.
-    - `training`: what the network had cost before.
+    - `training`: what the network had cost before, as far as it was said: by
+      `refine(..., training=)`, or by adding `of_training`.
 
     What each sample needed is counted. A batch waits for its slowest sample, so that
     the machine may have computed more: that is in the seconds.
@@ -76,13 +85,46 @@ class Cost:
         """The cost of a training, from what `px.fit` returned and a clock.
 
         The steps are the result's, and so are the evaluations spent on pairs if the
-        objective kept count of them. `seconds` include those of the pairs unless
-        these are given apart. Add it to what was spent on samples.
+        objective, or one that it is made of, kept count of them. `seconds` include
+        those of the pairs unless these are given apart. Add it to what was spent on
+        samples, or give its `training` to `refine`.
         """
-        pairs = getattr(result.state.objective, "evaluations", 0.0)
-        pairs = 0.0 if pairs is None else float(pairs)
+        pairs = _evaluations(result.state.objective)
         training = Training(seconds, int(result.step), pairs, pair_seconds)
         return cls(training=training)
+
+    @classmethod
+    def of_solver(cls, equation: AbstractEquation, *given: PyTree) -> "Cost":
+        """The cost of solving for what is given, measured here and now.
+
+            Cost.of_solver(darcy, fields.coefficient)
+            drawn.then(Cost.of_solver(darcy, x[..., 0]))  # generate a, then solve
+
+        `given` are the fields of `equation.given`, with the sample as the first axis.
+        They are solved as one batch, compiled, in the precision of the session.
+        """
+        count = _same_number(equation, given)
+        clock = Clock()
+        clock.run(_solved, equation, given)
+        return cls(
+            samples=count,
+            solves=float(count),
+            seconds=clock.running,
+            compiling=clock.compiling,
+        )
+
+    def then(self, other: "Cost") -> "Cost":
+        """Of samples on which this was spent, and then the other: generate, then solve.
+
+        The sum of the two for the same samples, where `+` is of further ones.
+        """
+        if self.samples != other.samples:
+            raise ValueError(
+                "what is spent one after the other is spent on the same samples, got "
+                f"{self.samples} and {other.samples} of them. Add, with +, what was "
+                "spent on others."
+            )
+        return dataclasses.replace(self + other, samples=self.samples)
 
     @property
     def per_sample(self) -> float:
@@ -133,6 +175,32 @@ class Cost:
                 f"{t.pair_evaluations:.3g} evaluations of the teacher for pairs"
             )
         return "\n".join(lines)
+
+
+def _evaluations(state: PyTree) -> float:
+    """All that are counted in an objective's state, or in those of its parts."""
+    counts = lambda leaf: getattr(leaf, "evaluations", None) is not None
+    leaves = jax.tree.leaves(state, is_leaf=counts)
+    return sum((float(leaf.evaluations) for leaf in leaves if counts(leaf)), 0.0)
+
+
+def _same_number(equation: AbstractEquation, given: PyTree) -> int:
+    """How many samples are given, of each of the fields that determine the others."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(given)]
+    numbers = {shape[:1] for shape in shapes}
+    if len(given) != len(equation.given) or len(numbers) != 1 or () in numbers:
+        raise ValueError(
+            f"{type(equation).__name__} is solved for the fields "
+            f"{', '.join(equation.given)}: expected {len(equation.given)} batches of "
+            f"them with the sample as the first axis, got {len(given)}, of shapes "
+            f"{shapes}. For one sample, field[None]."
+        )
+    return shapes[0][0]
+
+
+@eqx.filter_jit
+def _solved(equation: AbstractEquation, given: PyTree) -> PyTree:
+    return jax.vmap(equation.solve)(*given)
 
 
 def _count(total: float, samples: int) -> str:

@@ -2,7 +2,8 @@ r"""One solve of one sample: its history, its best point, what it cost.
 
 Optimistix's `step` hands back what was found at the point it *began* from, as its
 `aux`. So whatever the solver, the point that belongs to a value is known, the best of
-them is kept, and nothing worse than the start is ever returned.
+them is kept, and nothing worse than the start is ever returned. Where no objective
+was finite there is no best point: that solve has failed, and returns its start.
 """
 
 from collections.abc import Callable
@@ -88,7 +89,10 @@ def _loop(method, solver, fn, start, args, struct) -> Outcome:
     no, none = jnp.asarray(False), jnp.zeros((), int)
     first = _Carry(start, moving, none, nowhere, nowhere.terms, history, no, ~no)
     c = jax.lax.while_loop(going, body, first)
-    last, best = _seen(fn(c.latent, args)[1], c.last, c.best)
+    lost = ~jnp.isfinite(c.best.terms).all()  # not one point with a finite objective
+    end = fn(jnp.where(lost, start, c.latent), args)[1]
+    last, best = _seen(end, c.last, c.best)
+    best = jax.tree.map(lambda new, old: jnp.where(lost, new, old), end, best)
     later = jnp.arange(method.steps + 1) >= c.step
     spent = method.spent(eqx.combine(c.state, fixed), c.step)
     one_more = jnp.array([1.0, 0.0, 0.0])  # the evaluation at the end
@@ -96,8 +100,8 @@ def _loop(method, solver, fn, start, args, struct) -> Outcome:
         best=best,
         history=jnp.where(later[:, None], last, c.history),
         steps=c.step,
-        converged=c.finished & c.fine,
-        failed=~c.fine,
+        converged=c.finished & c.fine & ~lost,
+        failed=~c.fine | lost,
         spent=jnp.stack([jnp.asarray(n, float) for n in spent]) + one_more,
     )
 

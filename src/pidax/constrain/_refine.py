@@ -33,6 +33,7 @@ from ._arguments import (
     draw_latents,
 )
 from ._batches import Run, Task
+from ._cost import Training
 from ._methods import AbstractMethod, AnySolver, GaussNewton, as_method
 from ._refined import Refined
 
@@ -55,6 +56,7 @@ def refine(
     antithetic: bool = False,
     free: Bool[Array | np.ndarray, "*event"] | None = None,
     batch_size: int = 256,
+    training: Training | None = None,
 ) -> Refined:
     r"""Samples of a student that satisfy an equation and agree with observations.
 
@@ -100,10 +102,14 @@ def refine(
     - `free`: a mask of the latent's entries that may move; the others stay as drawn.
       To ask for a small residual is to condition on it, and an imperfect student then
       moves to coefficients for which it happens to be small. In a chart of what is
-      given and what that leaves unexplained, `free=~chart.given` moves the solution
-      alone, and the law of the coefficients stays.
+      given and what that leaves unexplained, `free=~chart.given` holds the latents of
+      the coefficients, whose law stays as far as the student makes them of these
+      latents alone. A network that sees all latents (`nn.blockwise`: each does) may
+      still move the coefficients a little with the others, as its training left it.
     - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
+    - `training`: what the student had cost before, for the ledger, which cannot know
+      it: `Cost.of_training(result, seconds=...).training`. Unless said it is zero.
 
     A sample is never worse, in the objective, than its start. If the solver breaks down
     in some, a warning says so, and `failed` says in which.
@@ -122,6 +128,7 @@ def refine(
     condition = check_condition(condition, len(start))
     free = check_free(free, start.shape[1:])
     task = Task(student, observation, constraint, anchor, float(anchor_weight), free)
-    run = Run(task, start, condition, key, batch_size, antithetic)
+    spent = Training() if training is None else training
+    run = Run(task, start, condition, key, batch_size, antithetic, spent)
     measured = run.measure(slack, tightness)
     return run.solve(method, measured)

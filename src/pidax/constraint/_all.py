@@ -41,6 +41,7 @@ class All(AbstractConstraint):
         if not flat:
             raise ValueError("expected at least one constraint, got none.")
         _check_shapes(flat)
+        _check_grids(flat)
         chart = _one_normaliser(flat)
         self.parts = _free_to_shift(tuple(_adopt(part, chart) for part in flat))
 
@@ -162,6 +163,19 @@ def _check_shapes(parts):
             f"constraints of one sample judge fields of one shape, got {listed}. Make "
             "them on one grid, with the same stacked fields."
         )
+
+
+def _check_grids(parts):
+    """What says on which grid it is, is on the same points. Sides may differ."""
+    points = lambda grid: (grid.shape, grid.extent, grid.layout, grid.periodic)
+    known = [p for p in parts if getattr(p, "grid", None) is not None]
+    for other in known[1:]:
+        if points(other.grid) != points(known[0].grid):
+            raise ValueError(
+                "constraints of one sample are on the points of one grid, got "
+                f"{known[0].subject}; and {other.subject}. Make both with one "
+                "equation, or observe at_points, by coordinates."
+            )
 
 
 def _one_normaliser(parts):

@@ -113,9 +113,10 @@ class AbstractConstraint(eqx.Module):
 
     @typed
     def check_start(self, x: Float[Array | np.ndarray, "batch *event"]) -> None:
-        """The residuals of these samples are finite: asked once, before minimising.
+        """The costs of these samples are finite: asked once, before minimising.
 
-        What is not finite at the start stays so, as do its gradients.
+        So are their residuals, whose squares may overflow where they do not, and the
+        scales. What is not finite at the start stays so, as do its gradients.
         """
         x = jnp.asarray(x)
         samples, residuals = (np.asarray(bad) for bad in _not_finite(self, x))
@@ -128,9 +129,10 @@ class AbstractConstraint(eqx.Module):
             )
         if residuals.any():
             raise ValueError(
-                f"expected finite residuals of {self.subject}, got "
-                f"{residuals.sum()} of {residuals.size} samples whose residual is not "
-                f"finite (first: {residuals.argmax()}), though the samples are. Their "
+                f"expected finite residuals of {self.subject}, and squares of them, "
+                f"got {residuals.sum()} of {residuals.size} samples whose residual, or "
+                "its square or scale, is not finite in this precision (first: "
+                f"{residuals.argmax()}), though the samples are. Their "
                 "fields are too large for the equation, or the normaliser is not the "
                 "one that the model was trained with: look at constraint.restore(x)."
             )
@@ -143,6 +145,13 @@ class AbstractConstraint(eqx.Module):
 
 @eqx.filter_jit
 def _not_finite(constraint, x):
-    """For each sample, whether it has, and whether its residual has, such entries."""
+    """For each sample, whether it has such entries, and whether what it costs has."""
     bad = lambda a: ~jnp.isfinite(a).all()
-    return jax.vmap(lambda x: (bad(x), bad(constraint.residual(x))))(x)
+
+    def one(x):
+        fields = constraint.restore(x)
+        residual, scale = constraint.residual_of(fields), constraint.scale_of(fields)
+        # A residual divided by an infinite scale would be zero.
+        return bad(x), bad(residual) | bad(scale) | bad(constraint.cost_of(fields))
+
+    return jax.vmap(one)(x)

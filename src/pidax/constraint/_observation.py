@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
-from ..pde import AbstractEquation, AbstractNormaliser
+from ..pde import AbstractEquation, AbstractNormaliser, Grid
 from ..types import Key, Scalar, ScalarLike, Shape, Stacked, typed
 from ._base import AbstractConstraint
 from ._match import check_normaliser
@@ -23,6 +23,7 @@ from ._nodes import at_nodes
 from ._observed import (
     as_pair,
     channel_size,
+    check_told,
     check_units,
     checked_noise,
     checked_values,
@@ -55,12 +56,16 @@ class Observation(AbstractConstraint):
     - `noise`: the standard deviation, a number or one for each entry; 0 is exact.
     - `normaliser`: the chart of the model, where this is not joined by `&` to a
       constraint that has it.
+    - `grid`: whose points these are, which `of`, `at_points` and `at_random` know; it
+      is compared with that of what this is joined to. Of its sides only the kind is
+      kept.
     """
 
     mask: Bool[Array, "*grid channel"]
     values: Float[Array, "*grid channel"]
     noise: Float[Array, "*grid channel"]
     normaliser: AbstractNormaliser | None
+    grid: Grid | None = eqx.field(static=True)
 
     @typed
     def __init__(
@@ -69,6 +74,7 @@ class Observation(AbstractConstraint):
         values: Float[Array | np.ndarray, "*grid channel"],
         noise: Noise = 0.0,
         normaliser: AbstractNormaliser | None = None,
+        grid: Grid | None = None,
     ):
         mask, values = jnp.asarray(mask), jnp.asarray(values)
         noise = jnp.asarray(noise, values.dtype)
@@ -84,6 +90,7 @@ class Observation(AbstractConstraint):
         self.values = checked_values(mask, values, noise)
         self.mask = mask
         self.normaliser = normaliser
+        self.grid = None if grid is None else grid.homogeneous()
         if normaliser is not None:
             check_normaliser(normaliser, mask.shape, self.subject)
             check_units(mask, self.values, normaliser)
@@ -103,7 +110,9 @@ class Observation(AbstractConstraint):
         """
         require_names(equation, fields)
         pairs = {n: as_pair(v) for n, v in fields.items()}
-        return cls(*place(equation, pairs, noise), normaliser)
+        placed = place(equation, pairs, noise)
+        check_told(equation, placed.mask)
+        return cls(*placed, normaliser, equation.grid)
 
     @classmethod
     def at_points(
@@ -163,7 +172,8 @@ class Observation(AbstractConstraint):
 
     @property
     def subject(self) -> str:
-        return f"the observation of fields of shape {self.mask.shape}"
+        where = "" if self.grid is None else f" on {self.grid}"
+        return f"the observation of fields of shape {self.mask.shape}{where}"
 
     @property
     def exact(self) -> Bool[Array, "*grid channel"]:

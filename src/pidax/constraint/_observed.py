@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import is_traced, require, show
-from ..pde import AbstractNormaliser
+from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import Key, Shape
 
 _FAR = 20.0  # standard deviations from the mean: values in other units
@@ -36,6 +36,28 @@ def check_units(mask: Array, values: Array, normaliser: AbstractNormaliser) -> N
             "its fields are. Values of the model's coordinates must be restored, "
             "normaliser.restore(x); values of another "
             "system of units converted."
+        )
+
+
+def check_told(equation: AbstractEquation, mask: Array) -> None:
+    """Some observed point is not one at which the sides prescribe the solution.
+
+    Asked of equations whose fields are stacked by channel, on the grid itself.
+    """
+    grid = equation.grid
+    shape = (*grid.shape, len(equation.names))
+    if is_traced(mask) or mask.shape != shape:
+        return
+    prescribed = np.ones(grid.shape, bool)
+    prescribed[grid.unknown] = False
+    known = [prescribed & (name in equation.unknowns) for name in equation.names]
+    seen = np.asarray(mask)
+    if seen.any() and not (seen & ~np.stack(known, axis=-1)).any():
+        raise ValueError(
+            f"all {int(seen.sum())} observed points are on Dirichlet sides of {grid}, "
+            f"where {type(equation).__name__} prescribes its solution: they tell "
+            "nothing of a sample. Observe points inside, or put these values into the "
+            "boundary of the grid."
         )
 
 

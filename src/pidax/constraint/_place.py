@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import require, show
+from .._checks import is_traced, require, show
 from ..pde import AbstractEquation, AbstractEvolution
 from ..types import Shape
 
@@ -58,6 +58,7 @@ def place(equation: AbstractEquation, fields: dict, noise: Any) -> Placed:
     mask, values, spread = zeros > 0, zeros, zeros
     for name, (seen, value) in fields.items():
         _check_shapes(name, seen, value, shapes[name])
+        _check_mask(name, seen, value)
         new = _place_one(equation, shapes, name, seen, value, by_name(noise, name))
         values = _agreeing(name, new, mask, values)
         values = jnp.where(new.mask, new.values, values)
@@ -92,6 +93,22 @@ def _check_shapes(name, mask, values, shape):
             f"{shape}, got a mask of shape {got[0]} and values of shape {got[1]}. They "
             "must be on the equation's grid; points by their coordinates: "
             "Observation.at_points."
+        )
+
+
+def _check_mask(name, mask, values):
+    """The mask is one, and not the values that stand after it."""
+    kind, other = jnp.asarray(mask).dtype, jnp.asarray(values).dtype
+    truth = lambda dtype: jnp.issubdtype(dtype, jnp.bool_)
+    fine = truth(kind) or jnp.issubdtype(kind, jnp.integer)
+    if fine and not is_traced(mask):
+        fine = bool(np.isin(np.asarray(mask), (0, 1)).all())
+    if not fine or truth(other):
+        raise ValueError(
+            f"the observations of {name} are (mask, values), in this order: expected "
+            "a mask of booleans, or of 0 and 1 as integers, and then numbers, got "
+            f"{kind} and then {other}. Pass {name}=(mask, values); a mask of other "
+            "numbers as mask > 0."
         )
 
 

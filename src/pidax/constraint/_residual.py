@@ -8,10 +8,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..pde import AbstractEquation, AbstractNormaliser
+from ..pde import AbstractEquation, AbstractNormaliser, Grid
 from ..types import Sample, Scalar, Shape, Stacked, typed
 from ._base import AbstractConstraint
-from ._match import check_normaliser
+from ._match import check_held, check_normaliser
 
 _LEAST = 1e-12  # of a scale: zero fields have no size to be relative to
 _WORDS = ("relative", "absolute")
@@ -35,7 +35,11 @@ class Residual(AbstractConstraint):
       physical units; a number divides by that, the same for all samples.
     - `adjust`: which fields a gradient moves: `"all"`, or `"unknowns"` for those that
       the equation solves for, while the given ones are held. A model then learns to
-      solve for what it draws; it cannot draw what is easy to solve for.
+      solve for what it draws; it cannot draw what is easy to solve for. This takes a
+      chart in which no coordinate moves both: by channels (`Normaliser`, a `Spectral`
+      basis), or of what is given first (`Whitened.fit(given=equation.given_mask)`).
+      What is held are coordinates: weights that a network shares between the two move
+      both all the same (`nn.blockwise` shares none).
     """
 
     equation: AbstractEquation
@@ -69,10 +73,17 @@ class Residual(AbstractConstraint):
         self.scaling = scaling
         self.adjust = adjust
         check_normaliser(normaliser, equation.stacked_shape, self.subject)
+        if adjust == "unknowns":
+            check_held(equation, normaliser)
 
     @property
     def shape(self) -> Shape:
         return self.equation.stacked_shape
+
+    @property
+    def grid(self) -> Grid:
+        """Of the equation."""
+        return self.equation.grid
 
     @property
     def subject(self) -> str:

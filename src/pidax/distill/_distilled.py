@@ -69,6 +69,26 @@ def check_conditions(classes: int | None, condition: Any) -> None:
         )
 
 
+def check_same_flow(flow: ProbabilityFlow, distillation: Any) -> None:
+    """The distillation, and each one that it is a sum of, is of this flow."""
+    for part in getattr(distillation, "objectives", ()):
+        check_same_flow(flow, part)
+    own = getattr(distillation, "flow", None)
+    if own is None or own is flow:
+        return
+    for what in ("process", "denoiser"):
+        ours, theirs = getattr(flow, what), getattr(own, what)
+        same = ours is theirs or eqx.tree_equal(ours, theirs)
+        if not is_traced(same) and not same:
+            differ = f"{ours} and {theirs}" if what == "process" else "two that differ"
+            raise ValueError(
+                f"the flow and that of its distillation {type(distillation).__name__} "
+                f"must have the same {what}, got {differ}: the student would learn one "
+                "teacher from noise of another. Make both with one object, "
+                "PIDDM(flow, constraint, distillation=PID(flow))."
+            )
+
+
 def draw_condition(objective: Any, key: Key) -> Condition:
     """By the objective's own `condition`, or a label of its `classes`, or None."""
     if objective.condition is not None:

@@ -23,7 +23,7 @@ from ..student import known_shape
 from ..types import Elementwise, Key, Sample, Scalar, at_least_float32
 from ._base import AbstractObjective, State, Terms, Update
 from ._combine import AbstractCombination
-from ._distilled import draw_condition, dtype_of
+from ._distilled import Draw, check_same_flow, draw_condition, dtype_of
 from ._knowledge import KnowledgeDistillation
 from ._schedules import Weight, check_weight, weight_at
 
@@ -106,6 +106,17 @@ class PIDDM(AbstractObjective):
 
     def __check_init__(self):
         check_weight(self.weight)
+        check_same_flow(self.flow, self.distillation)
+
+    @property
+    def classes(self) -> int | None:
+        """Of the distillation: the residual's samples have labels drawn like its."""
+        return getattr(self.distillation, "classes", None)
+
+    @property
+    def condition(self) -> Draw | None:
+        """How the distillation draws its conditions."""
+        return getattr(self.distillation, "condition", None)
 
     def check(self, model: PyTree, data: PyTree) -> None:
         self.distillation.check(model, data)
@@ -158,5 +169,5 @@ class PIDDM(AbstractObjective):
     def _sample(self, model: Any, key: Key) -> Sample:
         z_key, condition_key = jax.random.split(key)
         z = self.flow.process.prior(z_key, known_shape(self.flow, model))
-        condition = draw_condition(self.distillation, condition_key)
+        condition = draw_condition(self, condition_key)
         return model.sample(z.astype(dtype_of(model)), condition)

@@ -13,11 +13,13 @@ with.
 
 from typing import TYPE_CHECKING
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..process import AbstractProcess
-from ..types import Key, Scalar, at_least_float32
+from ..types import Batch, Key, Sample, Scalar, at_least_float32
 from ._base import AbstractStatelessObjective, State, Terms, Update
 from ._data import denoised
 from ._denoising import DenoisingScoreMatching
@@ -25,6 +27,8 @@ from ._schedules import Weight, check_weight, weight_at
 
 if TYPE_CHECKING:
     from ..constraint import AbstractConstraint
+
+_PROBES = 16  # answers of the untrained model, for the check of the constraint
 
 
 class PIDM(AbstractStatelessObjective):
@@ -62,16 +66,13 @@ class PIDM(AbstractStatelessObjective):
         self.matching.check(model, data)
         samples = data[0] if isinstance(data, tuple) else data
         self.constraint.check(jnp.shape(samples)[1:])
+        self.constraint.check_start(self._answers(model, data))
 
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, tuple[Update, Terms]]:
-        matching = self.matching
-        loss, x0, t, terms = denoised(
-            model, matching.process, matching.law, matching.factor, sample,
-            matching.label_dropout, key,
-        )  # fmt: skip
-        process = matching.process
+        loss, x0, t, terms = self._denoised(model, sample, key)
+        process = self.matching.process
         sigma, scale = process.sigma(t), process.scale(t)
         certainty = (scale / sigma) ** 2  # sigma_data^2 / v
         cost = self.constraint.cost(x0)
@@ -79,3 +80,25 @@ class PIDM(AbstractStatelessObjective):
         weight = weight_at(self.weight, progress) * certainty
         total = loss + weight.astype(loss.dtype) * cost
         return total, ((), {**terms, "physics": cost})
+
+    def _denoised(
+        self, model: PyTree, sample: PyTree, key: Key
+    ) -> tuple[Scalar, Sample, Scalar, Terms]:
+        matching = self.matching
+        return denoised(
+            model, matching.process, matching.law, matching.factor, sample,
+            matching.label_dropout, key,
+        )  # fmt: skip
+
+    def _answers(self, model: PyTree, data: PyTree) -> Batch:
+        """The untrained model's clean samples, of some of the data and their noise."""
+        some = jax.tree.map(lambda a: jnp.asarray(a[:_PROBES]), data)
+        count = len(jax.tree.leaves(some)[0])
+        keys = jax.random.split(jax.random.key(0), count)
+
+        @eqx.filter_jit
+        def asked(model, some, keys):
+            one = lambda sample, key: self._denoised(model, sample, key)[1]
+            return jax.vmap(one)(some, keys)
+
+        return asked(model, some, keys)

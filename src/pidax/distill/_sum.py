@@ -1,6 +1,7 @@
 r"""A sum of objectives: $L = \sum_k w_k L_k$, each with a state of its own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -8,6 +9,7 @@ from jaxtyping import PyTree
 from .._checks import require
 from ..types import Key, Scalar
 from ._base import AbstractObjective, State, Terms, Update
+from ._distilled import Draw
 from ._schedules import Weight, check_weight, weight_at
 
 
@@ -49,15 +51,28 @@ class Sum(AbstractObjective):
                 "expected objectives of one loss in a sum. Give the sum to it instead.",
             )
 
-    @property
-    def classes(self) -> int | None:
-        """Of the first objective: labels of samples that belong to none of them."""
-        return getattr(self.objectives[0], "classes", None)
+        kinds = [(o.classes, o.condition is not None) for o in self._drawing]
+        require(
+            None,
+            len(set(kinds)) < 2,
+            "objectives of a sum teach one model: expected the same classes in all of "
+            "them, or condition= in all, got (classes, condition given) = "
+            f"{', '.join(map(str, kinds))}. Pass the same to each.",
+        )
 
     @property
-    def condition(self):
-        """How the first objective draws its conditions."""
-        return getattr(self.objectives[0], "condition", None)
+    def classes(self) -> int | None:
+        """Of the objectives that draw conditions: they all have the same."""
+        return next((o.classes for o in self._drawing), None)
+
+    @property
+    def condition(self) -> Draw | None:
+        """How the first objective that draws conditions does."""
+        return next((o.condition for o in self._drawing), None)
+
+    @property
+    def _drawing(self) -> list[Any]:
+        return [o for o in self.objectives if hasattr(o, "classes")]
 
     def check(self, model: PyTree, data: PyTree) -> None:
         for objective in self.objectives:
