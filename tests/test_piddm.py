@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_both_terms(solved, x64):
     """Against central differences in the one weight, in float64."""
     kd, state = solved
     state = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), state)
-    objective = px.PIDDM(flow(), constraint(), weight=0.3, distillation=kd)
+    objective = px.PIDDM(kd.flow, constraint(), weight=0.3, distillation=kd)
 
     @jax.jit
     def loss(w):
