@@ -11,6 +11,7 @@ import numpy as np
 from piddm_problems import SOLVE, Problem
 
 import pidax as px
+from pidax import constrain
 from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Sum
 
 PAIRS = 8192
@@ -86,13 +87,8 @@ def student(problem: Problem, recipe: Recipe):
     start = _start(problem)
     steps = round(recipe.scale * problem.setting.student_steps)
     result, seconds = problem.fit(start, objective, steps, RATE)
-    own = result.state.objective
-    spent = [
-        float(leaf.evaluations)
-        for leaf in jax.tree.leaves(own, is_leaf=lambda a: hasattr(a, "evaluations"))
-        if hasattr(leaf, "evaluations")
-    ]
-    cost = {"seconds": seconds, "steps": steps, "pair_evaluations": sum(spent)}
+    pairs = constrain.Cost.of_training(result, seconds).training.pair_evaluations
+    cost = {"seconds": seconds, "steps": steps, "pair_evaluations": pairs}
     return result.ema(), cost
 
 
