@@ -30,7 +30,8 @@ COLUMNS = (
     "sliced_wasserstein",
 )  # fmt: skip
 MAIN = (
-    "data", "data through the coordinates", "Gaussian", "teacher", "distillation",
+    "data", "data through the coordinates", "Gaussian", "its given, then solve",
+    "teacher", "distillation",
     "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (a) + refinement, all latents",
     "PIDDM (a) + refinement, no anchor",
     "distillation + refinement", "distillation + refinement, all latents",
@@ -41,8 +42,8 @@ MAIN = (
     "PIDDM (c)", "PID alone", "PIDM teacher",
 )  # fmt: skip
 SEEDED = (
-    "data", "Gaussian", "teacher", "distillation", "PIDDM (a)",
-    "PIDDM (a) + refinement", "PIDDM (a) + refinement, no anchor",
+    "data", "Gaussian", "its given, then solve", "teacher", "distillation",
+    "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (a) + refinement, no anchor",
     "distillation + refinement", "distillation + refinement, no anchor",
     "direct optimisation, held", "Gaussian + direct optimisation, held",
 )  # fmt: skip
@@ -128,6 +129,9 @@ class Work:
             return problem.restore(y), {}
         if row == "Gaussian":
             return problem.restore(self.gaussian()), {"evaluations": 0}
+        if row == "its given, then solve":
+            made, seconds = methods.solve(problem, problem.restore(self.gaussian()))
+            return made, {"evaluations": 0, "seconds": seconds}
         if row in ("teacher", "PIDM teacher"):
             return self.teach(row)
         if row in methods.RECIPES:

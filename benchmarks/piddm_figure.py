@@ -34,7 +34,9 @@ def points(rows, name):
 def variants(name):
     """The rows of a method: plain, refined, and refined without an anchor."""
     if name == "direct optimisation":
-        return {"refinement": f"{name}, anchored", "no anchor": name}
+        return {"refinement": f"{name}, held", "no anchor": name}
+    if name == "Gaussian":
+        return {"": name, "refinement": "Gaussian + direct optimisation, held"}
     return {
         "": name,
         "refinement": f"{name} + refinement",
@@ -51,6 +53,8 @@ def scatter(ax, rows):
             if not len(found):
                 continue
             style = {"color": colour, "marker": MARKS[kind], "ls": "none", "ms": 6}
+            if name == "teacher":  # its own student lies on it
+                style |= {"mfc": "none", "ms": 11}
             ax.plot(*found.T, label=label if not path else None, **style)
             path.append(found.mean(axis=0))
         ax.plot(*np.array(path).T, color=colour, lw=0.7, alpha=0.6)
@@ -60,7 +64,10 @@ def scatter(ax, rows):
         ax.axhline(level, color="0.5", lw=1, ls="--")
         ax.annotate("held-out data", (0.01, level), fontsize=8, color="0.4",
                     xycoords=ax.get_yaxis_transform(), va="bottom")  # fmt: skip
-    for kind, label in (("s", "refined, anchored"), ("x", "refined, no anchor")):
+    for kind, label in (
+        ("s", "refined, coefficient held"),
+        ("x", "refined, no anchor"),
+    ):
         ax.plot([], [], kind, color="0.4", label=label)
     ax.set(xscale="log", yscale="log", xlabel="relative residual, median",
            ylabel="sliced W to the data", title="Darcy, 16 × 16")  # fmt: skip

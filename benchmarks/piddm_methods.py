@@ -87,7 +87,9 @@ def student(problem: Problem, recipe: Recipe):
     start = _start(problem)
     steps = round(recipe.scale * problem.setting.student_steps)
     result, seconds = problem.fit(start, objective, steps, RATE)
-    pairs = constrain.Cost.of_training(result, seconds).training.pair_evaluations
+    pairs = constrain.Cost.of_training(
+        result, seconds=seconds
+    ).training.pair_evaluations
     cost = {"seconds": seconds, "steps": steps, "pair_evaluations": pairs}
     return result.ema(), cost
 
@@ -108,6 +110,17 @@ def one_step(problem: Problem, model, z):
     start = time.perf_counter()
     x = np.concatenate([np.asarray(sample(model, block)) for block in blocks])
     return x, time.perf_counter() - start
+
+
+def solve(problem: Problem, stacked):
+    """What is given of these fields, solved for the rest, and the seconds of that."""
+    equation = problem.equation
+    with jax.enable_x64(True):
+        fields = jax.vmap(equation.unstack)(jnp.asarray(stacked))
+        given = [getattr(fields, name) for name in equation.given]
+        cost = constrain.Cost.of_solver(equation, *given)
+        made = jax.jit(jax.vmap(lambda *g: equation.stack(equation.solve(*g))))(*given)
+        return np.asarray(made), cost.seconds
 
 
 def pidm(problem: Problem):

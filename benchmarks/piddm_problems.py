@@ -168,7 +168,9 @@ def make(name: str, seed: int, quick: bool = False) -> Problem:
     """The problem of this name; its fields are the same for every seed."""
     setting = SETTINGS[name]
     if quick:
-        small = dict(train=256, width=32, depth=1, teacher_steps=20, student_steps=20)
+        small = dict(
+            train=256, rank=64, width=32, depth=1, teacher_steps=20, student_steps=20
+        )
         setting = dataclasses.replace(setting, **small, batch_size=32)
     equation = setting.equation()
     test = 64 if quick else TEST

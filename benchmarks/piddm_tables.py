@@ -1,4 +1,4 @@
-"""The numbers of PIDDM as they stand in docs/piddm.md.
+"""The numbers of PIDDM as they stand in docs/piddm.md and the README.
 
     python benchmarks/piddm_tables.py
 
@@ -16,7 +16,7 @@ import piddm
 from pidax.constrain import Cost, Training
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/piddm.md"
+PAGE, README = ROOT / "docs/piddm.md", ROOT / "README.md"
 PROBLEMS = {
     "darcy16": "Darcy, 16 x 16",
     "poisson16": "Poisson, 16 x 16, trained teacher",
@@ -30,6 +30,19 @@ HEAD = (
     "sample | training, s | pays off after |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
+
+
+BRIEF = {
+    "teacher": "diffusion model, by its solver",
+    "distillation": "distilled by pairs",
+    "PIDDM (a)": "PIDDM, with pairs",
+    "PIDDM (b)": "PIDDM, without pairs",
+    "PIDDM (a) + refinement": "the third, refined",
+    "Gaussian": "Gaussian coordinates, no network",
+    "Gaussian + direct optimisation, held": "the same, optimised",
+    "its given, then solve": "the same, its coefficient solved for",
+    "data": "held-out data",
+}
 
 
 def load():
@@ -49,14 +62,15 @@ def short(value):
 
 
 def over_seeds(rows, name):
-    """The mean over seeds, and half their range if there are several."""
+    """The mean over seeds, and their range if they differ."""
     values = [row[name] for row in rows if row.get(name) is not None]
     if not values:
         return "-"
     if len(values) == 1:
         return short(values[0])
-    ends = f"{short(min(values))} to {short(max(values))}"
-    return f"{short(float(np.mean(values)))} ({ends})"
+    least, most = short(min(values)), short(max(values))
+    mean = short(float(np.mean(values)))
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def pays_off(rows, teacher):
@@ -123,7 +137,23 @@ def pages(found):
     if "piddm_posterior" in found:
         text = posterior(found["piddm_posterior"])
         blocks.append(marks.marked("piddm posterior", text))
-    return {PAGE: blocks}
+    return {PAGE: blocks, README: [marks.marked("piddm_summary", summary(rows))]}
+
+
+def summary(rows):
+    """Residual and law on Darcy 16 x 16: for the README."""
+    lines = [
+        "| | relative residual | sliced W | evaluations |",
+        "|---|---|---|---|",
+    ]
+    for name, label in BRIEF.items():
+        some = [r for r in rows if (r["problem"], r["row"]) == ("darcy16", name)]
+        if some:
+            calls = some[0].get("evaluations")
+            found = [over_seeds(some, n) for n in ("residual", "sliced_wasserstein")]
+            found.append("-" if calls is None else f"{calls:.3g}")
+            lines.append(f"| {label} | {' | '.join(found)} |")
+    return "\n".join(lines)
 
 
 def jensen(found):
