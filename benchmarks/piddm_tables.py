@@ -47,7 +47,7 @@ BRIEF = {
 
 def load():
     results = ROOT / "benchmarks/results"
-    names = ("piddm", "piddm_posterior", "jensen")
+    names = ("piddm", "piddm_posterior", "piddm_inverse", "jensen")
     files = {name: results / f"{name}.json" for name in names}
     return {n: json.loads(f.read_text()) for n, f in files.items() if f.exists()}
 
@@ -137,6 +137,9 @@ def pages(found):
     if "piddm_posterior" in found:
         text = posterior(found["piddm_posterior"])
         blocks.append(marks.marked("piddm posterior", text))
+    if "piddm_inverse" in found:
+        text = inverse(found["piddm_inverse"])
+        blocks.append(marks.marked("piddm inverse", text))
     return {PAGE: blocks, README: [marks.marked("piddm_summary", summary(rows))]}
 
 
@@ -163,6 +166,23 @@ def jensen(found):
     for row in found["rows"]:
         values = [short(row.get(name)) for name in names]
         lines.append(f"| {row['noise']:.2g} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def inverse(found):
+    """Errors beside spreads, by student, measurements and slack."""
+    lines = [
+        "| student | measured | slack | error of a | spread | error of u | spread | "
+        "relative residual |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        pairs = zip(row["error"], row["spread"], strict=True)
+        cells = [short(value) for pair in pairs for value in pair]
+        lines.append(
+            f"| {row['student']} | {row['observed']} | {row['slack']:g} | "
+            f"{' | '.join(cells)} | {short(row['relative_residual'])} |"
+        )
     return "\n".join(lines)
 
 
