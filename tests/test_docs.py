@@ -88,6 +88,9 @@ def results(name):
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
 
 
+PROVENANCE = ("pde_metrics", "piddm_posterior", "piddm_inverse", "jensen")
+
+
 def assert_provenance(part):
     for name in ("command", "machine", "versions", "commit", "dtype", "seeds"):
         assert part[name]
@@ -102,7 +105,7 @@ def test_the_benchmarks_say_where_they_come_from():
     assert list(engine) == parts
     names = ("ablation", "stability", "origin", "cost")
     pid = [results(f"pid_{name}") for name in names]
-    more = [results(n) for n in ("pde_metrics", "piddm_posterior", "jensen")]
+    more = [results(n) for n in PROVENANCE]
     for part in (solved, results("reliability"), *engine.values(), *pid, *more):
         assert_provenance(part)
     assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
