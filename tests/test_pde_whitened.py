@@ -85,7 +85,7 @@ def test_linear_relations_hold_for_all_coordinates(x64):
 
 
 @pytest.mark.parametrize(
-    "basis, rank", [("principal", None), ("principal", 4), ("spectral", None)]
+    ("basis", "rank"), [("principal", None), ("principal", 4), ("spectral", None)]
 )
 def test_the_form_on_a_grid_is_the_same_chart_turned(fields, x64, basis, rank):
     """A multiple of B y, of mean square one over samples and points."""
