@@ -201,7 +201,7 @@ def test_weights_may_follow_the_progress(solved):
         px.PIDDM(flow(), constraint(), weight=-1.0, distillation=kd)
 
 
-def test_a_sum_is_the_sum(solved):
+def test_a_sum_is_the_sum(solved, x32):
     kd, state = solved
     pid = px.PID.paper(flow(), 6)
     both = Sum([(pid, 2.0), (kd, Ramp(1.0))])
@@ -266,7 +266,7 @@ def test_all_parts_draw_the_same_labels():
     assert int(seen[-1]) in (0, 1)
 
 
-def test_pidm_asks_the_posterior_mean():
+def test_pidm_asks_the_posterior_mean(x32):
     """The residual of D(x_t), with the weight sigma_data^2 / v(t)."""
     model = px.Preconditioned(Scaled(jnp.array(0.3)), EDM)
     x0 = jax.random.normal(jax.random.key(9), SHAPE)
@@ -303,7 +303,7 @@ def test_a_residual_that_is_not_finite_at_the_start_is_named(solved):
         px.PIDDM(flow(), constraint(), distillation=kd).check(student(1e12), None)
 
 
-def test_pidm_asks_at_the_start_as_well():
+def test_pidm_asks_at_the_start_as_well(x32):
     data = np.asarray(jax.random.normal(KEY, (20, *SHAPE)))
     model = lambda w: px.Preconditioned(Scaled(jnp.array(w)), EDM)
     objective = PIDM(EDM, constraint())

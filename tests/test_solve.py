@@ -34,6 +34,18 @@ def test_batch_equals_samples_one_by_one(key, x64):
     )
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_fixed_steps_between_two_times(steps, x32):
+    """The clock is read at the ends twice, and the readings may differ in a bit."""
+    process = px.EDM(sigma_data=1.0)
+    flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(3), 1.0), process)
+    z = process.prior(jax.random.key(0), (4, 3))
+    times = jnp.array([process.t_max, process.t_min])
+    path = px.solve_batch(flow, z, times=times, steps=steps)
+    shrunk = np.sqrt((1 + process.t_min**2) / (1 + process.t_max**2))
+    assert_close(path.end, z * shrunk, 1e-5)
+
+
 def test_a_batch_is_as_good_as_its_worst_sample(x64):
     """Mean norm over the batch lets one sample go; the max norm does not."""
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())

@@ -36,7 +36,7 @@ def integrate(
         u0,
         args=condition,
         saveat=eqx.tree_at(lambda s: s.controller_state, saveat, True),
-        stepsize_controller=watch(plan.solver, plan.controller),
+        stepsize_controller=watch(plan.solver, _onto(plan.controller, ends)),
         adjoint=plan.adjoint,
         progress_meter=plan.progress_meter,
         max_steps=plan.max_steps,
@@ -45,6 +45,22 @@ def integrate(
     each = flow.denoiser.evaluations(condition)
     solution.stats["evaluations"] = evaluations(plan.solver, solution, each)
     return solution
+
+
+def _onto(controller: Any, ends: tuple[Scalar, Scalar]) -> Any:
+    """Steps given one by one, their ends moved onto the solve's if rounding parts them.
+
+    The same reading of a clock differs in its last bits from one place of a compiled
+    program to another, and Diffrax asks for the same bits. Other ends stay as they are.
+    """
+    if not isinstance(controller, diffrax.StepTo):
+        return controller
+    wanted = jnp.stack(ends)
+    outer = jnp.array([0, -1])
+    got = controller.ts[outer]
+    least = 16 * jnp.finfo(wanted.dtype).eps * jnp.abs(wanted).max()
+    moved = jnp.where(jnp.abs(got - wanted) <= least, wanted.astype(got.dtype), got)
+    return eqx.tree_at(lambda c: c.ts, controller, controller.ts.at[outer].set(moved))
 
 
 _CAUSES = (
