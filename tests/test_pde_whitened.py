@@ -196,6 +196,18 @@ def test_it_is_saved_and_loaded(fields, tmp_path, options):
     np.testing.assert_array_equal(loaded.restore(y), chart.restore(y))
 
 
+@pytest.mark.parametrize("given", [None, [0]])
+def test_products_are_in_full_precision(fields, given):
+    """Some accelerators round the factors of float32 products unless told not to."""
+    chart = pde.Whitened.fit(fields, given=given, rough={1: GRID})
+    y = chart.normalise(jnp.asarray(fields[0], jnp.float32))
+    for function, at in ((chart.restore, y), (chart.normalise, chart.restore(y))):
+        program = str(jax.make_jaxpr(function)(at))
+        count = program.count("dot_general")
+        assert count > 1
+        assert program.count("Precision.HIGHEST") >= count
+
+
 def test_what_is_lost_is_said(fields, x64):
     """By channel, in units of its standard deviation; a rank is allowed to lose."""
     assert max(pde.Whitened.fit(fields).unexplained) < 1e-9

@@ -17,23 +17,21 @@ from ._transform import Transform
 
 def bend(x: Stacked, positive, rough) -> Stacked:
     """The logarithm of positive channels, the Laplacian of rough ones."""
-    channels = list(jnp.moveaxis(x, -1, 0))
-    for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
-        if log:
-            channels[i] = jnp.log(channels[i])
-        elif grid is not None:
-            channels[i] = _through(grid, channels[i], 1)
-    return jnp.stack(channels, axis=-1)
+    return _channels(x, positive, rough, jnp.log, 1)
 
 
 def straighten(z: Stacked, positive, rough) -> Stacked:
     """The inverse of `bend`."""
-    channels = list(jnp.moveaxis(z, -1, 0))
+    return _channels(z, positive, rough, jnp.exp, -1)
+
+
+def _channels(x: Stacked, positive, rough, function, power: int) -> Stacked:
+    channels = list(jnp.moveaxis(x, -1, 0))
     for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
         if log:
-            channels[i] = jnp.exp(channels[i])
+            channels[i] = function(channels[i])
         elif grid is not None:
-            channels[i] = _through(grid, channels[i], -1)
+            channels[i] = _through(grid, channels[i], power)
     return jnp.stack(channels, axis=-1)
 
 
