@@ -43,6 +43,11 @@ def reconstruction(problem, share=0.1, noise=0.1):
 # --- each minimiser against linear algebra -------------------------------------------
 
 
+def refine(problem, observation, **options):
+    """Of a problem's own student, under its own equation."""
+    return px.refine(problem.student, observation, problem.residual, key=KEY, **options)
+
+
 def closed_form(problem, observation, refined):
     """The minimiser of each sample, by the draws that the key stands for."""
     seen = observed(problem, observation)
@@ -59,14 +64,7 @@ def closed_form(problem, observation, refined):
 def test_gauss_newton_is_the_closed_form_in_two_steps(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=8,
-        solver=EXACTLY,
-    )
+    refined = refine(problem, observation, samples=8, solver=EXACTLY)
     best = closed_form(problem, observation, refined)
     assert_close(refined.latent, best, 1e-9)
     fields = (problem.matrix @ best.reshape(8, -1).T).T.reshape(refined.fields.shape)
@@ -93,14 +91,7 @@ def test_gauss_newton_is_the_closed_form_in_two_steps(x64):
 def test_other_solvers_reach_the_same_point(solver, close, x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem, noise=0.5)
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=2,
-        solver=solver,
-    )
+    refined = refine(problem, observation, samples=2, solver=solver)
     assert_close(refined.latent, closed_form(problem, observation, refined), close)
     assert not refined.failed.any()
     objective = refined.history.objective
@@ -125,14 +116,7 @@ def test_the_samples_have_the_law_of_the_posterior(x32):
     """Means within 5 standard errors at every entry, spreads within 5 of theirs."""
     problem, count = control(8, 12, False), 1024
     for observation in masks(problem):
-        refined = px.refine(
-            problem.student,
-            observation,
-            problem.residual,
-            key=KEY,
-            samples=count,
-            batch_size=count,
-        )
+        refined = refine(problem, observation, samples=count, batch_size=count)
         mean, std = observed(problem, observation).law(problem.matrix)
         samples = refined.fields.reshape(count, -1)
         some = std > 1e-3 * std.max()
@@ -162,14 +146,7 @@ def test_without_the_noise_the_spread_is_too_small(monkeypatch, x32):
     monkeypatch.setattr(Observation, "perturb", lambda self, key, sign: self)
     problem, count = control(8, 12, False), 1000  # what was compiled is not this
     observation = reconstruction(problem, 0.3)
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=count,
-        batch_size=count,
-    )
+    refined = refine(problem, observation, samples=count, batch_size=count)
     seen = observed(problem, observation)
     std = refined.fields.reshape(count, -1).std(axis=0, ddof=1)
     right = seen.law(problem.matrix)[1]
@@ -185,15 +162,7 @@ def test_without_the_noise_the_spread_is_too_small(monkeypatch, x32):
 def test_anchored_to_zero_it_is_the_mean_and_has_no_spread(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=8,
-        solver=EXACTLY,
-        anchor="norm",
-    )
+    refined = refine(problem, observation, samples=8, solver=EXACTLY, anchor="norm")
     mean, std = observed(problem, observation).law(problem.matrix)
     samples = refined.fields.reshape(8, -1)
     assert_close(samples.mean(axis=0), mean, 1e-8)
@@ -206,15 +175,7 @@ def test_antithetic_pairs_have_the_exact_mean(x64):
     """Of a linear student; they are draws all the same: as wide as the posterior."""
     problem = control(8, 12, True)
     observation = reconstruction(problem)
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=64,
-        solver=EXACTLY,
-        antithetic=True,
-    )
+    refined = refine(problem, observation, samples=64, solver=EXACTLY, antithetic=True)
     np.testing.assert_array_equal(refined.start[32:], -refined.start[:32])
     mean, std = observed(problem, observation).law(problem.matrix)
     samples = refined.fields.reshape(64, -1)
@@ -222,14 +183,7 @@ def test_antithetic_pairs_have_the_exact_mean(x64):
     ratio = samples[:32].std(axis=0).mean() / std.mean()
     assert 0.8 < ratio < 1.2
     with pytest.raises(ValueError, match="in pairs"):
-        px.refine(
-            problem.student,
-            observation,
-            problem.residual,
-            key=KEY,
-            samples=3,
-            antithetic=True,
-        )
+        refine(problem, observation, samples=3, antithetic=True)
 
 
 def test_held_entries_stay_and_the_others_are_the_restricted_minimum(x64):
@@ -237,15 +191,7 @@ def test_held_entries_stay_and_the_others_are_the_restricted_minimum(x64):
     observation = reconstruction(problem)
     shape = problem.student.shape
     free = np.random.default_rng(0).random(shape) < 0.5
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=2,
-        solver=EXACTLY,
-        free=free,
-    )
+    refined = refine(problem, observation, samples=2, solver=EXACTLY, free=free)
     np.testing.assert_array_equal(refined.latent[:, ~free], refined.start[:, ~free])
     sigma = problem.student.process.t_max
     made = lambda e: problem.residual.restore(problem.student.sample(sigma * e)).ravel()
@@ -261,24 +207,14 @@ def test_held_entries_stay_and_the_others_are_the_restricted_minimum(x64):
         moved = np.linalg.solve(normal, rows.T @ apart)
         assert_close(latent[free], start[free] + moved, 1e-7)
     with pytest.raises(ValueError, match="free is a mask"):
-        px.refine(
-            problem.student, observation, problem.residual, key=KEY, free=free[:1]
-        )
+        refine(problem, observation, free=free[:1])
 
 
 def test_without_an_anchor_the_data_alone_decide(x64):
     """The nearest latent that fits them, as far as the steps are Gauss-Newton's."""
     problem = control(8, 12, True)
     observation = reconstruction(problem, 0.03)
-    refined = px.refine(
-        problem.student,
-        observation,
-        problem.residual,
-        key=KEY,
-        samples=8,
-        solver=EXACTLY,
-        anchor=None,
-    )
+    refined = refine(problem, observation, samples=8, solver=EXACTLY, anchor=None)
     seen = observed(problem, observation)
     starts = refined.start.reshape(8, -1)
     inverse = np.linalg.pinv(seen.rows / seen.noise[:, None]) / seen.noise
@@ -292,11 +228,9 @@ def test_without_an_anchor_the_data_alone_decide(x64):
 def test_another_weight_is_another_problem_and_says_so(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)
-    refined = px.refine(
-        problem.student,
+    refined = refine(
+        problem,
         observation,
-        problem.residual,
-        key=KEY,
         samples=8,
         solver=EXACTLY,
         anchor="norm",
@@ -318,9 +252,7 @@ def test_what_is_known_exactly_holds_to_the_last_bit(dtype):
     observation = Observation.at_random(
         problem.equation, problem.truth, 0.1, key=jax.random.key(4), noise=noise
     )
-    refined = px.refine(
-        problem.student, observation, problem.residual, key=KEY, samples=16
-    )
+    refined = refine(problem, observation, samples=16)
     exact = np.asarray(observation.exact)
     assert exact.any()
     assert observation.noisy.any()
@@ -339,9 +271,7 @@ def test_the_inverse_problem_has_one_answer(x64):
     """All of u without noise: f is what the equation says."""
     problem = control(8, 12, True)
     observation = Observation.of(problem.equation, solution=problem.truth.solution)
-    refined = px.refine(
-        problem.student, observation, problem.residual, key=KEY, samples=16
-    )
+    refined = refine(problem, observation, samples=16)
     error = np.abs(refined.fields[..., 0] - np.asarray(problem.truth.source)).max()
     assert error < 1e-2 * problem.sizes["source"]
 
