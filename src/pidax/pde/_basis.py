@@ -40,6 +40,11 @@ class AbstractBasis(eqx.Module):
     def blocks(self, size: int) -> tuple[slice, ...]:
         """The groups of the `size` coefficients whose sizes are damped together."""
 
+    @property
+    @abc.abstractmethod
+    def held(self) -> int:
+        """How many of the first coefficients are of what is given, and of it alone."""
+
     @abc.abstractmethod
     def forward(self, fields: Stacked) -> Coefficients:
         """The coefficients of one sample's fields."""
@@ -62,6 +67,10 @@ class Principal(AbstractBasis):
     @property
     def orthonormal(self) -> bool:
         return True
+
+    @property
+    def held(self) -> int:
+        return 0
 
     def blocks(self, size: int) -> tuple[slice, ...]:
         return (slice(size),)
@@ -155,9 +164,12 @@ class Conditional(AbstractBasis):
     def orthonormal(self) -> bool:
         return False
 
+    @property
+    def held(self) -> int:
+        return len(self.first.vectors)
+
     def blocks(self, size: int) -> tuple[slice, ...]:
-        middle = len(self.first.vectors)
-        return slice(middle), slice(middle, size)
+        return slice(self.held), slice(self.held, size)
 
     def forward(self, fields: Stacked) -> Coefficients:
         known, rest = self._split(fields.ravel())
@@ -216,6 +228,10 @@ class Spectral(AbstractBasis):
     @property
     def orthonormal(self) -> bool:
         return True
+
+    @property
+    def held(self) -> int:
+        return 0
 
     def blocks(self, size: int) -> tuple[slice, ...]:
         return (slice(size),)

@@ -144,8 +144,7 @@ class Whitened(AbstractNormaliser):
     def given(self) -> np.ndarray:
         """Which coordinates are of what is given (`Conditional`): a mask."""
         mask = np.zeros(self.shape, bool)
-        if isinstance(self.basis, Conditional):
-            mask[: self.blocks[0]] = True
+        mask[: self.basis.held] = True
         return mask
 
     @property
@@ -186,11 +185,8 @@ class Whitened(AbstractNormaliser):
 
     def hold(self, coordinates: Array) -> Array:
         """No gradient reaches the coordinates of what is given (`Conditional`)."""
-        if not isinstance(self.basis, Conditional):
-            return coordinates
-        here, _ = self.basis.blocks(self.scale.size)
-        given = jax.lax.stop_gradient(coordinates[..., here])
-        return jnp.concatenate([given, coordinates[..., here.stop :]], axis=-1)
+        held = jax.lax.stop_gradient(coordinates)
+        return jnp.where(self.given, held, coordinates)
 
     def distance(self, stacked: ChannelsLike) -> Channels:
         x = jnp.asarray(stacked)
