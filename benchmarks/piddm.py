@@ -21,7 +21,7 @@ import piddm_problems as problems
 import record
 
 import pidax as px
-from pidax import constrain, pde
+from pidax import pde
 
 NAME = "piddm"
 COUNT = 2048
@@ -161,29 +161,16 @@ class Work:
     def refined(self, row):
         """On the latent of a student, or on the sample itself."""
         problem, z = self.problem, self.z
-        anchor = None if row.endswith("no anchor") else "draw"
-        if "direct" in row:
-            model, training = self.student("distillation")
-            start, _ = methods.one_step(problem, model, z)
-            if row.startswith("Gaussian"):
-                start, training = self.gaussian(), None
-            z = start * problem.process.t_max
+        how = methods.REFINEMENTS[row]
+        model, training = self.student(how.start) if how.start else (None, None)
+        if how.direct:
+            x = methods.one_step(problem, model, z)[0] if model else self.gaussian()
+            z = x * problem.process.t_max
+            before = 1 if model else 0
             model = methods.Identity(problem.process, problem.shape)
-            anchor = "draw" if row.endswith(("anchored", "held")) else None
-        else:
-            model, training = self.student(row.split(" +")[0])
-        gauss_newton = constrain.GaussNewton(methods.STEPS, products=methods.PRODUCTS)
-        chart = problem.normaliser
-        cut = row.endswith(("refinement", "held")) and not chart.given.all()
-        found = px.refine(
-            model, constraint=problem.constraint, z=z, key=jax.random.key(3),
-            anchor=anchor, slack=methods.SLACK, free=~chart.given if cut else None,
-            solver=gauss_newton if anchor else constrain.Adam(steps=methods.ADAM_STEPS),
-        )  # fmt: skip
+        found = methods.refine(problem, model, z, how)
         ledger = found.cost.as_dict()
-        each = (ledger["network"] or 0) / self.count
-        if "direct" in row:  # the student's, once, for the start
-            each = 0 if training is None else 1
+        each = before if how.direct else ledger["network"] / self.count
         cost = {"evaluations": each, "seconds": ledger["seconds"], "ledger": ledger}
         return np.asarray(found.fields, np.float64), cost | {"training": training}
 

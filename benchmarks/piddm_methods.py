@@ -135,8 +135,46 @@ def pidm(problem: Problem):
 
 
 SLACK = 0.01
-STEPS, PRODUCTS = 4, 20
-ADAM_STEPS = 100
+GAUSS_NEWTON = constrain.GaussNewton(4, products=20)
+ADAM = constrain.Adam(steps=100)  # where no anchor makes the problem quadratic
+
+
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """Where samples start, what may move, and what holds it back."""
+
+    start: str | None  # a student's recipe; None for the Gaussian
+    anchor: str | None = "draw"
+    held: bool = True  # what is given stays as it was drawn
+    direct: bool = False  # the sample itself moves, in place of a student's latent
+
+
+_FREE: Any = {"held": False}
+_LOOSE: Any = {"held": False, "anchor": None}
+REFINEMENTS = {
+    **{
+        f"{name} + refinement{suffix}": Refinement(name, **options)
+        for name in ("PIDDM (a)", "PIDDM (b)", "distillation")
+        for suffix, options in (
+            ("", {}), (", all latents", _FREE), (", no anchor", _LOOSE)
+        )
+    },
+    "direct optimisation": Refinement("distillation", direct=True, **_LOOSE),
+    "direct optimisation, anchored": Refinement("distillation", direct=True, **_FREE),
+    "direct optimisation, held": Refinement("distillation", direct=True),
+    "Gaussian + direct optimisation, held": Refinement(None, direct=True),
+}  # fmt: skip
+
+
+def refine(problem: Problem, model, z, how: Refinement):
+    """These draws, moved until the equation holds."""
+    given = problem.normaliser.given
+    return px.refine(
+        model, constraint=problem.constraint, z=z, key=jax.random.key(3),
+        anchor=how.anchor, slack=SLACK,
+        free=~given if how.held and not given.all() else None,
+        solver=GAUSS_NEWTON if how.anchor else ADAM,
+    )  # fmt: skip
 
 
 class Identity(px.student.AbstractStudent):

@@ -58,7 +58,8 @@ def rows(name: str) -> list[dict[str, Any]]:
 def append(name: str, row: dict[str, Any], head: dict[str, Any]) -> None:
     """Add a row to `results/NAME.json`; others may be adding theirs.
 
-    `head` is written beside the provenance of this run; a row keeps its own commit.
+    `head` is written beside the provenance of this run; a row keeps its own commit and
+    processor.
     """
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
@@ -66,6 +67,7 @@ def append(name: str, row: dict[str, Any], head: dict[str, Any]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         head = {**provenance(), **head}
         mine = {key: head[key] for key in ("commit", "uncommitted_changes_to_src")}
+        mine["processor"] = head["machine"]["processor"]
         found = {**head, "rows": [*rows(name), {**row, **mine}]}
         target.write_text(json.dumps(found, indent=1) + "\n")
 
