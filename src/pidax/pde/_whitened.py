@@ -54,14 +54,14 @@ class Whitened(AbstractNormaliser):
     """
 
     basis: AbstractBasis
-    channels: Normaliser
-    units: Normaliser
+    channels: Normaliser  # of logarithms and Laplacians, where there are some
+    units: Normaliser  # of the fields themselves
     centre: Float[np.ndarray | Array, "*grid channel"]
     scale: Float[np.ndarray | Array, " mode"]
     positive: tuple[bool, ...] = eqx.field(static=True)
     rough: tuple[Grid | None, ...] = eqx.field(static=True)
     form: Form = eqx.field(static=True)
-    turned: float = eqx.field(static=True)
+    turned: float = eqx.field(static=True)  # by what form="grid" divides B y
     unexplained: tuple[float, ...] = eqx.field(static=True)
 
     @classmethod
