@@ -24,7 +24,7 @@ PROBLEMS = {
     "burgers32": "Burgers, 32 rows of 32 points",
     "darcy32": "Darcy, 32 x 32",
 }
-TRIVIAL = {"u = 0": "u = 0", "generate a, then solve": "its a, then solve"}
+TRIVIAL = {"u = 0": "u = 0", "generate a, then solve": "the teacher's given, then solve"}
 HEAD = (
     "| | residual | re-solve | boundary | MMSE | SMSE | sliced W | evaluations | ms a "
     "sample | training, s | pays off after |",
@@ -78,7 +78,7 @@ def pays_off(rows, teacher):
     first = rows[0]
     if not (teacher and first.get("training") and first.get("seconds")):
         return "-"
-    if first["row"] == "teacher":
+    if first["row"] == "teacher" or first["processor"] != teacher[0]["processor"]:
         return "-"
     spent = Training(seconds=first["training"]["seconds"])
     own = Cost(samples=piddm.COUNT, seconds=first["seconds"], training=spent)
