@@ -37,10 +37,10 @@ BRIEF = {
     "distillation": "distilled by pairs",
     "PIDDM (a)": "PIDDM, with pairs",
     "PIDDM (b)": "PIDDM, without pairs",
-    "PIDDM (a) + refinement": "the third, refined",
+    "PIDDM (a) + refinement": "PIDDM, with pairs, refined",
     "Gaussian": "Gaussian coordinates, no network",
-    "Gaussian + direct optimisation, held": "the same, optimised",
-    "its given, then solve": "the same, its coefficient solved for",
+    "Gaussian + direct optimisation, held": "Gaussian coordinates, optimised",
+    "its given, then solve": "Gaussian coefficient, solved for the rest",
     "data": "held-out data",
 }
 
