@@ -177,13 +177,23 @@ def make(name: str, seed: int, quick: bool = False) -> Problem:
     test = 64 if quick else TEST
     fields = _fields(name, equation, setting.train + test, quick)
     train, held = fields[: setting.train], fields[setting.train :]
+    chart = _chart(name, setting, equation, train, quick)
+    process = px.EDM(sigma_data=1.0)
+    return Problem(name, seed, setting, equation, chart, train, held, process, quick)
+
+
+def _chart(name: str, setting: Setting, equation: Any, train, quick) -> pde.Whitened:
+    """Kept beside what is trained in it."""
+    file = STORE / f"{name}-chart{'-quick' * quick}.px"
+    if file.exists():
+        return px.load(file)
     chart = pde.Whitened.fit(
         train, positive=setting.positive, given=equation.given_mask,
         rough={1: equation.grid} if setting.rough else None,
         damping=setting.damping, rank=setting.rank,
     )  # fmt: skip
-    process = px.EDM(sigma_data=1.0)
-    return Problem(name, seed, setting, equation, chart, train, held, process, quick)
+    px.save(file, chart)
+    return chart
 
 
 def _fields(name: str, equation: Any, count: int, quick: bool) -> np.ndarray:

@@ -47,6 +47,18 @@ def test_without_damping_every_principal_coordinate_has_variance_one(fields, x64
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-9)
 
 
+def test_directions_have_one_sign_whatever_the_decomposition_gives(fields):
+    """Fitted to the same samples in another order, or to their opposites."""
+    centred = fields - fields.mean(axis=0)
+    found = pde.Principal.find(centred, 12)
+    for same in (-centred, centred[::-1]):
+        again = pde.Principal.find(same, 12)
+        np.testing.assert_allclose(again.vectors, found.vectors, atol=1e-8)
+    for vector in np.asarray(found.vectors).reshape(12, -1):
+        large = np.abs(vector) > 0.5 * np.abs(vector).max()
+        assert vector[large][0] > 0
+
+
 @pytest.mark.parametrize("basis", ["principal", "spectral"])
 def test_damping_is_the_formula(fields, x64, basis):
     """Variances var / (var + damping^2 max var), up to one factor that makes them 1."""

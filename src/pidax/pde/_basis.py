@@ -95,7 +95,8 @@ class Principal(AbstractBasis):
         least = max(_ROUNDING * variances[0], floor)
         kept = int((variances > least).sum())
         kept = kept if rank is None else min(kept, rank)
-        return Principal(vectors[:kept].reshape(kept, *centred.shape[1:]).copy())
+        found = _oriented(vectors[:kept])
+        return Principal(found.reshape(kept, *centred.shape[1:]))
 
     def forward(self, fields: Stacked) -> Coefficients:
         vectors = jnp.asarray(self.vectors, fields.dtype)
@@ -107,6 +108,16 @@ class Principal(AbstractBasis):
         size = math.prod(vectors.shape[1:])
         rows = vectors.reshape(len(vectors), size)
         return full_product(coefficients, rows, axes=1).reshape(vectors.shape[1:])
+
+
+def _oriented(vectors: np.ndarray) -> np.ndarray:
+    """With the sign of each row that makes its first large entry positive.
+
+    A decomposition leaves the signs to the machine and its number of threads.
+    """
+    size = np.abs(vectors)
+    large = np.argmax(size > 0.5 * size.max(axis=1, keepdims=True), axis=1)
+    return vectors * np.sign(vectors[np.arange(len(vectors)), large])[:, None]
 
 
 class Conditional(AbstractBasis):

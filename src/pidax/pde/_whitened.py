@@ -51,6 +51,9 @@ class Whitened(AbstractNormaliser):
     values, and every linear relation that holds for all samples, are kept exactly. How
     much of each channel is lost says `unexplained`, as a root mean square in units of
     the channel's standard deviation: more than rounding only with a `rank`.
+
+    Keep the chart with the model that was trained in it (`px.save`): of samples that
+    differ in the last bit, directions of nearly one variance are found turned.
     """
 
     basis: AbstractBasis
