@@ -145,18 +145,19 @@ class Refinement:
 
     start: str | None  # a student's recipe; None for the Gaussian
     anchor: str | None = "draw"
-    held: bool = True  # what is given stays as it was drawn
+    held: str | None = "latents"  # or "fields": what is given stays as it was drawn
     direct: bool = False  # the sample itself moves, in place of a student's latent
 
 
-_FREE: Any = {"held": False}
-_LOOSE: Any = {"held": False, "anchor": None}
+_FREE: Any = {"held": None}
+_LOOSE: Any = {"held": None, "anchor": None}
 REFINEMENTS = {
     **{
         f"{name} + refinement{suffix}": Refinement(name, **options)
         for name in ("PIDDM (a)", "PIDDM (b)", "distillation")
         for suffix, options in (
-            ("", {}), (", all latents", _FREE), (", no anchor", _LOOSE)
+            ("", {}), (", fields held", {"held": "fields"}),
+            (", all latents", _FREE), (", no anchor", _LOOSE),
         )
     },
     "direct optimisation": Refinement("distillation", direct=True, **_LOOSE),
@@ -168,11 +169,12 @@ REFINEMENTS = {
 
 def refine(problem: Problem, model, z, how: Refinement):
     """These draws, moved until the equation holds."""
-    given = problem.normaliser.given
+    given, fields = problem.normaliser.given, problem.equation.given_mask
+    cut = how.held == "latents" and not given.all()
     return px.refine(
         model, constraint=problem.constraint, z=z, key=jax.random.key(3),
-        anchor=how.anchor, slack=SLACK,
-        free=~given if how.held and not given.all() else None,
+        anchor=how.anchor, slack=SLACK, free=~given if cut else None,
+        hold=fields if how.held == "fields" else None,
         solver=GAUSS_NEWTON if how.anchor else ADAM,
     )  # fmt: skip
 

@@ -24,7 +24,10 @@ PROBLEMS = {
     "burgers32": "Burgers, 32 rows of 32 points",
     "darcy32": "Darcy, 32 x 32",
 }
-TRIVIAL = {"u = 0": "u = 0", "generate a, then solve": "the teacher's given, then solve"}
+TRIVIAL = {
+    "u = 0": "u = 0",
+    "generate a, then solve": "the teacher's given, then solve",
+}
 HEAD = (
     "| | residual | re-solve | boundary | MMSE | SMSE | sliced W | evaluations | ms a "
     "sample | training, s | pays off after |",

@@ -26,6 +26,7 @@ from pidax import pde
 
 KEY = jax.random.key(0)
 STORE = Path("outputs/darcy")
+KEPT = ("chart", "teacher", "student")
 SOLVE: Any = {"rtol": 1e-2, "atol": 1e-2}
 
 
@@ -111,14 +112,14 @@ def trained(sizes):
     drawn = pde.draw(equation, sizes.fields + sizes.held_out, key=KEY)
     fields = np.asarray(jax.vmap(equation.stack)(drawn))
     train, test = np.split(fields, [sizes.fields])
-    chart = coordinates(equation, train, sizes)
     said("fields")
     process = px.EDM(sigma_data=1.0)
     kept = STORE / f"{sizes.size}-{sizes.fields}"
     if (kept / "student.px").exists():
-        print(f"teacher and student of {kept}")
-        teacher, student = (px.load(kept / f"{n}.px") for n in ("teacher", "student"))
+        print(f"coordinates, teacher and student of {kept}")
+        chart, teacher, student = (px.load(kept / f"{n}.px") for n in KEPT)
     else:
+        chart = coordinates(equation, train, sizes)
         data = np.asarray(chart.normalise(train), np.float32)
         teacher = teach(chart, data, process, sizes)
         said("teacher")
@@ -126,8 +127,8 @@ def trained(sizes):
         student = distil(px.ProbabilityFlow(teacher, process), constraint, sizes)
         said("student")
         kept.mkdir(parents=True, exist_ok=True)
-        px.save(kept / "teacher.px", teacher)
-        px.save(kept / "student.px", student)
+        for name, what in zip(KEPT, (chart, teacher, student), strict=True):
+            px.save(kept / f"{name}.px", what)
     return equation, chart, test, px.ProbabilityFlow(teacher, process), student
 
 
@@ -138,8 +139,8 @@ def main(sizes):
     ends = jnp.asarray([flow.process.t_max, flow.process.t_min])
     slow = px.solve_batch(flow, z, times=ends, **SOLVE)
     refined = px.refine(
-        student, constraint=constraint, z=z, free=~chart.given, key=jax.random.key(3),
-        solver=px.constrain.GaussNewton(4, products=20),
+        student, constraint=constraint, z=z, hold=equation.given_mask,
+        key=jax.random.key(3), solver=px.constrain.GaussNewton(4, products=20),
     )  # fmt: skip
     print(refined)
     sets = {

@@ -279,6 +279,23 @@ def test_the_inverse_problem_has_one_answer(x64):
 # --- a student that does not know the equation ---------------------------------------
 
 
+def drawn_apart(problem):
+    """A student of source and solution that knows of no equation, and two matrices.
+
+    Of its fields by the latent, and of the residual by the fields.
+    """
+    equation, shape = problem.equation, problem.student.shape
+    sizes = np.broadcast_to(list(problem.sizes.values()), shape)
+    student = px.ExactStudent(px.Gaussian(jnp.zeros(shape), sizes**2), px.EDM())
+    matrix = np.diag(np.sqrt(sizes.ravel() ** 2 / (1 + sizes.ravel() ** 2 / 80.0**2)))
+    of = lambda flat: equation.residual(equation.unstack(flat.reshape(shape))).ravel()
+    laplace = np.asarray(jax.jacfwd(of)(jnp.zeros(sizes.size)))
+    return student, matrix, laplace
+
+
+LINEAR = GaussNewton(rtol=1e-13, tolerance=1e-16, products=1000)
+
+
 def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
     """Source and solution drawn apart: the equation is all that joins them.
 
@@ -286,8 +303,7 @@ def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
     """
     problem, slack = control(8, 12, True), 0.1
     equation, shape = problem.equation, problem.student.shape
-    sizes = np.broadcast_to(list(problem.sizes.values()), shape)
-    student = px.ExactStudent(px.Gaussian(jnp.zeros(shape), sizes**2), px.EDM())
+    student, matrix, laplace = drawn_apart(problem)
     observation = Observation.at_random(
         equation, problem.truth, 0.2, key=jax.random.key(4), names=("source",)
     )
@@ -299,9 +315,8 @@ def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
         samples=4,
         slack=slack,
         tightness=1e-2,
-        solver=GaussNewton(rtol=1e-13, tolerance=1e-16, products=1000),
+        solver=LINEAR,
     )
-    matrix = np.diag(np.sqrt(sizes.ravel() ** 2 / (1 + sizes.ravel() ** 2 / 80.0**2)))
     starts = refined.start.reshape(4, -1)
     mask, values = (
         np.asarray(a).ravel() for a in (observation.mask, observation.values)
@@ -309,8 +324,6 @@ def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
     drawn = (starts @ matrix).reshape(4, *shape)
     mixed = jax.vmap(observation.overwrite)(jnp.asarray(drawn))
     scale = np.median(jax.vmap(problem.residual.scale_of)(mixed))
-    of = lambda flat: equation.residual(equation.unstack(flat.reshape(shape))).ravel()
-    laplace = np.asarray(jax.jacfwd(of)(jnp.zeros(mask.size)))
     tight = 1e-2 * drawn.std(axis=(0, 1, 2))
     noise = np.broadcast_to(tight, shape).ravel()[mask]
     blocks = [np.eye(mask.size), matrix[mask] / noise[:, None]]
@@ -323,6 +336,44 @@ def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
     assert refined.relative_start.min() > 1
     assert refined.relative.max() < 0.1 * refined.relative_start.min()
     assert refined.cost.residual == refined.cost.network + 4
+
+
+def test_held_fields_stay_as_drawn_and_the_others_follow_them(x64):
+    """Each sample keeps its own source, and has the solution that is nearest to it."""
+    problem, slack = control(8, 12, True), 0.1
+    student, matrix, laplace = drawn_apart(problem)
+    mask = problem.equation.given_mask
+    options: dict[str, Any] = dict(
+        constraint=problem.residual, key=KEY, samples=4, slack=slack, solver=LINEAR
+    )
+    refined = px.refine(student, hold=mask, **options)
+    starts = refined.start.reshape(4, -1)
+    drawn = starts @ matrix
+    held = mask.ravel()
+    fields = refined.fields.reshape(4, -1)
+    assert_close(fields[:, held], drawn[:, held], 1e-14)
+    loose = px.refine(student, **options)
+    moved = np.abs(loose.fields.reshape(4, -1) - drawn)[:, held].max()
+    assert moved > 0.1 * np.abs(drawn[:, held]).max()
+    scales = jax.vmap(problem.residual.scale_of)(drawn.reshape(4, *mask.shape))
+    weight = 1 / (slack * np.median(scales))
+    block = np.concatenate([np.eye(held.size), weight * laplace * ~held @ matrix])
+    for start, own, latent, one in zip(
+        starts, drawn, refined.latent.reshape(4, -1), fields, strict=True
+    ):
+        right = np.concatenate([start, -weight * laplace @ np.where(held, own, 0.0)])
+        best = np.linalg.lstsq(block, right, rcond=None)[0]
+        assert_close(latent, best, 1e-6)
+        assert_close(one[~held], (matrix @ best)[~held], 1e-6)
+    assert (refined.relative < 0.1 * refined.relative_start).all()
+    apart = lambda cost: cost.network - cost.residual
+    assert apart(refined.cost) == apart(loose.cost) + 4  # what is held, sampled once
+    for bad in (mask[:1], ~mask | mask, mask & ~mask):
+        with pytest.raises(ValueError, match=r"hold is a mask.*given_mask"):
+            px.refine(student, hold=bad, **options)
+    seen = Observation.of(problem.equation, source=problem.truth.source)
+    with pytest.raises(ValueError, match=rf"got {mask.sum()} in both"):
+        px.refine(student, seen, hold=mask, **options)
 
 
 # --- students that are not linear ----------------------------------------------------

@@ -130,6 +130,33 @@ def check_free(free: Any, shape: Shape) -> Array | None:
     return jnp.asarray(mask)
 
 
+def check_hold(hold: Any, parts: Parts) -> Array | None:
+    """A mask of entries of the stacked fields, some of them held, none observed."""
+    if hold is None:
+        return None
+    mask = np.asarray(hold)
+    judges = (parts.constraint, parts.observation)
+    known = (j.shape for j in judges if j is not None and j.shape is not None)
+    shape = next(known, mask.shape)
+    if mask.shape != shape or not mask.any() or mask.all():
+        raise ValueError(
+            f"hold is a mask of the entries of stacked fields, shape {shape}, of which "
+            f"some are True and some are not, got shape {mask.shape} with "
+            f"{int(mask.sum())} of {mask.size}. Pass equation.given_mask, or leave it "
+            "out."
+        )
+    if parts.observation is not None:
+        both = mask & np.asarray(parts.observation.mask)
+        if both.any():
+            raise ValueError(
+                "what is held stays as it was drawn, whatever is observed of it: "
+                f"expected other entries in hold than in the observation, got "
+                f"{both.sum()} in both. Leave hold out where the held fields are "
+                "what is asked for."
+            )
+    return jnp.asarray(mask)
+
+
 def sample_keys(key: Key, count: int, purpose: int) -> Array:
     """A key for each sample, the same however many there are and in what batches."""
     own = jax.random.fold_in(key, purpose)

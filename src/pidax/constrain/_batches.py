@@ -32,12 +32,13 @@ class Task(NamedTuple):
     anchor: str | None
     weight: float
     free: Any
+    hold: Any
 
     def problem(self, likelihood: Likelihood, dtype: Any) -> Problem:
         """The rows that are minimised."""
         weight = None if self.anchor is None else jnp.asarray(self.weight, dtype)
         parts = self.student, self.observation, self.constraint
-        return Problem(*parts, weight, self.free, likelihood)
+        return Problem(*parts, weight, self.free, self.hold, likelihood)
 
 
 class Measured(NamedTuple):
@@ -91,13 +92,15 @@ class Run(NamedTuple):
         anchor, misfit, residual = np.moveaxis(outcome.history, -1, 0)
         network, jvp, vjp = outcome.spent.sum(axis=0, dtype=float)
         network += count  # the start was sampled once before
-        constrained = self.task.constraint is not None
+        residual = 0.0 if self.task.constraint is None else float(network + count)
+        if self.task.hold is not None:  # and once for what of it is held
+            network += count
         cost = Cost(
             samples=count,
             network=float(network),
             jvp=float(jvp),
             vjp=float(vjp),
-            residual=float(network + count) if constrained else 0.0,
+            residual=residual,
             seconds=clock.running,
             compiling=clock.compiling,
             training=self.training,
@@ -151,7 +154,7 @@ def _measure(problem: Problem, latents: Batch, condition: Condition) -> Any:
         finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
         if constraint is None:
             return fields, finite, None, None, jnp.asarray(jnp.nan)
-        mixed = problem.overwrite(fields)
+        mixed = problem.overwrite(fields, fields)
         square = jnp.sum(jnp.square(constraint.relative_of(mixed)))
         scale, cost = constraint.scale_of(mixed), constraint.cost_of(mixed)
         return fields, finite, square, scale, jnp.sqrt(cost)
@@ -178,9 +181,12 @@ def _solve(
             if anchor == "draw":
                 values = observation.perturb(key=key, sign=sign).values
         centre = jnp.zeros_like(latent) if anchor == "norm" else latent
-        case = Case(latent, centre, values, condition)
+        own = None
+        if problem.hold is not None:
+            own = problem.restore(problem.sample(latent, condition))
+        case = Case(latent, own, centre, values, condition)
         outcome = drive(method, problem, latent, case)
-        fields = problem.overwrite(problem.restore(outcome.best.x))
+        fields = problem.overwrite(problem.restore(outcome.best.x), own)
         if constraint is None:
             return outcome, fields, jnp.asarray(jnp.nan)
         return outcome, fields, jnp.sqrt(constraint.cost_of(fields))

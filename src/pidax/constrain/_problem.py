@@ -5,8 +5,9 @@ $$ \tfrac w2 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}\cdot\text{slack}}\Bigr|^2 $$
 
 with $d(\epsilon)$ the fields of the student's sample from $z = \sigma_T\epsilon$, in
-physical units, and $d_M$ the same with the noise-free observations written over them.
-What it is made of is fixed for all samples but for $\epsilon_0$, the perturbed values
+physical units, and $d_M$ the same with the noise-free observations written over them,
+and with the entries that are held as $d(\epsilon_0)$ has them. What it is made of is
+fixed for all samples but for $\epsilon_0$ and its fields, the perturbed values
 $y + s\eta$, and the condition: a problem is one likelihood and one prior.
 """
 
@@ -25,11 +26,12 @@ from ._drive import Point
 class Case(eqx.Module):
     """What differs from sample to sample.
 
-    `start` is the latent as drawn, `centre` what it is anchored to, `values` what the
-    fields are compared with.
+    `start` is the latent as drawn and `own` its fields, if some of them are held;
+    `centre` what it is anchored to, `values` what the fields are compared with.
     """
 
     start: Sample
+    own: Any  # like the fields, or None
     centre: Sample
     values: Any  # like the fields, or None
     condition: Condition
@@ -50,6 +52,7 @@ class Problem(eqx.Module):
     constraint: AbstractConstraint | None
     weight: Scalar | None
     free: Any  # mask of the latent's entries that move, or None for all
+    hold: Any  # mask of the fields' entries that stay as drawn, or None
     likelihood: Likelihood
 
     def __call__(self, latent: Sample, case: Case) -> tuple[dict[str, Array], Point]:
@@ -67,7 +70,7 @@ class Problem(eqx.Module):
             apart = apart / self.likelihood.noise.astype(fields.dtype)
             rows["misfit"] = jnp.where(self.observation.mask, apart, 0.0)
         if self.constraint is not None:
-            residual = self.constraint.residual_of(self.overwrite(fields))
+            residual = self.constraint.residual_of(self.overwrite(fields, case.own))
             rows["residual"] = residual / self.likelihood.scale
         rows = {name: row.astype(latent.dtype) for name, row in rows.items()}
         names = ("anchor", "misfit", "residual")
@@ -89,8 +92,10 @@ class Problem(eqx.Module):
         assert self.observation is not None
         return self.observation.restore(x)
 
-    def overwrite(self, fields: Stacked) -> Stacked:
-        """The fields with the noise-free observations written over them."""
+    def overwrite(self, fields: Stacked, own: Any) -> Stacked:
+        """The fields with those held and the noise-free observations put in."""
+        if self.hold is not None:
+            fields = jnp.where(self.hold, own, fields)
         if self.observation is None:
             return fields
         return self.observation.overwrite(fields)

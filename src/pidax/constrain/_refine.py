@@ -28,6 +28,7 @@ from ..student import AbstractStudent
 from ..types import BatchLike, Condition, Key, typed
 from ._arguments import (
     check_free,
+    check_hold,
     check_numbers,
     check_parts,
     draw_latents,
@@ -55,6 +56,7 @@ def refine(
     tightness: float = 1e-3,
     antithetic: bool = False,
     free: Bool[Array | np.ndarray, "*event"] | None = None,
+    hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
     batch_size: int = 256,
     training: Training | None = None,
 ) -> Refined:
@@ -99,13 +101,16 @@ def refine(
       half of the samples the first one's opposites. The mean of a pair has no sampling
       error where the student is linear, and less where it is nearly so; a spread needs
       as many pairs as it needed samples.
-    - `free`: a mask of the latent's entries that may move; the others stay as drawn.
-      To ask for a small residual is to condition on it, and an imperfect student then
-      moves to coefficients for which it happens to be small. In a chart of what is
-      given and what that leaves unexplained, `free=~chart.given` holds the latents of
-      the coefficients, whose law stays as far as the student makes them of these
-      latents alone. A network that sees all latents (`nn.blockwise`: each does) may
-      still move the coefficients a little with the others, as its training left it.
+    - `hold`: a mask of entries of the stacked fields that stay exactly as they were
+      drawn, in what is judged and in what is returned. To ask for a small residual is
+      to condition on it, and an imperfect student then moves to coefficients for which
+      it happens to be small. With `hold=equation.given_mask` the solution follows what
+      is given and not the reverse, and the law of what is given is the student's own.
+    - `free`: a mask of the latent's entries that may move; the others stay as drawn. In
+      a chart of what is given and what that leaves unexplained, `free=~chart.given`
+      moves the latents of the second alone. A network that sees all latents
+      (`nn.blockwise`: each does) may still move what is given with them: `hold` is
+      what holds fields.
     - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
     - `training`: what the student had cost before, for the ledger, which cannot know
@@ -123,11 +128,14 @@ def refine(
         batch_size=batch_size,
     )
     method = GaussNewton() if solver is None else as_method(solver)
-    observation, constraint, shape = check_parts(student, observation, constraint)
+    parts = check_parts(student, observation, constraint)
+    observation, constraint, shape = parts
     start = draw_latents(student, z, samples, shape, key, antithetic)
     condition = check_condition(condition, len(start))
     free = check_free(free, start.shape[1:])
-    task = Task(student, observation, constraint, anchor, float(anchor_weight), free)
+    hold = check_hold(hold, parts)
+    weight = float(anchor_weight)
+    task = Task(student, observation, constraint, anchor, weight, free, hold)
     spent = Training() if training is None else training
     run = Run(task, start, condition, key, batch_size, antithetic, spent)
     measured = run.measure(slack, tightness)
