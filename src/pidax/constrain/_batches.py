@@ -92,7 +92,7 @@ class Run(NamedTuple):
         anchor, misfit, residual = np.moveaxis(outcome.history, -1, 0)
         network, jvp, vjp = outcome.spent.sum(axis=0, dtype=float)
         network += count  # the start was sampled once before
-        residual = 0.0 if self.task.constraint is None else float(network + count)
+        judged = 0.0 if self.task.constraint is None else float(network + count)
         if self.task.hold is not None:  # and once for what of it is held
             network += count
         cost = Cost(
@@ -100,7 +100,7 @@ class Run(NamedTuple):
             network=float(network),
             jvp=float(jvp),
             vjp=float(vjp),
-            residual=residual,
+            residual=judged,
             seconds=clock.running,
             compiling=clock.compiling,
             training=self.training,
