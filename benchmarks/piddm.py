@@ -163,10 +163,10 @@ class Work:
         problem, z = self.problem, self.z
         how = methods.REFINEMENTS[row]
         model, training = self.student(how.start) if how.start else (None, None)
+        before = 1 if model else 0  # evaluations for the sample that is to move
         if how.direct:
             x = methods.one_step(problem, model, z)[0] if model else self.gaussian()
             z = x * problem.process.t_max
-            before = 1 if model else 0
             model = methods.Identity(problem.process, problem.shape)
         found = methods.refine(problem, model, z, how)
         ledger = found.cost.as_dict()

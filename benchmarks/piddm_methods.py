@@ -149,6 +149,7 @@ class Refinement:
     direct: bool = False  # the sample itself moves, in place of a student's latent
 
 
+_FIELDS: Any = {"held": "fields"}
 _FREE: Any = {"held": None}
 _LOOSE: Any = {"held": None, "anchor": None}
 REFINEMENTS = {
@@ -156,7 +157,7 @@ REFINEMENTS = {
         f"{name} + refinement{suffix}": Refinement(name, **options)
         for name in ("PIDDM (a)", "PIDDM (b)", "distillation")
         for suffix, options in (
-            ("", {}), (", fields held", {"held": "fields"}),
+            ("", {}), (", fields held", _FIELDS),
             (", all latents", _FREE), (", no anchor", _LOOSE),
         )
     },
