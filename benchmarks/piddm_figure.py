@@ -22,7 +22,7 @@ LABELS = {
     "PIDDM (b)": "PIDDM, no pairs",
     "direct optimisation": "direct optimisation",
 }
-MARKS = {"": "o", "refinement": "s", "no anchor": "x"}
+MARKS = {"": "o", "refinement": "s", "fields held": "D", "no anchor": "x"}
 
 
 def points(rows, name):
@@ -32,7 +32,7 @@ def points(rows, name):
 
 
 def variants(name):
-    """The rows of a method: plain, refined, and refined without an anchor."""
+    """The rows of a method: plain, refined in two ways, refined without an anchor."""
     if name == "direct optimisation":
         return {"refinement": f"{name}, held", "no anchor": name}
     if name == "Gaussian":
@@ -40,6 +40,7 @@ def variants(name):
     return {
         "": name,
         "refinement": f"{name} + refinement",
+        "fields held": f"{name} + refinement, fields held",
         "no anchor": f"{name} + refinement, no anchor",
     }
 
@@ -65,7 +66,8 @@ def scatter(ax, rows):
         ax.annotate("held-out data", (0.01, level), fontsize=8, color="0.4",
                     xycoords=ax.get_yaxis_transform(), va="bottom")  # fmt: skip
     for kind, label in (
-        ("s", "refined, coefficient held"),
+        ("s", "refined, coefficient's latents held"),
+        ("D", "refined, coefficient held"),
         ("x", "refined, no anchor"),
     ):
         ax.plot([], [], kind, color="0.4", label=label)
