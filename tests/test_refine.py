@@ -369,6 +369,7 @@ def test_held_fields_stay_as_drawn_and_the_others_follow_them(x64):
     assert (refined.relative < 0.1 * refined.relative_start).all()
     apart = lambda cost: cost.network - cost.residual
     assert apart(refined.cost) == apart(loose.cost) + 4  # what is held, sampled once
+    assert f"{mask.sum()} entries of each held" in str(refined)
     for bad in (mask[:1], ~mask | mask, mask & ~mask):
         with pytest.raises(ValueError, match=r"hold is a mask.*given_mask"):
             px.refine(student, hold=bad, **options)

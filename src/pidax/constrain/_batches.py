@@ -121,6 +121,7 @@ class Run(NamedTuple):
             anchor=self.task.anchor,
             weight=self.task.weight,
             method=type(method).__name__,
+            held=0 if self.task.hold is None else int(self.task.hold.sum()),
         )
 
     def _batches(self) -> Iterator[tuple[Batch, Condition, Array, Array]]:

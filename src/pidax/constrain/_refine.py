@@ -106,6 +106,8 @@ def refine(
       to condition on it, and an imperfect student then moves to coefficients for which
       it happens to be small. With `hold=equation.given_mask` the solution follows what
       is given and not the reverse, and the law of what is given is the student's own.
+      All latents serve the others: these are samples of a posterior only as `slack`
+      goes to 0, where the equation alone says what follows.
     - `free`: a mask of the latent's entries that may move; the others stay as drawn. In
       a chart of what is given and what that leaves unexplained, `free=~chart.given`
       moves the latents of the second alone. A network that sees all latents

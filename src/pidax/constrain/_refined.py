@@ -41,10 +41,11 @@ class Refined:
 
     **Fields:**
 
-    - `fields`: in physical units, the noise-free observations to the last bit.
+    - `fields`: in physical units, the noise-free observations to the last bit, and
+      what was held as it was drawn.
     - `x`: the student's sample, in the model's coordinates: the same fields without
-      the observations written over them. `latent` is the unit latent that it comes
-      from, `start` the one it was drawn with.
+      either put in. `latent` is the unit latent that it comes from, `start` the one it
+      was drawn with.
     - `best`: the terms of the objective at `latent`: anchor, misfit, residual.
     - `history`: a `History`, of every step; `steps`: how many each sample took.
     - `converged`: whether it stopped by tolerance, and not by the number of steps.
@@ -52,7 +53,8 @@ class Refined:
       however short the step). The sample is then the best point before.
     - `relative`: the residual of `fields` relative to its scale, root mean square,
       and `relative_start` before refinement; NaN without a constraint.
-    - `cost`: the ledger. `anchor`, `weight`, `method` say how it was made.
+    - `cost`: the ledger. `anchor`, `weight`, `method` and `held`, how many entries of
+      each were, say how it was made.
 
     Print it.
     """
@@ -72,10 +74,16 @@ class Refined:
     anchor: str | None
     weight: float
     method: str
+    held: int = 0
 
     @property
     def kind(self) -> str:
         """What these samples are samples of, in words."""
+        if self.anchor is not None and self.held:
+            return (
+                f"{self.held} entries of each held as drawn, the others made to agree "
+                "with them (their law given these as slack goes to 0)"
+            )
         if self.anchor is not None and self.weight != 1:
             return (
                 f"{_KINDS[self.anchor].split(' (')[0].split(':')[0]} only with an "
