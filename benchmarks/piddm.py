@@ -44,7 +44,8 @@ MAIN = (
 )  # fmt: skip
 SEEDED = (
     "data", "Gaussian", "its given, then solve", "teacher", "distillation",
-    "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (a) + refinement, no anchor",
+    "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (a) + refinement, fields held",
+    "PIDDM (a) + refinement, no anchor",
     "distillation + refinement", "distillation + refinement, no anchor",
     "direct optimisation, held", "Gaussian + direct optimisation, held",
     "PIDDM (b)", "PIDDM (b) + refinement", "PIDDM (b) + refinement, no anchor",
