@@ -40,7 +40,7 @@ BRIEF = {
     "distillation": "distilled by pairs",
     "PIDDM (a)": "PIDDM, with pairs",
     "PIDDM (b)": "PIDDM, without pairs",
-    "PIDDM (a) + refinement, fields held": "PIDDM, with pairs, refined (one seed)",
+    "PIDDM (a) + refinement, fields held": "PIDDM, with pairs, refined (two seeds)",
     "Gaussian": "Gaussian coordinates, no network",
     "Gaussian + direct optimisation, held": "Gaussian coordinates, optimised",
     "its given, then solve": "Gaussian coefficient, solved for the rest",
