@@ -51,8 +51,8 @@ SEEDED = (
     "PIDDM (b)", "PIDDM (b) + refinement", "PIDDM (b) + refinement, no anchor",
 )  # fmt: skip
 QUICK = (
-    "data", "teacher", "PIDDM (a)", "PIDDM (a) + refinement", "PIDDM (b)",
-    "direct optimisation, held",
+    "data", "teacher", "PIDDM (a)", "PIDDM (a) + refinement",
+    "PIDDM (a) + refinement, fields held", "PIDDM (b)", "direct optimisation, held",
 )  # fmt: skip
 OTHERS = tuple(
     row
