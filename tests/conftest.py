@@ -6,8 +6,6 @@ from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-# Most of the time here is compilation; examples and benchmarks run as compiled in full.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # What one test or an earlier session has compiled is not compiled again;
 # `pytest --cache-clear` empties it.
 os.environ.setdefault(
