@@ -11,7 +11,7 @@ import numpy as np
 from piddm_problems import SOLVE, Problem
 
 import pidax as px
-from pidax import constrain
+from pidax import inference
 from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Sum
 
 PAIRS = 8192
@@ -87,7 +87,7 @@ def student(problem: Problem, recipe: Recipe):
     start = _start(problem)
     steps = round(recipe.scale * problem.setting.student_steps)
     result, seconds = problem.fit(start, objective, steps, RATE)
-    pairs = constrain.Cost.of_training(
+    pairs = inference.Cost.of_training(
         result, seconds=seconds
     ).training.pair_evaluations
     cost = {"seconds": seconds, "steps": steps, "pair_evaluations": pairs}
@@ -118,7 +118,7 @@ def solve(problem: Problem, stacked):
     with jax.enable_x64(True):
         fields = jax.vmap(equation.unstack)(jnp.asarray(stacked))
         given = [getattr(fields, name) for name in equation.given]
-        cost = constrain.Cost.of_solver(equation, *given)
+        cost = inference.Cost.of_solver(equation, *given)
         made = jax.jit(jax.vmap(lambda *g: equation.stack(equation.solve(*g))))(*given)
         return np.asarray(made), cost.seconds
 
@@ -135,8 +135,8 @@ def pidm(problem: Problem):
 
 
 SLACK = 0.01
-GAUSS_NEWTON = constrain.GaussNewton(4, products=20)
-ADAM = constrain.Adam(steps=100)  # where no anchor makes the problem quadratic
+GAUSS_NEWTON = inference.GaussNewton(4, products=20)
+ADAM = inference.Adam(steps=100)  # where no anchor makes the problem quadratic
 
 
 @dataclasses.dataclass(frozen=True)

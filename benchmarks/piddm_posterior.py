@@ -20,7 +20,7 @@ import numpy as np
 import record
 
 import pidax as px
-from pidax.constrain import LBFGS, Adam, GaussNewton
+from pidax.inference import LBFGS, Adam, GaussNewton
 
 SIZE, MODES, SAMPLES = 16, 128, 512
 SHARES, NOISES, SEEDS = (0.03, 0.1, 0.3), (0.0, 0.01, 0.1), (0, 1, 2)

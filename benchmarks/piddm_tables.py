@@ -13,7 +13,7 @@ import marks
 import numpy as np
 import piddm
 
-from pidax.constrain import Cost, Training
+from pidax.inference import Cost, Training
 
 ROOT = Path(__file__).parent.parent
 PAGE, README = ROOT / "docs/piddm.md", ROOT / "README.md"

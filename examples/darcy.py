@@ -140,7 +140,7 @@ def main(sizes):
     slow = px.solve_batch(flow, z, times=ends, **SOLVE)
     refined = px.refine(
         student, constraint=constraint, z=z, hold=equation.given_mask,
-        key=jax.random.key(3), solver=px.constrain.GaussNewton(4, products=20),
+        key=jax.random.key(3), solver=px.inference.GaussNewton(4, products=20),
     )  # fmt: skip
     print(refined)
     sets = {

@@ -26,7 +26,7 @@ UPPER = [
     "student",
     "constraint",
     "distill",
-    "constrain",
+    "inference",
     "train",
 ]
 ROOMS = [*LOWER, *UPPER, "convert", "compare", "plot"]

@@ -19,9 +19,9 @@ from helpers import assert_close
 from linear_control import control, noise_of, observed
 
 import pidax as px
-from pidax.constrain import CGLS, LBFGS, Adam, Cost, GaussNewton, Training
-from pidax.constrain._arguments import sample_keys
-from pidax.constrain._drive import Point, drive
+from pidax.inference import CGLS, LBFGS, Adam, Cost, GaussNewton, Training
+from pidax.inference._arguments import sample_keys
+from pidax.inference._drive import Point, drive
 from pidax.constraint import Mean, Observation, Residual
 from pidax.distill import Sum
 from pidax.student import AbstractStudent

@@ -84,21 +84,21 @@ from .train import warmup_cosine as warmup_cosine
 __version__ = _version("pidax")
 
 # What many programs never use is imported when first asked for: rooms, and names.
-_ROOMS = ("constrain", "constraint", "convert", "pde")
+_ROOMS = ("constraint", "convert", "inference", "pde")
 _NAMES = {
     "Observation": "constraint",
     "Residual": "constraint",
-    "refine": "constrain",
+    "refine": "inference",
 }
 
 if _TYPE_CHECKING:
-    from . import constrain as constrain
     from . import constraint as constraint
     from . import convert as convert
+    from . import inference as inference
     from . import pde as pde
-    from .constrain import refine as refine
     from .constraint import Observation as Observation
     from .constraint import Residual as Residual
+    from .inference import refine as refine
 
 
 def __getattr__(name: str) -> _Any:

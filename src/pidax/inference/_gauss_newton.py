@@ -46,7 +46,7 @@ class Progress(eqx.Module):
 
 
 class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
-    """An Optimistix solver; `constrain.GaussNewton` is what `refine` is given.
+    """An Optimistix solver; `inference.GaussNewton` is what `refine` is given.
 
     It has finished when a step promises less than `rtol` of $|F|^2/2$, or than `atol`,
     or three in a row gain less.

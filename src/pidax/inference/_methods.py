@@ -164,7 +164,7 @@ class Optimistix(AbstractMethod):
         if not isinstance(self.inner, AnySolver):
             raise ValueError(
                 "expected a solver of Optimistix for least squares or minimisation, "
-                f"got {type(self.inner).__name__}. Take constrain.GaussNewton(), "
+                f"got {type(self.inner).__name__}. Take inference.GaussNewton(), "
                 "LBFGS(), Adam() or one of optimistix itself."
             )
 
