@@ -29,7 +29,7 @@ UPPER = [
     "inference",
     "train",
 ]
-ROOMS = [*LOWER, *UPPER, "convert", "compare", "plot"]
+ROOMS = [*LOWER, *UPPER, "convert", "evaluate", "plot"]
 KNOW_NOTHING_OF_DIFFUSION = ("store", "nn", "metrics", "pde")
 FILES = sorted(SOURCE.rglob("*.py"))
 

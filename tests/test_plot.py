@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pidax as px
-from pidax.compare import Floor, Report, Solution
+from pidax.evaluate import Floor, Report, Solution
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from typing import Any as _Any
 
 from . import denoiser as denoiser
 from . import distill as distill
+from . import evaluate as evaluate
 from . import flow as flow
 from . import metrics as metrics
 from . import nn as nn
@@ -15,7 +16,6 @@ from . import store as store
 from . import student as student
 from . import train as train
 from . import types as types
-from .compare import compare as compare  # the function, and not its room
 from .denoiser import AbstractDenoiser as AbstractDenoiser
 from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser
 from .denoiser import Circle as Circle
@@ -41,6 +41,7 @@ from .distill import FlowMatching as FlowMatching
 from .distill import KnowledgeDistillation as KnowledgeDistillation
 from .distill import Opening as Opening
 from .distill import PseudoHuber as PseudoHuber
+from .evaluate import compare as compare
 from .flow import AngleClock as AngleClock
 from .flow import ExactTrace as ExactTrace
 from .flow import Hutchinson as Hutchinson

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 import pidax as px
-from pidax.compare import Report
+from pidax.evaluate import Report
 
 
 class Cosine(px.AbstractProcess):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._checks import require
-from ..compare import Report
+from ..evaluate import Report
 from ..types import typed
 from ._axes import COLOURS, given_or_new
 from ._figures import error_along_path

@@ -1,7 +1,6 @@
 """Comparisons against closed-form trajectories, known offsets and solvers by hand."""
 
 import dataclasses
-import importlib
 import itertools
 import json
 import sys
@@ -18,10 +17,10 @@ from helpers import assert_close, level, tolerance
 from networks import Network, Trajectory
 
 import pidax as px
-from pidax.compare import Report, Solution
-from pidax.compare._distances import two_sets
-from pidax.compare._measure import Along, with_seconds
-from pidax.compare._ways import Way, accurate
+from pidax.evaluate import Report
+from pidax.evaluate._distances import two_sets
+from pidax.evaluate._measure import Along, with_seconds
+from pidax.evaluate._ways import Way, accurate
 
 KEY = jax.random.key(3)
 COUNT, NODES = 48, 6
@@ -418,13 +417,6 @@ def test_the_reference_is_accurate_unless_told_otherwise():
         assert accurate(own, double) == own
 
 
-def test_the_function_and_its_room_have_one_name():
-    assert callable(px.compare)
-    room = importlib.import_module("pidax.compare")
-    assert room.compare is px.compare
-    assert room.Solution is Solution
-
-
 # --- what is refused -----------------------------------------------------------------
 
 
@@ -514,7 +506,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_named_before_anything_is_solved(name, monkeypatch):
     """At once: the solves are replaced by a failure."""
-    monkeypatch.setattr(sys.modules["pidax.compare._compare"], "follow", None)
+    monkeypatch.setattr(sys.modules["pidax.evaluate._compare"], "follow", None)
     student, options = refused(name)
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
     kind = TypeError if name == "unknown option" else ValueError
