@@ -62,7 +62,7 @@ Z = np.ones(3, np.float32)
         (lambda: px.solve(edm(), jnp.ones(4)), r"z must have the shape \(3,\).*\(4,\)"),
         (lambda: px.solve(edm(), jnp.ones((5, 3))), "use solve_batch, or jax.vmap"),
         (lambda: px.solve_batch(edm(), Z), r"samples of \(3,\).*got \(3,\).*z\[None\]"),
-        (lambda: px.solve(edm(), Z, steps=True), "steps must be at least 1"),
+        (lambda: px.solve(edm(), Z, steps=True), "steps must be a whole number"),
         (lambda: px.solve(edm(), Z, rtol=0.0), "rtol=0.0, atol=0.0 is below"),
         (
             lambda: px.solve(
@@ -106,7 +106,7 @@ Z = np.ones(3, np.float32)
             "below the rounding 1.2e-07 of float32",
         ),
         (lambda: px.solve(edm(), Z, steps=5, rtol=1e-3), "rtol would be ignored"),
-        (lambda: px.solve(edm(), Z, steps=0), "steps must be at least 1"),
+        (lambda: px.solve(edm(), Z, steps=0), "steps must be a whole number"),
         (
             lambda: px.solve(edm(), Z, steps=px.karras(5, px.EDM(sigma_max=40.0))),
             "the times in steps must run strictly from the start.*from 80.0 to 0.002",

@@ -109,7 +109,7 @@ def test_large_samples_ask_for_a_key():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: px.Hutchinson(0), "probes must be at least 1"),
+        (lambda: px.Hutchinson(0), "probes must be a whole number"),
         (lambda: px.Hutchinson(4, law="normal"), "'rademacher' or 'gaussian'"),  # type: ignore[arg-type]
     ],
 )

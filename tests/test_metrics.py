@@ -489,5 +489,5 @@ def test_bad_orders_and_projections_are_refused():
             ValueError, match=r"order must be 1 or 2, got order=3. Pass"
         ):
             call(x[:, 0], y[:, 0], order=3)
-    with pytest.raises(ValueError, match=r"projections must be at least 1, got .*Hund"):
+    with pytest.raises(ValueError, match=r"projections must be a whole .*Hund"):
         SLICED(x, y, projections=0)

@@ -167,12 +167,15 @@ def test_grids_cap_the_ratio_only_where_the_signal_vanishes(x64):
     [
         (lambda: px.EDM(sigma_data=0.0), "sigma_data must be positive"),
         (lambda: px.VP(sigma_data=-1.0), "sigma_data must be positive"),
-        (lambda: px.EDM(sigma_min=3.0, sigma_max=2.0), "sigma_min=3.0, sigma_max=2.0"),
-        (lambda: px.VE(sigma_min=-1.0), "sigma_min must be positive"),
-        (lambda: px.VP(t_min=0.0), "t_min must be positive"),
-        (lambda: px.VP(beta_min=3.0, beta_max=1.0), "beta must grow"),
-        (lambda: px.Flow(t_max=1.5), "0 < t_min < t_max <= 1"),
-        (lambda: px.karras(1, px.EDM()), "at least its two ends, got n=1"),
+        (lambda: px.EDM(sigma_min=3.0, sigma_max=2.0), r"\(3.0, 2.0\)"),
+        (lambda: px.VE(sigma_min=-1.0), "sigma_min, sigma_max must be an interval"),
+        (lambda: px.VP(t_min=0.0), "t_min, t_max must be an interval"),
+        (
+            lambda: px.VP(beta_min=3.0, beta_max=1.0),
+            "beta_min, beta_max must be",
+        ),
+        (lambda: px.Flow(t_max=1.5), "0 < low < high <= 1"),
+        (lambda: px.karras(1, px.EDM()), "whole number of at least 2, got n=1"),
         (lambda: px.karras(5, px.EDM(), rho=0.0), "rho must be positive"),
     ],
 )

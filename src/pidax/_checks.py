@@ -4,9 +4,13 @@ A value known at once raises `ValueError` at once; a traced value raises the sam
 words when the compiled program meets it (`equinox.error_if`).
 """
 
+import operator
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
@@ -35,13 +39,70 @@ def show(value: object) -> str:
     return "not known while tracing" if is_traced(value) else str(value)
 
 
-def require_positive(**numbers: float) -> None:
+def whole_number(name: str, value: Any, *, least: int = 1, cure: str = "") -> int:
+    """`value` as a Python `int`, if it is a whole number of at least `least`.
+
+    Whole numbers of NumPy and of JAX pass, if they are known; truth values and
+    fractions do not.
+    """
+    truth = getattr(value, "dtype", type(value)) in (bool, np.dtype(bool))
+    try:
+        number = None if truth else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(
+            f"{name} must be a whole number of at least {least}, got "
+            f"{name}={value!r}. {cure or f'Pass an integer, {least} or more.'}"
+        )
+    return number
+
+
+def require_whole(*, least: int = 1, **numbers: Any) -> None:
+    """Each named number is a whole one of at least `least`: see `whole_number`."""
+    for name, number in numbers.items():
+        whole_number(name, number, least=least)
+
+
+def check_interval(
+    name: str,
+    pair: Any,
+    *,
+    positive: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+    cure: str = "Pass the smaller number first.",
+) -> tuple[float, float]:
+    """`pair` as two floats, if it is an interval `(low, high)` with `low < high`.
+
+    The ends are finite, and `positive` if so asked; or else `least <= low` and
+    `high <= most`, which may be infinite. Numbers of NumPy and of JAX pass; traced
+    ones are checked when the program runs.
+    """
+    bottom = "0 < " if positive else "" if least is None else f"{least} <= "
+    top = "" if most is None else f" <= {most}"
+    message = (
+        f"{name} must be an interval (low, high) of numbers with {bottom}low < high"
+        f"{top or ' and finite ends'}, got {show(pair)}. {cure}"
+    )
+    try:
+        low, high = (x if is_traced(x) else float(x) for x in pair)
+    except (TypeError, ValueError):
+        raise ValueError(message) from None
+    infinity = float("inf")
+    above = low > 0 if positive else low > -infinity if least is None else low >= least
+    below = high < infinity if most is None else high <= most
+    return require((low, high), above & (low < high) & below, message)
+
+
+def require_positive(**numbers: Any) -> None:
     """Each named number is positive and finite."""
     for name, number in numbers.items():
         require(
             number,
             (number > 0) & (number < float("inf")),
-            f"{name} must be positive and finite, got {name}={number}.",
+            f"{name} must be positive and finite, got {name}={number}. Pass a number "
+            "above zero.",
         )
 
 
@@ -57,16 +118,18 @@ def require_finite(name: str, value: Array, cure: str) -> Array:
 
 
 def check_condition(condition: PyTree, count: int) -> PyTree:
-    """With the sample as the first axis of every array; scalars are repeated."""
+    """With the sample as the first axis of every array; scalars are repeated.
 
-    def spread(leaf: ArrayLike) -> Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.ndim == 0:
-            return jnp.broadcast_to(leaf, (count,))
-        if leaf.shape[0] != count:
+    The arrays themselves are handed back, of whatever library they are.
+    """
+
+    def spread(leaf: ArrayLike) -> ArrayLike:
+        if np.ndim(leaf) == 0:
+            return jnp.broadcast_to(jnp.asarray(leaf), (count,))
+        if np.shape(leaf)[0] != count:
             raise ValueError(
                 "arrays in condition carry the sample as their first axis: expected "
-                f"length {count}, got shape {leaf.shape}. To share one condition, "
+                f"length {count}, got shape {np.shape(leaf)}. To share one condition, "
                 "repeat it with jnp.broadcast_to."
             )
         return leaf

@@ -53,6 +53,7 @@ else:
 Scalar: TypeAlias = Float[Array, ""]
 Number: TypeAlias = Array | np.ndarray | np.number | float | int
 ScalarLike: TypeAlias = Real[Number, ""]
+WholeLike: TypeAlias = Int[Array | np.ndarray | np.integer | int, ""]
 Sample: TypeAlias = Float[Array, "*event"]
 SampleLike: TypeAlias = Float[Array | np.ndarray, "*event"]
 Batch: TypeAlias = Float[Array, "batch *event"]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import is_traced, require, require_positive
+from .._checks import check_interval, is_traced, require, require_positive
 from ..process import karras
 from ..types import Condition, Key, Sample, SampleLike, TimesLike, typed
 from ._flow import ProbabilityFlow
@@ -54,7 +54,12 @@ def sample_with_churn(
     """
     process = flow.process
     require_positive(noise=noise)
-    require(None, churn >= 0, f"churn must not be negative, got churn={churn}.")
+    require(
+        None,
+        churn >= 0,
+        f"churn must not be negative, got churn={churn}. Pass 0 for the ODE.",
+    )
+    low, high = check_interval("interval", interval, least=0, most=float("inf"))
     if times is None:
         times = karras(_STEPS, process, final_zero=True)
     times = jnp.asarray(times)
@@ -74,7 +79,6 @@ def sample_with_churn(
     nearest = getattr(flow.denoiser, "nearest_level", lambda level: level)
     levels = nearest(sigma / alpha)
     gamma = min(churn / (times.size - 1), _MOST)
-    low, high = interval
     gammas = jnp.where((levels >= low) & (levels <= high), gamma, 0.0)[:-1]
 
     def denoised(x: Array, level: Array) -> Array:

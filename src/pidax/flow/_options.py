@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import is_traced, require, show
+from .._checks import is_traced, require, show, whole_number
 from ..types import Scalar, Times
 from ._flow import ProbabilityFlow
 
@@ -89,7 +89,6 @@ def make_plan(
         )
     steps = options.get("steps")
     if steps is not None:
-        steps = int(steps) if isinstance(steps, np.integer) else steps
         _refuse_beside_steps(options)
         nodes = step_nodes(steps, flow, times)
         solver = options.get("solver")
@@ -189,13 +188,8 @@ def _refuse_beside_steps(options: SolveOptions) -> None:
 def step_nodes(steps: int | Array, flow: ProbabilityFlow, times: Times) -> Times:
     """Clock readings of the ends of fixed steps, from the start to the end given."""
     start, end = flow.clock.reading(flow.process, times[jnp.array([0, -1])])
-    if isinstance(steps, int):
-        require(
-            None,
-            steps >= 1 and not isinstance(steps, bool),
-            f"steps must be at least 1, got steps={steps}.",
-        )
-        nodes = jnp.linspace(start, end, steps + 1)
+    if np.ndim(steps) == 0:
+        nodes = jnp.linspace(start, end, whole_number("steps", steps) + 1)
     else:
         nodes = _asked_nodes(jnp.asarray(steps, times.dtype), flow, times)
     # The ends to the last bit, so that no sliver of a step is left over.

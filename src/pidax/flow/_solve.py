@@ -10,7 +10,7 @@ from typing import Unpack
 import diffrax
 import jax.numpy as jnp
 
-from .._checks import require
+from .._checks import whole_number
 from ..types import (
     Batch,
     BatchLike,
@@ -18,6 +18,7 @@ from ..types import (
     Key,
     SampleLike,
     TimesLike,
+    WholeLike,
     typed,
 )
 from ._flow import ProbabilityFlow
@@ -114,7 +115,7 @@ def solve_batch(
 @typed
 def sample(
     flow: ProbabilityFlow,
-    count: int,
+    count: WholeLike,
     *,
     key: Key,
     condition: Condition = None,
@@ -127,6 +128,6 @@ def sample(
             "the shape of one sample is not known. Pass shape= to ProbabilityFlow or "
             "to the wrapper of your model."
         )
-    require(None, count >= 1, f"count must be at least 1, got count={count}.")
+    count = whole_number("count", count)
     z = flow.process.prior(key, (count, *flow.shape))
     return solve_batch(flow, z, condition=condition, denoise=denoise, **options).end

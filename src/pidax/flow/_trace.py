@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import require
+from .._checks import require, require_whole
 from ..types import Key, Sample, Shape
 
 Fn = Callable[[Array], Array]
@@ -56,9 +56,7 @@ class Hutchinson(AbstractTrace):
     law: Literal["rademacher", "gaussian"] = "rademacher"
 
     def __check_init__(self):
-        require(
-            None, self.probes >= 1, f"probes must be at least 1, got {self.probes}."
-        )
+        require_whole(probes=self.probes)
         require(
             None,
             self.law in ("rademacher", "gaussian"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._checks import require_finite
+from .._checks import check_condition, require_finite
 from ..types import Batch, Condition, Sample, Scalar, TimesLike
 from ._engine import integrate, succeed
 from ._flow import ProbabilityFlow
@@ -21,13 +21,8 @@ class BatchField(eqx.Module):
     flow: ProbabilityFlow
 
     def __call__(self, tau: Scalar, u: Batch, args: Condition) -> Batch:
-        field = jax.vmap(self.flow, in_axes=(None, 0, condition_axes(args)))
+        field = jax.vmap(self.flow, in_axes=(None, 0, 0))
         return field(tau, u, args)
-
-
-def condition_axes(condition: Condition) -> Condition:
-    """Arrays carry the batch as their first axis, scalars are shared."""
-    return jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) > 0 else None, condition)
 
 
 def trajectory(
@@ -48,8 +43,8 @@ def trajectory(
     if saveat is not None:
         dense = dense or saveat.dense
         saveat = check_saveat(saveat)
-    if condition is not None and batched:
-        _check_batch_condition(condition, x.shape[0])
+    if batched:
+        condition = check_condition(condition, x.shape[0])
     norm = rms_of_worst_sample if batched else rms
     plan = make_plan(options, flow, ts, norm, dense=dense)
     denoise = denoise or final_zero
@@ -118,7 +113,7 @@ def denoised(
     sigma, alpha = flow.process.sigma(t), flow.process.alpha(t)
     call = lambda x, c: flow.denoiser(x, sigma, alpha, c)
     if batched:
-        call = jax.vmap(call, in_axes=(0, condition_axes(condition)))
+        call = jax.vmap(call)
     return call(x, condition)
 
 
@@ -179,13 +174,3 @@ def check_state(
             f"{x.shape}. {advice}"
         )
     return require_finite(name, x, "Check how it was made before solving.")
-
-
-def _check_batch_condition(condition: Condition, count: int) -> None:
-    for leaf in jax.tree.leaves(condition):
-        if jnp.ndim(leaf) > 0 and jnp.shape(leaf)[0] != count:
-            raise ValueError(
-                "arrays in condition carry the batch as their first axis: expected "
-                f"length {count}, got shape {jnp.shape(leaf)}. To share one condition, "
-                "repeat it with jnp.broadcast_to."
-            )

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import require
-from ..types import Key, typed
+from .._checks import require, whole_number
+from ..types import Key, ScalarLike, WholeLike, typed
 
 _HELD = 1 << 24  # numbers of resampled sets held at once: 64 MiB in float32
 
@@ -44,8 +44,8 @@ def bootstrap(
     statistic: Callable[..., Any],
     *sets: PyTree,
     key: Key,
-    resamples: int = 1000,
-    level: float | int = 0.95,
+    resamples: WholeLike = 1000,
+    level: ScalarLike = 0.95,
 ) -> Interval:
     r"""`statistic(*sets)` with its bootstrap confidence interval.
 
@@ -70,11 +70,11 @@ def bootstrap(
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10 and 13.
     """
+    resamples = whole_number("resamples", resamples, cure="1000 is usual.")
     require(
         None,
-        0 < level < 1 and resamples >= 1,
-        "bootstrap expects 0 < level < 1 and resamples >= 1, got "
-        f"level={level}, resamples={resamples}. The usual ones are 0.95 and 1000.",
+        0 < level < 1,
+        f"level must lie between 0 and 1, got level={level}. 0.95 is usual.",
     )
     counts = [leaf.shape[0] for some in sets for leaf in jax.tree.leaves(some)]
     require(

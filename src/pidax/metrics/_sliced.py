@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require
-from ..types import Key, Scalar, typed
+from .._checks import require, whole_number
+from ..types import Key, Scalar, WholeLike, typed
 from ._sets import ReferenceLike, SamplesLike, root, two_sets
 
 # Which sample and which reference meet on each interval of u, and its length.
@@ -34,7 +34,7 @@ def sliced_wasserstein(
     reference: ReferenceLike,
     *,
     key: Key,
-    projections: int = 512,
+    projections: WholeLike = 512,
     order: int = 2,
 ) -> Scalar:
     r"""The sliced Wasserstein distance of two sets, of order 1 or 2.
@@ -74,12 +74,7 @@ def sliced_wasserstein(
     Kantorovich transport distances".
     """
     _check_order(order)
-    require(
-        None,
-        projections >= 1,
-        f"projections must be at least 1, got projections={projections}. Hundreds "
-        "are usual.",
-    )
+    projections = whole_number("projections", projections, cure="Hundreds are usual.")
     x, y = two_sets(samples, reference)
     size = x.shape[1]
     if size == 1:

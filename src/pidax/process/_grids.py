@@ -12,13 +12,13 @@ $\sigma_{data} = 0.5$ and leaves 0.4% of the quarter circle of angles above it.
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_traced, require
-from ..types import Scalar, Times, typed
+from .._checks import is_traced, require_positive, whole_number
+from ..types import Scalar, ScalarLike, Times, WholeLike, typed
 from ._base import AbstractProcess
 
 RATIO_CAP = 160.0  # in units of sigma_data
@@ -29,7 +29,8 @@ def _concrete(grid: _Grid) -> _Grid:
     """Inside jit too, a grid of a known process is made of known numbers."""
 
     @functools.wraps(grid)
-    def made(n, process, **options):
+    def made(n: Any, process: AbstractProcess, **options: Any) -> Times:
+        n = whole_number("n", n, least=2, cure="For a single step to data, use n=2.")
         if is_traced(process):
             return grid(n, process, **options)
         with jax.ensure_compile_time_eval():
@@ -41,48 +42,52 @@ def _concrete(grid: _Grid) -> _Grid:
 @typed
 @_concrete
 def karras(
-    n: int, process: AbstractProcess, *, rho: float | int = 7, final_zero: bool = False
+    n: WholeLike,
+    process: AbstractProcess,
+    *,
+    rho: ScalarLike = 7,
+    final_zero: bool = False,
 ) -> Times:
     r"""Uniform in $r^{1/\rho}$, the grid of EDM (Karras et al. 2022, eq. 5).
 
     $$ r_i = \Bigl(r_{max}^{1/\rho}
         + \tfrac{i}{n-1}(r_{min}^{1/\rho} - r_{max}^{1/\rho})\Bigr)^\rho $$
     """
-    require(None, rho > 0, f"rho must be positive, got rho={rho}.")
+    require_positive(rho=rho)
     high, low = _ratios(process)
-    ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), _at_least_two(n)) ** rho
+    ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
     return _finish(process, process.time(ratios), final_zero)
 
 
 @typed
 @_concrete
 def uniform_log_snr(
-    n: int, process: AbstractProcess, *, final_zero: bool = False
+    n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
     r"""Uniform in $\log(\alpha/\sigma)$, the grid of DPM-Solver (Lu et al. 2022)."""
     high, low = _ratios(process)
-    ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), _at_least_two(n)))
+    ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), n))
     return _finish(process, process.time(ratios), final_zero)
 
 
 @typed
 @_concrete
 def uniform_angle(
-    n: int, process: AbstractProcess, *, final_zero: bool = False
+    n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
     r"""Uniform in the angle $\varphi$: the fixed steps of pidax's default clock."""
     high, low = process.angle(process.t_max), process.angle(process.t_min)
-    angles = jnp.linspace(high, low, _at_least_two(n))
+    angles = jnp.linspace(high, low, n)
     return _finish(process, process.time_of_angle(angles), final_zero)
 
 
 @typed
 @_concrete
 def uniform_time(
-    n: int, process: AbstractProcess, *, final_zero: bool = False
+    n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
     """Uniform in the process's own time: the usual choice for `Flow`."""
-    times = jnp.linspace(process.t_max, process.t_min, _at_least_two(n))
+    times = jnp.linspace(process.t_max, process.t_min, n)
     return _finish(process, times, final_zero)
 
 
@@ -100,13 +105,3 @@ def _finish(process: AbstractProcess, times: Times, final_zero: bool) -> Times:
     # The ends are the process's own numbers to the last bit, so that x(z, T) = z.
     times = times.at[0].set(process.t_max).at[-1].set(process.t_min)
     return jnp.append(times, jnp.zeros((), times.dtype)) if final_zero else times
-
-
-def _at_least_two(n: int) -> int:
-    require(
-        None,
-        n >= 2,
-        f"a time grid needs at least its two ends, got n={n}. For a single step "
-        "to data, use n=2.",
-    )
-    return n

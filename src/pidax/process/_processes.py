@@ -14,7 +14,7 @@ with $b(t) = \beta_{min} t + \tfrac12 (\beta_{max} - \beta_{min}) t^2$.
 import jax.numpy as jnp
 from equinox import AbstractVar
 
-from .._checks import require, require_positive
+from .._checks import check_interval, require_positive
 from ..types import Elementwise, ElementwiseLike
 from ._base import AbstractProcess, as_inexact
 
@@ -36,7 +36,8 @@ class EDM(AbstractProcess):
         sigma_max: float = 80.0,
         sigma_data: float = 0.5,
     ):
-        _check_levels(sigma_min, sigma_max, sigma_data)
+        require_positive(sigma_data=sigma_data)
+        check_interval("sigma_min, sigma_max", (sigma_min, sigma_max), positive=True)
         self.t_min = sigma_min
         self.t_max = sigma_max
         self.sigma_data = sigma_data
@@ -69,7 +70,8 @@ class VE(AbstractProcess):
         sigma_max: float = 100.0,
         sigma_data: float = 0.5,
     ):
-        _check_levels(sigma_min, sigma_max, sigma_data)
+        require_positive(sigma_data=sigma_data)
+        check_interval("sigma_min, sigma_max", (sigma_min, sigma_max), positive=True)
         self.t_min = sigma_min**2
         self.t_max = sigma_max**2
         self.sigma_data = sigma_data
@@ -91,16 +93,9 @@ class AbstractLinearBeta(AbstractProcess):
     beta_max: AbstractVar[float]
 
     def __check_init__(self):
-        require_positive(
-            t_min=self.t_min, sigma_data=self.sigma_data, beta_max=self.beta_max
-        )
-        require(
-            None,
-            0 <= self.beta_min < self.beta_max,
-            "beta must grow from beta_min >= 0 to beta_max, got "
-            f"beta_min={self.beta_min}, beta_max={self.beta_max}.",
-        )
-        _check_unit_interval(self.t_min, self.t_max)
+        require_positive(sigma_data=self.sigma_data)
+        check_interval("beta_min, beta_max", (self.beta_min, self.beta_max), least=0)
+        check_interval("t_min, t_max", (self.t_min, self.t_max), positive=True, most=1)
 
     def beta_integral(self, t: ElementwiseLike) -> Elementwise:
         r"""$b = \int_0^t \beta = \beta_{min} t + (\beta_{max}-\beta_{min}) t^2/2$."""
@@ -167,8 +162,8 @@ class Flow(AbstractProcess):
     sigma_data: float = 0.5
 
     def __check_init__(self):
-        require_positive(t_min=self.t_min, sigma_data=self.sigma_data)
-        _check_unit_interval(self.t_min, self.t_max)
+        require_positive(sigma_data=self.sigma_data)
+        check_interval("t_min, t_max", (self.t_min, self.t_max), positive=True, most=1)
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return 1 - as_inexact(t)
@@ -179,22 +174,3 @@ class Flow(AbstractProcess):
     def time(self, sigma: ElementwiseLike, alpha: ElementwiseLike = 1.0) -> Elementwise:
         sigma = as_inexact(sigma)
         return sigma / (sigma + alpha)
-
-
-def _check_levels(sigma_min: float, sigma_max: float, sigma_data: float) -> None:
-    require_positive(sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data)
-    require(
-        None,
-        sigma_min < sigma_max,
-        "the noise must grow from sigma_min to sigma_max, got "
-        f"sigma_min={sigma_min}, sigma_max={sigma_max}.",
-    )
-
-
-def _check_unit_interval(t_min: float, t_max: float) -> None:
-    require(
-        None,
-        0 < t_min < t_max <= 1,
-        "the times of this process must satisfy 0 < t_min < t_max <= 1, got "
-        f"t_min={t_min}, t_max={t_max}.",
-    )
