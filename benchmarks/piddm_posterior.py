@@ -3,9 +3,9 @@
     python benchmarks/piddm_posterior.py            # seven minutes on a busy core
     python benchmarks/piddm_posterior.py --quick    # one seed, nothing written
 
-The fields are Gaussian, so the posterior given measurements is known (`px.posterior`,
-in float64). Forward (of the source), inverse (of the solution) and reconstruction (of
-both) differ by the mask alone. Written down are the error of the mean of the samples,
+The fields are Gaussian, so the posterior given measurements is known
+(`Gaussian.posterior`, in float64). Forward (of the source), inverse (of the solution)
+and reconstruction (of both) differ by the mask alone. Written down are the error of the mean of the samples,
 beside the error that as many independent exact samples would have on average (these
 are drawn in antithetic pairs), and the mean over points of the ratio of their standard
 deviation to the exact one; and for one problem other anchors and other solvers.
@@ -78,8 +78,8 @@ class Problem:
         values = np.asarray(observation.values, np.float64) - self.mean
         with jax.enable_x64(True):
             prior = px.Gaussian(jnp.zeros(MODES), 1.0)
-            given = px.posterior(
-                prior, rows, values.ravel()[seen] * weight, float(noise.any())
+            given = prior.posterior(
+                rows, values.ravel()[seen] * weight, float(noise.any())
             )
             factor = self.factor @ np.asarray(given.covariance.factor((MODES,)))
             mean = self.mean + self.factor @ np.asarray(given.mean)

@@ -43,7 +43,7 @@ def exact(law, observation):
     rows = np.asarray(law.factor).reshape(-1, modes)[seen] / noise[:, None]
     apart = (observation.values - law.mean).ravel()[seen] / noise
     prior = px.Gaussian(jnp.zeros(modes), 1.0)  # of the coefficients of the modes
-    given = px.posterior(prior, rows, apart, 1.0)
+    given = prior.posterior(rows, apart, 1.0)
     std = jnp.asarray(law.factor) @ given.covariance.factor((modes,))
     mean = law.mean + law.factor @ given.mean
     return np.asarray(mean), np.sqrt((np.asarray(std) ** 2).sum(axis=-1))

@@ -19,20 +19,15 @@ import pidax as px
 
 jax.config.update("jax_enable_x64", True)
 
-PROCESSES = [px.EDM(), px.VE(), px.VP(), px.SubVP(), px.Flow()]
+PROCESSES = [px.EDM(), px.VE(), px.VP(), px.SubVP(), px.RectifiedFlow()]
 COUNT = 64  # trajectories
-
-
-def level(process, t):
-    """The noise level (sigma, alpha) of a process at time t."""
-    return process.sigma(t), process.alpha(t)
 
 
 def closed_form(gaussian, process, z, times):
     """The exact states at every time, for every start."""
 
     def one(start, t):
-        begin, end = level(process, process.t_max), level(process, t)
+        begin, end = process.level(process.t_max), process.level(t)
         return gaussian.transport(start, begin, end)
 
     along = jax.vmap(one, in_axes=(None, 0))

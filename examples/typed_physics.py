@@ -56,7 +56,7 @@ def main():
     where = jnp.array([4, 11, 20])
     thermometers = jnp.eye(POINTS)[where]
     readings, noise = jnp.array([0.9, -0.2, 0.4]), 0.05
-    posterior = px.posterior(exact, thermometers, readings, noise)
+    posterior = exact.posterior(thermometers, readings, noise)
     conditional = px.ProbabilityFlow(posterior, process)
     draws = px.sample(conditional, 200, key=jax.random.key(1))
     miss = jnp.sqrt(jnp.mean((draws[:, where] - readings) ** 2))

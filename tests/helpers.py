@@ -11,7 +11,7 @@ PROCESSES = {
     "VE": px.VE,
     "VP": px.VP,
     "SubVP": px.SubVP,
-    "Flow": px.Flow,
+    "RectifiedFlow": px.RectifiedFlow,
 }
 CLOCKS = {"angle": px.AngleClock, "time": px.TimeClock, "log-time": px.LogTimeClock}
 
@@ -50,9 +50,7 @@ def diagonal_mixture() -> px.GaussianMixture:
 
 
 def observed() -> px.Gaussian:
-    return px.posterior(
-        gaussian(), jnp.array([[1.0, 0.5, -1.0]]), jnp.array([0.4]), 0.1
-    )
+    return gaussian().posterior(jnp.array([[1.0, 0.5, -1.0]]), jnp.array([0.4]), 0.1)
 
 
 EXACT = {
@@ -76,12 +74,6 @@ def state(denoiser, process, t, key):
     """A noised sample of the denoiser's data at time `t`."""
     first, second = jax.random.split(key)
     return process.perturb(denoiser.sample(key=first), t, key=second)[0]
-
-
-def level(process, t):
-    """`(sigma, alpha)` of the process at time `t`."""
-    t = jnp.asarray(t, float)
-    return process.sigma(t), process.alpha(t)
 
 
 def assert_close(actual, expected, rtol: float, atol: float | None = None) -> None:

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import level
 
 import pidax as px
 
@@ -56,7 +55,7 @@ class Trajectory(eqx.Module):
         t = process.time(*level_of(4 * c_noise, process))
         last = jnp.asarray(process.t_max)
         z = x * process.scale(last)
-        start, end = (level(process, at) for at in (last, t))
+        start, end = (process.level(at) for at in (last, t))
         noise = end[0] / start[0]
         gap = end[1] - start[1] * noise
         moved = self.exact.transport(z, start, end) - noise * z

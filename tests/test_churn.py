@@ -115,7 +115,7 @@ def test_bad_input_is_named(options, message, key):
 
 
 def test_pure_noise_without_signal_is_refused(key):
-    flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.Flow())
+    flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.RectifiedFlow())
     with pytest.raises(ValueError, match="start below the time of pure noise"):
         px.sample_with_churn(flow, jnp.zeros(2), key=key)
 

@@ -78,7 +78,7 @@ def test_the_views_are_consistent(make, x64):
     assert_close(denoiser.score(x, sigma, alpha), -eps / sigma, 1e-11)
     t = 0.4
     x0 = denoiser(x, t, 1 - t)
-    velocity = denoiser.velocity(x, t, px.Flow())
+    velocity = denoiser.velocity(x, t, px.RectifiedFlow())
     assert_close(velocity, (x - (1 - t) * x0) / t - x0, 1e-11)
     edm = denoiser.velocity(x, t, px.EDM())
     assert_close(edm, (x - denoiser(x, t)) / t, 1e-11)
@@ -296,7 +296,7 @@ def test_posterior_is_the_kalman_update(noise, x64):
     expected = mean + gain @ (b - rows @ mean)
     new_cov = cov - gain @ rows @ cov
     for operator in (rows, lx.MatrixLinearOperator(jnp.asarray(rows))):
-        law = px.posterior(prior, operator, b, noise)
+        law = prior.posterior(operator, b, noise)
         assert_close(law.mean, expected, 1e-11)
         assert_close(dense_of(law), new_cov, 1e-11)
     if noise == 0:
@@ -307,7 +307,7 @@ def test_posterior_is_the_kalman_update(noise, x64):
 def test_posterior_with_more_observations_than_unknowns_and_repeated_ones(x64):
     prior = px.Gaussian(jnp.zeros((2, 1)), 1.0)
     rows = np.ones((5, 2, 1))
-    law = px.posterior(prior, rows, np.full(5, 2.0), 0.5)
+    law = prior.posterior(rows, np.full(5, 2.0), 0.5)
     # Five readings of the sum s ~ N(0, 2), noise .25/5.
     assert_close(law.mean.sum(), 2 * 2 / (2 + 0.05), 1e-11)
     variance = jnp.ones(2) @ dense_of(law) @ jnp.ones(2)
@@ -317,26 +317,22 @@ def test_posterior_with_more_observations_than_unknowns_and_repeated_ones(x64):
 def test_posterior_with_exact_redundant_observations(x64):
     """The same reading twice, without noise, is one reading."""
     row = np.array([[1.0, 0.5, -1.0]])
-    once = px.posterior(gaussian(), row, np.array([0.4]), 0.0)
-    many = px.posterior(gaussian(), np.repeat(row, 4, 0), np.full(4, 0.4), 0.0)
+    once = gaussian().posterior(row, np.array([0.4]), 0.0)
+    many = gaussian().posterior(np.repeat(row, 4, 0), np.full(4, 0.4), 0.0)
     assert_close(many.mean, once.mean, 1e-10)
     assert_close(dense_of(many), dense_of(once), 1e-10)
 
 
 WRAPPED = {
-    "score": (px.from_score, lambda d, p: lambda x, t: d.score(x, *lv(p, t))),
-    "noise": (px.from_noise, lambda d, p: lambda x, t: d.noise(x, *lv(p, t))),
+    "score": (px.from_score, lambda d, p: lambda x, t: d.score(x, *p.level(t))),
+    "noise": (px.from_noise, lambda d, p: lambda x, t: d.noise(x, *p.level(t))),
     "velocity": (px.from_velocity, lambda d, p: lambda x, t: d.velocity(x, t, p)),
-    "function": (px.from_function, lambda d, p: lambda x, t: d(x, *lv(p, t))),
+    "function": (px.from_function, lambda d, p: lambda x, t: d(x, *p.level(t))),
 }
 
 
-def lv(process, t):
-    return process.sigma(t), process.alpha(t)
-
-
 @pytest.mark.parametrize("kind", WRAPPED)
-@pytest.mark.parametrize("make", [px.EDM, px.VE, px.VP, px.SubVP, px.Flow])
+@pytest.mark.parametrize("make", [px.EDM, px.VE, px.VP, px.SubVP, px.RectifiedFlow])
 def test_wrapping_any_view_gives_the_denoiser_back_in_every_chart(kind, make, x64):
     wrap, view = WRAPPED[kind]
     exact, process = full_mixture(), make()
@@ -358,7 +354,7 @@ def test_a_wrapped_model_is_exact_up_to_its_last_time(kind, x64):
     exact = full_mixture()
     for process in (px.EDM(sigma_max=1e3), px.VP(sigma_data=0.1)):
         wrapped = wrap(view(exact, process), process, shape=(2,))
-        sigma, alpha = lv(process, process.t_max)
+        sigma, alpha = process.level(process.t_max)
         z = process.prior(jax.random.key(0), (2,))
         assert_close(wrapped(z, sigma, alpha), exact(z, sigma, alpha), 1e-8)
 
@@ -451,11 +447,11 @@ def pair(x: Any, t: Any) -> Any:
             "return one array of the shape .*got tuple",
         ),
         (
-            lambda: px.posterior(gaussian(), jnp.ones((2, 4)), jnp.ones(2), 0.1),
+            lambda: gaussian().posterior(jnp.ones((2, 4)), jnp.ones(2), 0.1),
             r"operator must map an event of shape \(3,\)",
         ),
         (
-            lambda: px.posterior(gaussian(), jnp.ones((1, 3)), jnp.ones(1), -0.1),
+            lambda: gaussian().posterior(jnp.ones((1, 3)), jnp.ones(1), -0.1),
             "noise is a standard deviation.*-0.1",
         ),
     ],

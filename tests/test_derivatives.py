@@ -69,7 +69,7 @@ def distilled(flow, derivative, times, z):
 
 @pytest.mark.parametrize(
     ("process", "clock"),
-    [(px.EDM(), TIME), (px.Flow(), ANGLE)],
+    [(px.EDM(), TIME), (px.RectifiedFlow(), ANGLE)],
     ids=["EDM-time", "Flow-angle"],
 )
 def test_without_residual_the_student_is_the_solver(process, clock, x64):
@@ -150,8 +150,8 @@ ORDERS = {
 
 @pytest.mark.parametrize(
     ("make", "names"),
-    [(px.EDM, ORDERS), (px.VP, ["central"]), (px.Flow, ["nodes", "coupled"])],
-    ids=["EDM", "VP", "Flow"],
+    [(px.EDM, ORDERS), (px.VP, ["central"]), (px.RectifiedFlow, ["nodes", "coupled"])],
+    ids=["EDM", "VP", "RectifiedFlow"],
 )
 def test_the_exact_trajectory_has_a_residual_of_that_order(make, names, x64):
     process, exact = make(), gaussian()

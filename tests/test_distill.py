@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PROCESSES, assert_close, level, tolerance
+from helpers import PROCESSES, assert_close, tolerance
 from networks import Network, Trajectory
 from scipy import special, stats
 
@@ -87,10 +87,15 @@ LAW_CASES = {
         lambda t: np.log(px.VP().sigma(t) / px.VP().alpha(t) / 0.1),
         stats.norm(0.4, 0.5),
     ),
-    "uniform time": (UniformTime(), px.Flow(), lambda t: t, stats.uniform(1e-3, 0.999)),
+    "uniform time": (
+        UniformTime(),
+        px.RectifiedFlow(),
+        lambda t: t,
+        stats.uniform(1e-3, 0.999),
+    ),
     "logit-normal": (
         LogitNormal(0.5, 1.5),
-        px.Flow(),
+        px.RectifiedFlow(),
         lambda t: special.logit((t - 1e-3) / 0.999),
         stats.norm(0.5, 1.5),
     ),
@@ -160,7 +165,7 @@ def weight(name, process, t):
     [
         (px.EDM, "log-normal", "edm"),
         (px.VP, "uniform angle", "data"),
-        (px.Flow, "logit-normal", "velocity"),
+        (px.RectifiedFlow, "logit-normal", "velocity"),
     ],
 )
 def test_the_expected_loss_of_the_exact_denoiser(make, law, weighting, x64):
@@ -278,8 +283,10 @@ def test_weights_make_it_the_error_of_noise_and_velocity(make, x64):
 
 
 def test_flow_matching_is_denoising_with_the_velocity_weight(x64):
-    model = Preconditioned(Network(2), px.Flow())
-    same = DenoisingScoreMatching(px.Flow(), law=UniformTime(), weighting="velocity")
+    model = Preconditioned(Network(2), px.RectifiedFlow())
+    same = DenoisingScoreMatching(
+        px.RectifiedFlow(), law=UniformTime(), weighting="velocity"
+    )
     one, _ = losses(FlowMatching(), model, data(), keys_of(50))
     other, _ = losses(same, model, data(), keys_of(50))
     assert_close(one, other, 1e-14)
@@ -310,10 +317,12 @@ def test_labels_are_dropped_as_often_as_asked_and_all_at_once():
 
 @pytest.mark.parametrize("make", [DenoisingScoreMatching, FlowMatching])
 def test_a_dropped_label_is_one_the_model_does_not_see(make, x32):
-    model = Preconditioned(Network(2, classes=4), px.Flow())
+    model = Preconditioned(Network(2, classes=4), px.RectifiedFlow())
     x0, keys = jnp.array([0.4, -0.8]), keys_of(3)
     dropped, kept, none = (
-        losses(make(px.Flow(), label_dropout=rate), model, (x0, label), keys)[0]
+        losses(make(px.RectifiedFlow(), label_dropout=rate), model, (x0, label), keys)[
+            0
+        ]
         for rate, label in ((1.0, jnp.array(2)), (0.0, jnp.array(2)), (0.0, None))
     )
     assert_close(dropped, none, 1e-6)
@@ -328,7 +337,7 @@ def teacher(process):
 
 
 def test_pairs_are_the_exact_trajectories_and_their_student_has_no_loss(x64):
-    process = px.Flow()  # which starts without signal
+    process = px.RectifiedFlow()  # which starts without signal
     objective = KnowledgeDistillation(
         teacher(process), pairs=7, times=px.karras(4, process), block=4, rtol=1e-9
     )
@@ -338,9 +347,9 @@ def test_pairs_are_the_exact_trajectories_and_their_student_has_no_loss(x64):
     assert (pairs.z.shape, pairs.x.shape) == ((7, 2), (7, 3, 2))
     assert pairs.condition is None
     assert_close(pairs.z.std() / process.sigma(process.t_max), 1.0, 0.6)
-    start = level(process, process.t_max)
+    start = process.level(process.t_max)
     for j, t in enumerate(objective.times[1:]):
-        exact = jax.vmap(lambda z, t=t: data().transport(z, start, level(process, t)))
+        exact = jax.vmap(lambda z, t=t: data().transport(z, start, process.level(t)))
         assert_close(pairs.x[:, j], exact(pairs.z), 1e-7)
     assert 7 * 20 < pairs.evaluations < 8 * 2000
     loss, error = knowledge_losses(objective, student, pairs, keys_of(100))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PROCESSES, assert_close, gaussian, level, tolerance
+from helpers import PROCESSES, assert_close, gaussian, tolerance
 
 import pidax as px
 from pidax.denoiser import (
@@ -70,7 +70,7 @@ def test_the_closed_form_in_every_chart(kind, x64):
     assert_close(ask(denoiser, x, s, np.ones(4)), expected, 1e-9)
     for make in PROCESSES.values():
         process = make()
-        sigma, alpha = level(process, process.time(jnp.asarray(s)))
+        sigma, alpha = process.level(process.time(jnp.asarray(s)))
         x_there = x * alpha[:, None]
         assert_close(ask(denoiser, x_there, sigma, alpha), expected, 1e-6)
 
@@ -124,7 +124,7 @@ def test_an_exact_noise_prediction_makes_the_exact_denoiser(kind, x64):
     for make in PROCESSES.values():
         other = make()
         for ratio in (0.05, 0.7, 20.0):
-            sigma, alpha = level(other, other.time(jnp.asarray(ratio)))
+            sigma, alpha = other.level(other.time(jnp.asarray(ratio)))
             x = sigma * jnp.array([0.3, -1.0, 0.4])
             found, expected = both(x, sigma, alpha)
             assert_close(found, expected, 1e-9)

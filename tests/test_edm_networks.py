@@ -78,9 +78,9 @@ def answered(network, x, c_noise, condition=None, augment=None):
 @every_golden
 def test_the_denoiser_is_the_published_one(name, x32):
     """To float32's rounding, of which the noise predictor's answers have more."""
-    golden, (denoiser, _, classes) = arrays(name), teacher(name)
+    golden, denoiser = arrays(name), teacher(name)
     labels = golden.get("class_labels")
-    assert classes == (None if labels is None else 4)
+    assert denoiser.classes == (None if labels is None else 4)
     low, high = denoiser.interval
     assert low <= golden["sigma"].min() * 1.0001
     assert high >= golden["sigma"].max() * 0.9999
@@ -96,14 +96,14 @@ def test_the_denoiser_is_the_published_one(name, x32):
 
 
 def test_in_float64_it_is_the_published_one_to_rounding(x64):
-    golden, (denoiser, _, _) = arrays("edm_ddpmpp_uncond"), teacher("edm_ddpmpp_uncond")
+    golden, denoiser = arrays("edm_ddpmpp_uncond"), teacher("edm_ddpmpp_uncond")
     x, sigma = last(golden["x"]).astype(float), golden["sigma"].astype(float)
     found = denoised(denoiser, x, sigma, None, None)
     assert_close(found, last(golden["D64"]), 0, 1e-12)
 
 
 def test_the_features_are_the_published_ones(x32):
-    golden, (denoiser, _, _) = arrays("edm_ddpmpp_uncond"), teacher("edm_ddpmpp_uncond")
+    golden, denoiser = arrays("edm_ddpmpp_uncond"), teacher("edm_ddpmpp_uncond")
     features = denoiser.network.embedding.features
     found = jax.vmap(features)(golden["c_noise"])
     assert_close(found, golden["map_noise"], 0, 2e-7)
@@ -116,7 +116,7 @@ def test_the_sampler_follows_the_published_trajectory(name, x32):
     The noise predictor's errors are multiplied by up to 79; random weights are no
     denoiser, and its trajectory stays far from the data.
     """
-    golden, (denoiser, _, _) = arrays(name), teacher(name)
+    golden, denoiser = arrays(name), teacher(name)
     z = last(golden["latents"]).astype(np.float64)
     count = len(z)
     labels = None
@@ -151,12 +151,13 @@ def test_a_heun_solve_in_the_clock_of_time_is_the_published_sampler(x64):
     """Diffrax's Heun on `karras(18)`, the last step being the denoiser itself."""
     golden = arrays("edm_ddpmpp_uncond")
     with jax.enable_x64(False):
-        denoiser, process, _ = teacher("edm_ddpmpp_uncond")
+        denoiser = teacher("edm_ddpmpp_uncond")
     low = jnp.float32
 
     def rounded(x, sigma, alpha):
         return denoiser(x.astype(low), sigma.astype(low)).astype(x.dtype)
 
+    process = denoiser.process
     model = px.from_function(rounded, shape=denoiser.shape)
     flow = px.ProbabilityFlow(model, process, clock=px.TimeClock())
     z = last(golden["latents"])[0] * golden["t_steps"][0]
@@ -199,7 +200,7 @@ class At(px.distill.AbstractTimeLaw):
 def test_its_training_loss_is_the_published_one(x32):
     """The weight of `DenoisingScoreMatching` is EDM's, which sums; without dropout."""
     golden = arrays("edm_ddpmpp_uncond")
-    denoiser, _, _ = teacher("edm_ddpmpp_uncond", dropout=0.0)
+    denoiser = teacher("edm_ddpmpp_uncond", dropout=0.0)
     sigma = np.exp(golden["edmloss_rnd_normal"] * 1.2 - 1.2)
     y, noise = last(golden["edmloss_y"]), last(golden["edmloss_noise"] * sigma)
 
@@ -221,9 +222,9 @@ def distillation():
     function serves both.
     """
     with jax.enable_x64(True):
-        denoiser, process, _ = teacher("edm_ddpmpp_uncond")
-        flow = px.ProbabilityFlow(denoiser, process)
-        student = px.Student(denoiser.network, process)
+        denoiser = teacher("edm_ddpmpp_uncond")
+        flow = px.ProbabilityFlow(denoiser, denoiser.process)
+        student = px.Student(denoiser.network, denoiser.process)
         golden = arrays("pid_loss")
         z = last(golden["z"]).astype(float)
 
@@ -284,7 +285,7 @@ def test_its_gradient_is_the_authors(distillation, count, kind, x64):
 @every_golden
 def test_the_state_dict_comes_back_as_it_was(name, x32):
     state = state_of(name)
-    network = teacher(name)[0].network
+    network = teacher(name).network
     back = to_state(network)
     assert {f"model.{key}" for key in back} == set(state)
     for key, array in back.items():
@@ -332,7 +333,7 @@ def test_an_iddpm_checkpoint_brings_its_levels(x32):
     state = _with_variance(state_of("edm_vp_ddpmpp"))
     levels = np.asarray(px.denoiser.iddpm_levels(50), np.float32)
     configuration = {**configuration_of("edm_vp_ddpmpp"), "class_name": "iDDPMPrecond"}
-    denoiser, _, _ = teacher_from(configuration, {**state, "u": levels})
+    denoiser = teacher_from(configuration, {**state, "u": levels})
     coefficients: Any = denoiser.coefficients
     assert coefficients.levels == tuple(levels.tolist())
     assert denoiser.interval == pytest.approx((levels[-2], levels[0]))
@@ -351,10 +352,10 @@ def test_a_students_checkpoint_has_no_prefix_and_no_augmentation(x32):
         if "map_augment" not in key
     }
     network = network_from(configuration_of("edm_ddpmpp_uncond"), bare)
-    full = teacher("edm_ddpmpp_uncond")[0].network
+    full = teacher("edm_ddpmpp_uncond").network
     assert network.embedding.augment is None
     assert set(names(full)) - set(names(network)) == {"map_augment.weight"}
-    assert teacher_from(configuration_of("edm_ddpmpp_uncond"), bare)[2] is None
+    assert teacher_from(configuration_of("edm_ddpmpp_uncond"), bare).classes is None
 
 
 # --- every kind, against plain loops in NumPy ----------------------------------------

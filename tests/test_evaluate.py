@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, level, tolerance
+from helpers import assert_close, tolerance
 from networks import Network, Trajectory
 
 import pidax as px
@@ -80,8 +80,8 @@ def moved(scene):
 
 def transported(flow, z, times):
     """The states of Gaussian data in closed form: sample by time."""
-    start = level(flow.process, flow.process.t_max)
-    move = lambda z, t: flow.denoiser.transport(z, start, level(flow.process, t))
+    start = flow.process.level(flow.process.t_max)
+    move = lambda z, t: flow.denoiser.transport(z, start, flow.process.level(t))
     return jax.vmap(jax.vmap(move, (None, 0)), (0, None))(z, times)
 
 
@@ -229,7 +229,7 @@ class Labelled(eqx.Module):
 
     def __call__(self, z, t, condition):
         mean = self.means[(condition + self.error) % 2]
-        start, end = level(self.process, self.process.t_max), level(self.process, t)
+        start, end = self.process.level(self.process.t_max), self.process.level(t)
         return px.Gaussian(mean, 0.1**2).transport(z, start, end)
 
 

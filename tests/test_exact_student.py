@@ -46,7 +46,7 @@ def test_samples_have_the_law_but_for_the_start(make, x64):
     values, vectors = np.linalg.eigh(cov)
     shrunk = values / (1 + alpha**2 * values / sigma**2)
     assert_close(slope @ slope.T, (vectors * shrunk) @ vectors.T, 1e-10)
-    assert_close(slope @ slope.T, cov, 1e-2 if make is px.Flow else 2e-3)
+    assert_close(slope @ slope.T, cov, 1e-2 if make is px.RectifiedFlow else 2e-3)
     drift = alpha * np.sqrt(values / (alpha**2 * values + sigma**2))
     off = vectors @ (drift * (vectors.T @ teacher.mean))
     assert_close(student.sample(jnp.zeros(3)), teacher.mean - off, 1e-10)

@@ -14,7 +14,6 @@ from helpers import (
     assert_close,
     full_mixture,
     gaussian,
-    level,
     low_rank,
     state,
     tolerance,
@@ -53,7 +52,7 @@ def test_angle_form(make, key, x64):
     phi, y = flow.enter(x, t)
     assert_close(phi, process.angle(t), 1e-14)
     assert_close(y, x / process.scale(t), 1e-12)
-    d = teacher(x, *level(process, t))
+    d = teacher(x, *process.level(t))
     expected = (y * jnp.cos(phi) - d / 0.6) / jnp.sin(phi)
     assert_close(flow(phi, y), expected, 1e-10)
     x_back, t_back = flow.leave(phi, y)
@@ -63,7 +62,7 @@ def test_angle_form(make, key, x64):
 
 def test_flow_is_finite_without_signal(dtype):
     teacher = full_mixture()
-    flow = px.ProbabilityFlow(teacher, px.Flow())
+    flow = px.ProbabilityFlow(teacher, px.RectifiedFlow())
     phi, y = flow.enter(jnp.array([0.3, -1.0]), 1.0)
     mean = teacher(y, 1.0, 0.0)
     assert_close(flow(phi, y), -mean / 0.5, tolerance(dtype, 10))
@@ -87,7 +86,7 @@ def test_gaussian_trajectories(make, clock, key, x64):
     times = px.uniform_angle(5, process)
     path = px.solve(flow, z, times=times, rtol=1e-9)
     exact = jax.vmap(
-        lambda t: teacher.transport(z, level(process, times[0]), level(process, t))
+        lambda t: teacher.transport(z, process.level(times[0]), process.level(t))
     )(times)
     scale = process.scale(times)[:, None, None]
     assert_close(path.xs / scale, exact / scale, 3e-7)
@@ -208,7 +207,7 @@ def test_encode_keeps_its_tolerance_on_every_clock(name, clock, x64):
     process, teacher = PROCESSES[name](), gaussian()
     flow = px.ProbabilityFlow(teacher, process, clock=CLOCKS[clock]())
     x0 = jnp.array([0.6, 0.3, -0.4])
-    ends = level(process, process.t_min), level(process, process.t_max)
+    ends = process.level(process.t_min), process.level(process.t_max)
     exact = teacher.transport(x0, *ends)
     scale = process.scale(process.t_max)
     assert_close(px.encode(flow, x0).end / scale, exact / scale, 0, 1e-3)
@@ -216,6 +215,6 @@ def test_encode_keeps_its_tolerance_on_every_clock(name, clock, x64):
 
 def test_the_angle_clock_stays_on_the_side_of_the_data(x32):
     """pi/2 rounded to float32 lies beyond pi/2, where alpha would be negative."""
-    reading = px.AngleClock().reading(px.Flow(), jnp.asarray(1.0))
-    _, alpha = px.AngleClock().level(px.Flow(), reading)
+    reading = px.AngleClock().reading(px.RectifiedFlow(), jnp.asarray(1.0))
+    _, alpha = px.AngleClock().level(px.RectifiedFlow(), reading)
     assert 0 < alpha < 1e-6

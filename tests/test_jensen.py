@@ -46,12 +46,12 @@ def test_the_mean_of_the_posterior_is_the_denoiser(name, dtype, key):
 
 
 def test_the_posterior_of_a_gaussian_is_bayes_rule(x64, key):
-    """Its covariance is that of `px.posterior` with every component observed."""
+    """Its covariance is that of `Gaussian.posterior` with every component observed."""
     denoiser, x = EXACT["gaussian"](), jnp.array([0.5, 0.1, -0.3])
     law = clean_posterior(denoiser, x, 0.3, 0.8, key=key, samples=100_000)
     delta = law.values - law.mean
     cov = jnp.einsum("s,si,sj->ij", law.weights, delta, delta)
-    bayes = px.posterior(denoiser, jnp.eye(3), x / 0.8, 0.3 / 0.8)
+    bayes = denoiser.posterior(jnp.eye(3), x / 0.8, 0.3 / 0.8)
     factor = bayes.covariance.factor((3,))
     assert_close(cov, factor @ factor.T, 0.0, 1e-3)
     assert_close(law.effective, 100_000, 1e-9)

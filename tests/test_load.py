@@ -33,19 +33,18 @@ def test_a_teacher_denoises_as_its_golden_file_says(teacher):
     with np.load(DATA / "edm_ddpmpp_uncond.npz") as golden:
         x, sigma, expected = (golden[k] for k in ("x", "sigma", "D32"))
     x, sigma = np.moveaxis(x, 1, -1)[:1], sigma.reshape(-1)[:1]
-    found = eqx.filter_jit(teacher.denoiser)(jnp.asarray(x[0]), sigma[0])
+    found = eqx.filter_jit(teacher)(jnp.asarray(x[0]), sigma[0])
     np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1)[0], atol=2e-5)
 
 
 def test_it_says_its_process_its_classes_and_its_shape(teacher):
     assert (teacher.classes, teacher.shape) == (None, (16, 16, 3))
     assert eqx.tree_equal(teacher.process, px.EDM())
-    flow = teacher.flow(clock=px.TimeClock())
+    flow = px.ProbabilityFlow(teacher, teacher.process)
     assert flow.shape == (16, 16, 3)
-    assert isinstance(flow.clock, px.TimeClock)
     labelled = load_edm(DATA / "edm_adm_small_cond.pkl")
     assert labelled.classes == 4
-    assert isinstance(labelled.denoiser.network, px.nn.DhariwalUNet)
+    assert isinstance(labelled.network, px.nn.DhariwalUNet)
     noisy = load_edm(DATA / "edm_vp_ddpmpp.pkl")
     assert isinstance(noisy.process, px.VP)
 
@@ -62,11 +61,11 @@ def test_a_students_checkpoint_is_the_network_itself(teacher):
     settings = px.convert.read_checkpoint(PICKLE).configuration["init_kwargs"]
     student = load_pid(STATE, settings)
     assert isinstance(student, px.Student)
-    assert same(student.network, teacher.denoiser.network)
+    assert same(student.network, teacher.network)
 
 
 def test_teachers_are_trained_from_and_survive_a_file(teacher, tmp_path):
-    student = px.Student.from_teacher(teacher.denoiser, teacher.process)
+    student = px.Student.from_teacher(teacher, teacher.process)
     assert student.shape == teacher.shape
     px.save(tmp_path / "teacher.pidax", teacher)
     assert same(px.load(tmp_path / "teacher.pidax"), teacher)

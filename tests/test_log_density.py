@@ -10,7 +10,6 @@ from helpers import (
     assert_close,
     full_mixture,
     gaussian,
-    level,
     state,
 )
 
@@ -38,7 +37,12 @@ def test_the_flow_density_is_the_exact_one(exact, key, x64):
 
 CHARTS = [
     *[(name, "angle") for name in PROCESSES],
-    *[("EDM", "time"), ("VP", "time"), ("VE", "log-time"), ("Flow", "log-time")],
+    *[
+        ("EDM", "time"),
+        ("VP", "time"),
+        ("VE", "log-time"),
+        ("RectifiedFlow", "log-time"),
+    ],
 ]
 
 
@@ -50,7 +54,7 @@ def test_in_every_process_and_clock(name, clock, key, x64):
     t = 0.2 * process.t_max
     x = state(teacher, process, t, key)
     result = px.log_density(flow, x, t=t, rtol=1e-9, terminal=teacher.log_density)
-    assert_close(result.value, teacher.log_density(x, *level(process, t)), 1e-6)
+    assert_close(result.value, teacher.log_density(x, *process.level(t)), 1e-6)
 
 
 def test_the_prior_at_T_is_not_quite_the_marginal(x64):
@@ -72,7 +76,7 @@ def test_hutchinson_is_unbiased_and_knows_its_error(law, key, x64):
     teacher, process = gaussian(), px.VP()
     flow = px.ProbabilityFlow(teacher, process)
     x = state(teacher, process, process.t_min, key)
-    exact = teacher.log_density(x, *level(process, process.t_min))
+    exact = teacher.log_density(x, *process.level(process.t_min))
     options = {"rtol": 1e-6, "terminal": teacher.log_density}
     trace = px.Hutchinson(probes=400, law=law)
     result = px.log_density(flow, x, trace=trace, key=key, **options)

@@ -132,7 +132,7 @@ def test_files_are_read_and_small_normalisations_refused(tmp_path):
     label = jnp.array(1)
     scaled = net(x / np.hypot(2.0, 0.5), 250 * np.log(2.0), label)
     expected = 0.25 / 4.25 * x + 1.0 / np.sqrt(4.25) * scaled
-    found = teacher.denoiser(x, 2.0, condition=label)
+    found = teacher(x, 2.0, condition=label)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert (teacher.classes, teacher.shape) == (3, (8, 8, 3))
     model = load_consistency(path, **wide)

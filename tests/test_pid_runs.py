@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, gaussian, level, tolerance
+from helpers import assert_close, gaussian, tolerance
 from networks import Network
 from objectives import ONE
 
@@ -81,7 +81,7 @@ def test_a_short_run_learns_the_trajectories():
     network = px.nn.MLP(2, 2, width=32, depth=2, key=jax.random.key(1))
     pid = PID(flow(exact), times=px.karras(12, EDM))
     z = EDM.prior(jax.random.key(2), (256, 2))
-    ends = level(EDM, 80.0), level(EDM, 0.002)
+    ends = EDM.level(80.0), EDM.level(0.002)
     true = jax.vmap(lambda z: exact.transport(z, *ends))(z)
 
     @eqx.filter_jit

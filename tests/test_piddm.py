@@ -137,7 +137,7 @@ def test_fresh_noise_and_noise_of_pairs(solved):
 
 
 @pytest.mark.parametrize(
-    "process", [px.VP, px.SubVP, px.Flow], ids=lambda p: p.__name__
+    "process", [px.VP, px.SubVP, px.RectifiedFlow], ids=lambda p: p.__name__
 )
 def test_every_process_has_its_clean_samples(process):
     """The residual is on x(z, t_min) of the process's own prior draw."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PROCESSES, assert_close, gaussian, level, tolerance
+from helpers import PROCESSES, assert_close, gaussian, tolerance
 from networks import Network, level_of
 
 import pidax as px
@@ -72,7 +72,7 @@ def test_the_optimal_network_makes_the_exact_denoiser(make, kind, x64):
     exact, process = gaussian(), make()
     network = Optimal(exact, process, kind)
     denoiser = Preconditioned(network, process, COEFFICIENTS[kind], shape=(3,))
-    levels = [level(p(), px.uniform_angle(5, p())) for p in PROCESSES.values()]
+    levels = [p().level(px.uniform_angle(5, p())) for p in PROCESSES.values()]
     levels.append((jnp.ones(3), jnp.array([1e-3, 1e-6, 0.0])))
     sigma, alpha = (jnp.concatenate(part) for part in zip(*levels, strict=True))
     x = noised(exact, sigma, alpha)
@@ -89,8 +89,8 @@ def test_the_optimal_network_makes_the_exact_denoiser(make, kind, x64):
 
 
 def test_its_flow_is_the_exact_flow(x64):
-    """From the first reading on, where Flow has no signal."""
-    exact, process = gaussian(), px.Flow()
+    """From the first reading on, where a rectified flow has no signal."""
+    exact, process = gaussian(), px.RectifiedFlow()
     denoiser = Preconditioned(Optimal(exact, process, "edm"), process, shape=(3,))
     fields = [px.ProbabilityFlow(d, process) for d in (denoiser, exact)]
     u = jnp.array([0.3, -1.0, 0.4])
@@ -115,13 +115,13 @@ def test_edm_coefficients_are_the_published_ones(sigma, dtype):
 def test_velocity_and_flow_coefficients_are_the_published_ones(x64):
     """Salimans & Ho 2022: x0 = alpha x - sigma v in a variance-preserving chart."""
     process = px.VP(sigma_data=1.0)
-    sigma, alpha = level(process, 0.3)
+    sigma, alpha = process.level(0.3)
     c_skip, c_out, c_in, angle = VelocityCoefficients()(sigma, alpha, process)
     assert_close(
         jnp.stack([c_skip, c_out, c_in]), jnp.stack([alpha, -sigma, 1.0]), 1e-14
     )
     assert_close(angle, process.angle(0.3), 1e-14)
-    found = FlowCoefficients()(*level(px.Flow(), 0.3), px.Flow())
+    found = FlowCoefficients()(*px.RectifiedFlow().level(0.3), px.RectifiedFlow())
     assert_close(jnp.stack(found), [1.0, -0.3, 1.0, 0.3], 1e-15)
 
 
@@ -132,7 +132,7 @@ def test_input_and_target_have_unit_variance(make, kind, x64):
     process = make(sigma_data=1.0 if kind == "flow" else 0.3)
     sd = process.sigma_data
     t = px.uniform_angle(5, process)
-    sigma, alpha = level(process, t)
+    sigma, alpha = process.level(t)
     c_skip, c_out, c_in, _ = COEFFICIENTS[kind](sigma, alpha, process)
     seen = c_in**2 * ((alpha * sd) ** 2 + sigma**2)
     # The target (x0 - c_skip (alpha x0 + sigma eps)) / c_out
@@ -160,11 +160,11 @@ def test_chart_free_and_finite_at_both_ends(kind):
 
 @every_kind
 def test_float32_agrees_with_float64(kind, x64):
-    double = Preconditioned(Network(), px.Flow(), COEFFICIENTS[kind])
+    double = Preconditioned(Network(), px.RectifiedFlow(), COEFFICIENTS[kind])
     single = jax.tree.map(
         lambda a: a.astype(jnp.float32) if eqx.is_array(a) else a, double
     )
-    sigma, alpha = level(px.Flow(), px.uniform_angle(7, px.Flow()))
+    sigma, alpha = px.RectifiedFlow().level(px.uniform_angle(7, px.RectifiedFlow()))
     x = jnp.linspace(-1.0, 1.0, 21).reshape(7, 3)
     call = eqx.filter_jit(lambda model, *args: jax.vmap(model)(*args))
     low = call(single, *(a.astype(jnp.float32) for a in (x, sigma, alpha)))

@@ -61,13 +61,13 @@ def test_closed_forms_of_the_charts(x64):
     assert_close(px.SubVP().sigma(t), 1 - np.exp(-beta), 1e-13)
     assert_close(px.VE().sigma(t), np.sqrt(t), 1e-14)
     assert_close(px.EDM().sigma(t), t, 0)
-    assert_close(px.Flow().alpha(t) + px.Flow().sigma(t), 1.0, 1e-14)
+    assert_close(px.RectifiedFlow().alpha(t) + px.RectifiedFlow().sigma(t), 1.0, 1e-14)
     assert (px.EDM().t_min, px.EDM().t_max) == (0.002, 80.0)
     assert (px.VE().t_min, px.VE().t_max) == (0.02**2, 100.0**2)
 
 
 def test_no_signal_is_a_time_of_every_chart_that_reaches_it(dtype):
-    assert px.Flow().time(1.0, 0.0) == 1.0
+    assert px.RectifiedFlow().time(1.0, 0.0) == 1.0
     for make in (px.EDM, px.VE, px.VP, px.SubVP):
         assert make().time(1.0, 0.0) == jnp.inf
 
@@ -151,12 +151,12 @@ def test_the_same_levels_whatever_the_chart(x64):
 
 
 def test_grids_cap_the_ratio_only_where_the_signal_vanishes(x64):
-    flow = px.Flow()
+    flow = px.RectifiedFlow()
     ts = px.karras(30, flow)
     ratio = flow.sigma(ts) / flow.alpha(ts)
     assert jnp.isinf(ratio[0])
     assert ratio[1] < 160 * flow.sigma_data
-    late = px.karras(4, px.Flow(t_min=0.99))
+    late = px.karras(4, px.RectifiedFlow(t_min=0.99))
     assert (jnp.diff(late) < 0).all()
     hot = px.EDM(sigma_max=1e4)
     assert px.karras(5, hot)[0] == 1e4
@@ -174,7 +174,7 @@ def test_grids_cap_the_ratio_only_where_the_signal_vanishes(x64):
             lambda: px.VP(beta_min=3.0, beta_max=1.0),
             "beta_min, beta_max must be",
         ),
-        (lambda: px.Flow(t_max=1.5), "0 < low < high <= 1"),
+        (lambda: px.RectifiedFlow(t_max=1.5), "0 < low < high <= 1"),
         (lambda: px.karras(1, px.EDM()), "whole number of at least 2, got n=1"),
         (lambda: px.karras(5, px.EDM(), rho=0.0), "rho must be positive"),
     ],
@@ -193,3 +193,31 @@ def test_processes_are_vmappable_and_differentiable(x64):
     slopes = jax.vmap(jax.grad(px.VP().angle))(t)
     numeric = (px.VP().angle(t + 1e-6) - px.VP().angle(t - 1e-6)) / 2e-6
     assert_close(slopes, numeric, 1e-8)
+
+
+class Cosine(px.process.AbstractProcess):
+    """The cosine path, whose signal rounds below zero at its end."""
+
+    t_min: float = 1e-3
+    t_max: float = jnp.pi / 2
+    sigma_data: float = 0.5
+
+    def alpha(self, t):
+        return jnp.cos(t)
+
+    def sigma(self, t):
+        return jnp.sin(t)
+
+    def time(self, sigma, alpha=1.0):
+        return jnp.arctan2(sigma, alpha)
+
+
+def test_the_signal_of_a_level_is_not_negative_and_keeps_its_slope(x32):
+    process = Cosine()
+    end = jnp.asarray(process.t_max)
+    assert process.alpha(end) < 0
+    sigma, alpha = process.level(end)
+    assert (sigma, alpha) == (1, 0)
+    assert jax.grad(lambda t: process.level(t)[1])(end) == -1
+    assert process.ratio_interval[1] == jnp.inf
+    assert process.angle(end) == end

@@ -19,11 +19,11 @@ from helpers import assert_close
 from linear_control import control, noise_of, observed
 
 import pidax as px
+from pidax.constraint import Mean, Observation, Residual
+from pidax.distill import Sum
 from pidax.inference import CGLS, LBFGS, Adam, Cost, GaussNewton, Training
 from pidax.inference._arguments import sample_keys
 from pidax.inference._drive import Point, drive
-from pidax.constraint import Mean, Observation, Residual
-from pidax.distill import Sum
 from pidax.student import AbstractStudent
 
 KEY = jax.random.key(5)
@@ -127,14 +127,14 @@ def test_the_samples_have_the_law_of_the_posterior(x32):
         assert refined.converged.all()
 
 
-def test_the_closed_form_is_that_of_px_posterior(x64):
+def test_the_closed_form_is_that_of_a_gaussians_posterior(x64):
     problem = control(8, 12, True)
     seen = observed(problem, reconstruction(problem))
     size = problem.matrix.shape[0]
     rows = np.zeros((len(seen.where), size))
     rows[np.arange(len(seen.where)), seen.where] = 1 / seen.noise
     law = px.Gaussian(jnp.zeros(size), jnp.asarray(problem.matrix @ problem.matrix.T))
-    exact = px.posterior(law, rows, seen.values / seen.noise, 1.0)
+    exact = law.posterior(rows, seen.values / seen.noise, 1.0)
     mean, std = seen.law(problem.matrix)
     assert_close(mean, exact.mean, 1e-8)
     factor = exact.covariance.factor(exact.shape)

@@ -11,7 +11,6 @@ from helpers import (
     assert_close,
     full_mixture,
     gaussian,
-    level,
 )
 
 import pidax as px
@@ -96,7 +95,7 @@ def test_dense_output(key, x64):
     z = process.prior(key, (3,))
     path = px.solve(flow, z, dense=True, rtol=1e-8)
     for t in (0.9, 0.31, 0.02):
-        exact = teacher.transport(z, level(process, 1.0), level(process, t))
+        exact = teacher.transport(z, process.level(1.0), process.level(t))
         assert_close(path.evaluate(t), exact, 3e-6)
 
 

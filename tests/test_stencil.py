@@ -90,7 +90,7 @@ EVERY = [
         make,
         boundary,
         id=f"{name}-{boundary}",
-        marks=() if name in ("EDM", "Flow") else pytest.mark.slow,
+        marks=() if name in ("EDM", "RectifiedFlow") else pytest.mark.slow,
     )
     for name, make in PROCESSES.items()
     for boundary in ("hard", "soft")
@@ -221,9 +221,10 @@ def test_it_does_not_depend_on_the_precision_of_the_session():
 
 
 def test_in_float32_no_reading_lies_beyond_a_quarter_circle(x32):
-    """On Flow the first node is pi/2, and alpha = cos must not be negative there."""
-    row = Upwind().stencil(px.Flow(), px.uniform_time(5, px.Flow()))[0]
-    sigma, alpha = px.AngleClock().level(px.Flow(), row.start)
+    """On a rectified flow the first node is pi/2, where a cosine may be negative."""
+    process = px.RectifiedFlow()
+    row = Upwind().stencil(process, px.uniform_time(5, process))[0]
+    sigma, alpha = px.AngleClock().level(process, row.start)
     assert sigma > 0.99
     assert alpha >= 0
 

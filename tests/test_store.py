@@ -108,7 +108,7 @@ OTHERS = {
     "VE": px.VE(),
     "VP": px.VP(beta_max=0.1 + 0.2, t_min=1e-5),
     "SubVP": px.SubVP(),
-    "Flow": px.Flow(),
+    "RectifiedFlow": px.RectifiedFlow(),
     "clock": px.LogTimeClock(),
     "trace": px.Hutchinson(8, "gaussian"),
     "flow": px.ProbabilityFlow(px.Circle(), px.VP(), clock=px.TimeClock()),
@@ -241,14 +241,16 @@ def test_64_bits_are_kept_or_refused_but_never_rounded(tmp_path):
 def test_header_tells_what_is_inside_without_building_it(tmp_path):
     path = tmp_path / "flow.pidax"
     denoiser = DENOISERS["low rank"]
-    save(path, px.ProbabilityFlow(denoiser, px.Flow()))
+    save(path, px.ProbabilityFlow(denoiser, px.RectifiedFlow()))
     head = header(path)
     assert head["format"] == 1
     assert head["pidax"] == px.__version__
     assert head["jax"] == jax.__version__
     assert head["tree"]["class"] == "pidax:ProbabilityFlow"
     process = head["tree"]["fields"]["process"]
-    assert process == instance("pidax:Flow", t_min=1e-3, t_max=1.0, sigma_data=0.5)
+    assert process == instance(
+        "pidax:RectifiedFlow", t_min=1e-3, t_max=1.0, sigma_data=0.5
+    )
     basis = head["arrays"][".denoiser.covariance.basis"]
     assert basis["shape"] == [3, 2]
     payload = path.read_bytes()[-head["bytes"] :]

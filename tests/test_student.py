@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import PROCESSES, assert_close, gaussian, level, tolerance
+from helpers import PROCESSES, assert_close, gaussian, tolerance
 from networks import Network, Trajectory
 
 import pidax as px
@@ -71,9 +71,9 @@ def test_it_can_be_the_exact_trajectory(make, x64):
     exact, process = gaussian(), make()
     student = Student(Trajectory(exact, process), process, shape=(3,))
     z = process.prior(jax.random.key(2), (3,))
-    start = level(process, process.t_max)
+    start = process.level(process.t_max)
     t = jnp.append(px.uniform_angle(6, process), px.uniform_time(4, process))
-    expected = lambda t: exact.transport(z, start, level(process, t))
+    expected = lambda t: exact.transport(z, start, process.level(t))
     both = jax.vmap(lambda t: (student(z, t), expected(t)))
     found, expected = jax.jit(both)(t)
     assert_close(found, expected, 1e-8)
@@ -113,7 +113,7 @@ def test_a_soft_boundary_condition_keeps_the_whole_signal(make, dtype):
     process, network = make(), Network()
     hard, soft = (Student(network, process, boundary=b) for b in ("hard", "soft"))
     z = process.prior(jax.random.key(0), (3,))
-    last = level(process, process.t_max)
+    last = process.level(process.t_max)
 
     def both(t):
         sigma, alpha = process.sigma(t), process.alpha(t)
@@ -145,7 +145,7 @@ def test_from_a_teacher_its_f_at_the_start_is_the_teachers_denoiser(make, name, 
     teacher = Preconditioned(network, process, COEFFICIENTS[name])
     student = Student.from_teacher(teacher, process)
     z, label = process.prior(jax.random.key(0), (3,)), jnp.array(2)
-    sigma, alpha = level(process, process.t_max)
+    sigma, alpha = process.level(process.t_max)
     middle = jnp.asarray(0.01 * process.t_max)
 
     @jax.jit

@@ -28,7 +28,6 @@ from .denoiser import from_function as from_function
 from .denoiser import from_noise as from_noise
 from .denoiser import from_score as from_score
 from .denoiser import from_velocity as from_velocity
-from .denoiser import posterior as posterior
 from .distill import L1 as L1
 from .distill import L2 as L2
 from .distill import PID as PID
@@ -60,7 +59,7 @@ from .process import EDM as EDM
 from .process import VE as VE
 from .process import VP as VP
 from .process import AbstractProcess as AbstractProcess
-from .process import Flow as Flow
+from .process import RectifiedFlow as RectifiedFlow
 from .process import SubVP as SubVP
 from .process import karras as karras
 from .process import uniform_angle as uniform_angle

@@ -51,10 +51,12 @@ def physics(mean: Float[Array, " x"], cov: Float[Array, "x x"]) -> Float[Array, 
         own, path.end, trace=px.Hutchinson(8), key=jax.random.key(1)
     )
     assert_type(density.value, Array)
-    posterior = px.posterior(prior, jax.numpy.eye(3)[:1], jax.numpy.ones(1), 0.1)
+    posterior = prior.posterior(jax.numpy.eye(3)[:1], jax.numpy.ones(1), 0.1)
     assert_type(posterior, px.Gaussian)
     guided = px.Guided(px.GaussianMixture.ring(), 2.0)
-    draws = px.sample(px.ProbabilityFlow(guided, px.Flow()), 4, key=jax.random.key(2))
+    draws = px.sample(
+        px.ProbabilityFlow(guided, px.RectifiedFlow()), 4, key=jax.random.key(2)
+    )
     px.solve_batch(flow, draws, steps=8, throw=False)
     return px.encode(flow, path.end).end
 

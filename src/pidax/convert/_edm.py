@@ -1,4 +1,4 @@
-r"""A published EDM checkpoint as a teacher: the denoiser and its process.
+r"""A published EDM checkpoint as a teacher: a denoiser that knows its process.
 
 A configuration is what the checkpoint says of itself: the preconditioner's class name
 and the arguments it was made with. Together with the state dict it gives the network,
@@ -61,10 +61,8 @@ _DEFAULT_NETWORK = {"VPPrecond": "SongUNet", "VEPrecond": "SongUNet"}
 _PREFIX = "model."
 
 
-def teacher_from(
-    configuration: Configuration, state: State
-) -> tuple[Preconditioned, AbstractProcess, int | None]:
-    """The teacher of a checkpoint: the denoiser, its process, its number of classes.
+def teacher_from(configuration: Configuration, state: State) -> Preconditioned:
+    """The teacher of a checkpoint, with its process and its number of classes.
 
     - `configuration`: the arguments the preconditioner was made with, and its
       `"class_name"`, without which it is `"EDMPrecond"`.
@@ -79,8 +77,7 @@ def teacher_from(
     rest = {name: array for name, array in state.items() if name != "u"}
     network = network_from(configuration, rest)
     coefficients, process = _preconditioner(kind, configuration, own)
-    denoiser = Preconditioned(network, process, coefficients)
-    return denoiser, process, network.classes
+    return Preconditioned(network, process, coefficients)
 
 
 def network_from(configuration: Configuration, state: State) -> SongUNet | DhariwalUNet:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..flow import Teacher
+from ..denoiser import Preconditioned
 from ..metrics import LPIPS
 from ..process import EDM, AbstractProcess
 from ..student import Student
@@ -18,7 +18,9 @@ Configuration = Mapping[str, Any]
 _NUMBERS = ("sigma_data", "beta_d", "beta_min", "M", "epsilon_t", "C_1", "C_2")
 
 
-def load_edm(path: FileName, *, configuration: Configuration | None = None) -> Teacher:
+def load_edm(
+    path: FileName, *, configuration: Configuration | None = None
+) -> Preconditioned:
     """A teacher from a checkpoint of EDM: no torch, and nothing in it is executed.
 
     An EDM pickle, or what `python -m pidax.convert convert` made of one, says itself
@@ -26,16 +28,13 @@ def load_edm(path: FileName, *, configuration: Configuration | None = None) -> T
     arguments of the preconditioner, `img_resolution`, `img_channels`, `model_type` and
     so on, and its `class_name` if it is not EDMPrecond.
 
-    Weights of an augmentation are kept: calls without `augment` do not use them.
+    It knows its `process`, its `classes` and its `shape`, that of one image, channels
+    last: `ProbabilityFlow(teacher, teacher.process)` is its ODE. Weights of an
+    augmentation are kept: calls without `augment` do not use them.
     """
     checkpoint = read_checkpoint(path)
     given = _configured(path, checkpoint, configuration)
-    denoiser, process, classes = named(
-        path, lambda: teacher_from(given, checkpoint.state)
-    )
-    size = int(given["img_resolution"])
-    shape = (size, size, int(given["img_channels"]))
-    return Teacher(denoiser, process, classes, shape)
+    return named(path, lambda: teacher_from(given, checkpoint.state))
 
 
 def load_pid(

@@ -8,7 +8,6 @@ how the network was made is given: by default as for ImageNet at 64 by 64.
 from typing import Any
 
 from ..denoiser import ConsistencyCoefficients, EDMCoefficients, Preconditioned
-from ..flow import Teacher
 from ..nn import DhariwalUNet
 from ..process import EDM
 from ._checkpoint import read_checkpoint
@@ -22,7 +21,9 @@ GROUPS = 32  # of every normalisation there; here at least four channels in each
 LEAST = 4 * GROUPS
 
 
-def load_openai(path: FileName, *, flash: bool = True, **network: Any) -> Teacher:
+def load_openai(
+    path: FileName, *, flash: bool = True, **network: Any
+) -> Preconditioned:
     """A teacher from `edm_imagenet64_ema.pt` or another such file of OpenAI's.
 
     `network` are arguments of `nn.DhariwalUNet`, where they are not those of ImageNet
@@ -30,9 +31,7 @@ def load_openai(path: FileName, *, flash: bool = True, **network: Any) -> Teache
     attention=(32, 16, 8), classes=1000`. `flash=False` is the order of attention's rows
     in networks that were trained without flash attention.
     """
-    found, process = _loaded(path, flash, network), EDM()
-    denoiser = Preconditioned(found, process, THOUSANDS)
-    return Teacher(denoiser, process, found.classes, found.shape)
+    return Preconditioned(_loaded(path, flash, network), EDM(), THOUSANDS)
 
 
 def load_consistency(
@@ -44,10 +43,8 @@ def load_consistency(
     condition=label)` is a sample in one evaluation, `z` a draw of `EDM().prior`. It is
     no posterior mean: there is no flow to solve. `network` as in `load_openai`.
     """
-    process = EDM()
-    return Preconditioned(
-        _loaded(path, flash, network), process, ConsistencyCoefficients()
-    )
+    found = _loaded(path, flash, network)
+    return Preconditioned(found, EDM(), ConsistencyCoefficients())
 
 
 def _loaded(path: FileName, flash: bool, options: dict[str, Any]) -> DhariwalUNet:

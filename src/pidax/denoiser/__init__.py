@@ -17,7 +17,6 @@ from ._noise_coefficients import IDDPMCoefficients as IDDPMCoefficients
 from ._noise_coefficients import VECoefficients as VECoefficients
 from ._noise_coefficients import VPCoefficients as VPCoefficients
 from ._noise_coefficients import iddpm_levels as iddpm_levels
-from ._posterior import posterior as posterior
 from ._preconditioned import AbstractCoefficients as AbstractCoefficients
 from ._preconditioned import ConsistencyCoefficients as ConsistencyCoefficients
 from ._preconditioned import EDMCoefficients as EDMCoefficients

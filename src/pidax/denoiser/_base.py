@@ -12,7 +12,7 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..process import AbstractProcess
+from ..process import AbstractProcess, not_negative
 from ..types import (
     Condition,
     Key,
@@ -28,7 +28,7 @@ from ..types import (
 def as_arrays(
     x: SampleLike, sigma: ScalarLike, alpha: ScalarLike, shape: Shape | None = None
 ) -> tuple[Sample, Scalar, Scalar]:
-    """A sample of this shape and its noise level, as arrays of the sample's dtype."""
+    """A sample of this shape and its level, `alpha >= 0`, as arrays of one dtype."""
     x = jnp.asarray(x)
     if shape is not None and x.shape != shape:
         batch = x.shape[1:] == shape
@@ -36,7 +36,8 @@ def as_arrays(
             f"x must be one sample of the shape {shape}, got {x.shape}. "
             + ("Use jax.vmap for a batch." if batch else "Reshape it.")
         )
-    return x, jnp.asarray(sigma, x.dtype), jnp.asarray(alpha, x.dtype)
+    alpha = not_negative(jnp.asarray(alpha, x.dtype))
+    return x, jnp.asarray(sigma, x.dtype), alpha
 
 
 class AbstractDenoiser(eqx.Module):
@@ -111,10 +112,10 @@ class AbstractDenoiser(eqx.Module):
     ) -> Sample:
         r"""$dx/dt = \dot\alpha D + \dot\sigma \hat\epsilon$ along `process`.
 
-        For `Flow` this is the flow-matching velocity $\hat\epsilon - D$.
+        For `RectifiedFlow` this is the flow-matching velocity $\hat\epsilon - D$.
         """
         t = jnp.asarray(t, jnp.asarray(x).dtype)
-        x, sigma, alpha = as_arrays(x, process.sigma(t), process.alpha(t), self.shape)
+        x, sigma, alpha = as_arrays(x, *process.level(t), self.shape)
         alpha_rate, sigma_rate = process.rates(t)
         x0 = self(x, sigma, alpha, condition)
         return alpha_rate * x0 + sigma_rate * (x - alpha * x0) / sigma

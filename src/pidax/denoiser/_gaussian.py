@@ -6,14 +6,23 @@ $$ D(x, \sigma, \alpha) = m + \frac{\alpha C}{\alpha^2 C + \sigma^2}(x - \alpha 
 \qquad \frac{x_t - \alpha_t m}{\sqrt{\alpha_t^2 C + \sigma_t^2}} = \text{const} $$
 
 along every trajectory of the probability-flow ODE: the oracle of the solvers.
+
+Its posterior given noisy linear observations is Bayes' rule. With $x_0 = m + Fw$,
+$w \sim N(0, I)$, and $b = A x_0 + s\eta$, the singular value decomposition
+$AF = U S V^T$ decouples the components of $V^T w$: each has the variance
+$s^2 / (S^2 + s^2)$ and the mean $S\,(U^T(b - Am)) / (S^2 + s^2)$. Nothing is inverted,
+so noise-free observations ($s = 0$) are as exact as any others.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import is_traced, require_finite
+from .._checks import is_traced, require, require_finite, show
 from ..types import (
     Condition,
     Key,
@@ -130,7 +139,71 @@ class Gaussian(AbstractExactDenoiser):
         residual = x - alpha0 * self.mean
         return alpha1 * self.mean + self.covariance.apply(ratio, residual)
 
+    @typed
+    def posterior(
+        self,
+        operator: Float[Array | np.ndarray, "observation *event"]
+        | lx.AbstractLinearOperator,
+        observations: Float[Array | np.ndarray, " observation"],
+        noise: ScalarLike,
+    ) -> "Gaussian":
+        r"""The law of $x_0$ given $b = A x_0 + s\,\eta$, $\eta \sim N(0, I)$.
+
+        Like every denoiser it has a flow, samples and a density: the oracle against
+        which inverse methods are tested. `operator` is an array whose last axes are
+        the event's, or a Lineax operator on the event; `noise` is the standard
+        deviation $s \ge 0$. Costs `O(size^3)` once.
+
+        Where directions are neither observed exactly nor constrained by the prior the
+        covariance has full rank; with `noise=0` it is singular, and the posterior's
+        samples satisfy the observations to rounding.
+        """
+        observations = jnp.asarray(observations)
+        rows = _rows(operator, self.shape, observations.shape[0])
+        noise = jnp.asarray(noise, rows.dtype)
+        noise = require(
+            noise,
+            noise >= 0,
+            "noise is a standard deviation and must not be negative, got "
+            f"{show(noise)}. Pass 0 for exact observations.",
+        )
+        factor = self.covariance.factor(self.shape)
+        left, singular, right = jnp.linalg.svd(rows @ factor, full_matrices=True)
+        columns = factor.shape[1]
+        misfit = left.T @ (observations - rows @ self.mean.ravel())
+        # Pad to every direction of w: those beyond the observations keep their prior.
+        fit = lambda a: jnp.zeros(columns, a.dtype).at[: a.size].set(a)
+        singular, misfit = fit(singular), fit(misfit[:columns])
+        # Below rounding a direction is not observed at all, whatever the noise.
+        floor = columns * jnp.finfo(rows.dtype).eps * singular.max()
+        observed = singular > floor
+        total = jnp.where(observed, singular**2 + noise**2, 1.0)
+        mean_w = jnp.where(observed, singular / total, 0.0) * misfit
+        std_w = jnp.where(observed, noise / jnp.sqrt(total), 1.0)
+        mean = self.mean + (factor @ (right.T @ mean_w)).reshape(self.shape)
+        spread = (factor @ right.T * std_w).reshape((*self.shape, columns))
+        return Gaussian(mean, Covariance.low_rank(spread))
+
 
 def _safe(variance: Array) -> Array:
     """No 0/0 for a direction without data, at zero noise: its gain is zero."""
     return jnp.where(variance > 0, variance, 1.0)
+
+
+def _rows(
+    operator: Array | np.ndarray | lx.AbstractLinearOperator,
+    shape: Shape,
+    count: int,
+) -> Float[Array, "observation size"]:
+    if isinstance(operator, lx.AbstractLinearOperator):
+        rows = operator.as_matrix()
+    else:
+        rows = jnp.asarray(operator)
+    event = rows.shape[1:]
+    if event not in (shape, (math.prod(shape),)):
+        raise ValueError(
+            f"operator must map an event of shape {shape} to {count} "
+            f"observations, so have the shape {(count, *shape)}, got "
+            f"{rows.shape}. Leave no axis of the event out."
+        )
+    return rows.reshape(count, -1)

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._checks import require_positive
-from ..process import AbstractProcess
+from ..process import AbstractProcess, ratio_ends
 from ..types import Sample, Scalar
-from ._preconditioned import AbstractCoefficients, Coefficients, log_ratio, ratio_ends
+from ._preconditioned import AbstractCoefficients, Coefficients, log_ratio
 
 
 class VPCoefficients(AbstractCoefficients):

@@ -25,7 +25,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..process import RATIO_CAP, AbstractProcess, level_scale
+from ..process import AbstractProcess, level_scale, ratio_ends
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
 from ._base import AbstractDenoiser, as_arrays
 from ._network import check_network
@@ -209,7 +209,6 @@ class Preconditioned(AbstractDenoiser):
         key: Key | None = None,
     ) -> Sample:
         x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
-        alpha = jnp.maximum(alpha, 0.0)  # a cosine at pi/2 may round below zero
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma, alpha, self.process)
         out = self.network(c_in * x, c_noise, condition, augment=augment, key=key)
         cure = "The network's last layer must have as many channels as its input."
@@ -237,16 +236,6 @@ def log_ratio(
     noisier = jnp.log(factor * high) + 1 - high * alpha / jnp.where(above, sigma, 1.0)
     cleaner = jnp.log(factor * low) - 1 + sigma / (low * jnp.where(below, alpha, 1.0))
     return jnp.where(above, noisier, jnp.where(below, cleaner, jnp.log(factor * ratio)))
-
-
-def ratio_ends(process: AbstractProcess, dtype: jnp.dtype) -> tuple[Scalar, Scalar]:
-    """The least and the largest ratio of the process, the cap if it has none."""
-    first, last = (jnp.asarray(t, dtype) for t in (process.t_min, process.t_max))
-    low = process.sigma(first) / process.alpha(first)
-    sigma, alpha = process.sigma(last), process.alpha(last)
-    signal = alpha > jnp.finfo(dtype).eps
-    cap = jnp.maximum(RATIO_CAP * process.sigma_data, 2 * low)
-    return low, jnp.where(signal, sigma / jnp.where(signal, alpha, 1.0), cap)
 
 
 def _unit_variance(

@@ -69,7 +69,6 @@ class Wrapped(AbstractDenoiser):
             silent = process.alpha(last) <= jnp.finfo(x.dtype).eps
             capped = process.time(RATIO_CAP * process.sigma_data).astype(x.dtype)
             last = jnp.where(silent, jnp.minimum(last, capped), last)
-        alpha = jnp.maximum(alpha, 0.0)  # a cosine at pi/2 may round below zero
         t = process.time(sigma, alpha)
         t = jnp.clip(t, process.t_min, last)
         x = x * (process.scale(t) / level_scale(sigma, alpha, process.sigma_data))
@@ -77,7 +76,7 @@ class Wrapped(AbstractDenoiser):
         return self._data(_checked(self.function(x, t, *extra), x), x, t)
 
     def _data(self, out: Array, x: Array, t: Array) -> Array:
-        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        sigma, alpha = self.process.level(t)
         if self.prediction == "data":
             return out
         if self.prediction == "noise":
@@ -176,8 +175,8 @@ def from_velocity(
 ) -> Wrapped:
     r"""Wrap a velocity model `velocity(x, t[, condition])`, $dx/dt$ along `process`.
 
-    For `Flow` this is a flow-matching model, which predicts $\epsilon - x_0$ with
-    noise at $t = 1$ (negate it, and use $1 - t$, if yours has data at $t = 1$).
+    For `RectifiedFlow` this is a flow-matching model, which predicts $\epsilon - x_0$
+    with noise at $t = 1$ (negate it, and use $1 - t$, if yours has data at $t = 1$).
     """
     return Wrapped(velocity, process, "velocity", shape)
 

@@ -61,7 +61,7 @@ def denoised(
     condition = drop_condition(condition, label_dropout, key=label_key)
     t = law(process, key=time_key).astype(x0.dtype)
     x, _ = process.perturb(x0, t, key=noise_key)
-    sigma, alpha = process.sigma(t), process.alpha(t)
+    sigma, alpha = process.level(t)
     out = model(x, sigma, alpha, condition, key=model_key)
     error = out.astype(x0.dtype) - x0
     loss = jnp.mean((factor(process, t) * error) ** 2)

@@ -93,7 +93,7 @@ class DenoisingScoreMatching(AbstractStatelessObjective):
 
     def factor(self, process: AbstractProcess, t: Scalar) -> Scalar:
         r"""$\pm\sqrt{w(t)}$: what the denoiser's error is multiplied by."""
-        sigma, alpha = process.sigma(t), process.alpha(t)
+        sigma, alpha = process.level(t)
         if self.weighting == "edm":
             # sqrt(r² + sd²) / (r sd), times alpha above and below
             return process.scale(t) / (sigma * process.sigma_data)
@@ -110,5 +110,5 @@ def velocity_factor(process: AbstractProcess, t: Scalar) -> Scalar:
     With $\hat v = \dot\alpha D + \dot\sigma (x - \alpha D)/\sigma$ the noise cancels
     from $\hat v - (\dot\alpha x_0 + \dot\sigma\epsilon)$.
     """
-    alpha_rate, sigma_rate = process.rates(t)
-    return alpha_rate - sigma_rate * process.alpha(t) / process.sigma(t)
+    (sigma, alpha), (alpha_rate, sigma_rate) = process.level(t), process.rates(t)
+    return alpha_rate - sigma_rate * alpha / sigma

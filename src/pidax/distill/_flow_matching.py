@@ -10,7 +10,7 @@ then not in it.
 
 from jaxtyping import PyTree
 
-from ..process import AbstractProcess, Flow
+from ..process import AbstractProcess, RectifiedFlow
 from ..types import Key, Scalar, typed
 from ._base import AbstractStatelessObjective, State, Terms, Update
 from ._data import check_data, check_denoiser, check_rate, denoising_loss
@@ -22,13 +22,14 @@ class FlowMatching(AbstractStatelessObjective):
     """Train a denoiser by its velocity: Lipman et al. 2023; Liu et al. 2023.
 
     A sample of the data is `x0`, or the tuple `(x0, condition)`. The model is any
-    denoiser; `Preconditioned(network, Flow(), FlowCoefficients())` is a flow-matching
-    network in the usual sense, which predicts `eps - x0`. One evaluation a sample.
+    denoiser; `Preconditioned(network, RectifiedFlow(), FlowCoefficients())` is a
+    flow-matching network in the usual sense, which predicts `eps - x0`. One evaluation
+    a sample.
 
     **Arguments:**
 
-    - `process`: the path from data to noise; by default `Flow()`. In any other this
-      is the regression of its `dx/dt`.
+    - `process`: the path from data to noise; by default `RectifiedFlow()`. In any
+      other this is the regression of its `dx/dt`.
     - `law`: of the training time; by default `UniformTime()`. `LogitNormal()` attends
       to the middle of the path.
     - `label_dropout`: the probability of training a sample without its condition.
@@ -48,7 +49,7 @@ class FlowMatching(AbstractStatelessObjective):
         law: AbstractTimeLaw | None = None,
         label_dropout: float | int = 0.0,
     ):
-        self.process = Flow() if process is None else process
+        self.process = RectifiedFlow() if process is None else process
         self.law = UniformTime() if law is None else law
         self.label_dropout = float(label_dropout)
 

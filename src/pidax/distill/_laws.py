@@ -49,7 +49,7 @@ class LogNormal(AbstractTimeLaw):
 
 
 class UniformTime(AbstractTimeLaw):
-    """Uniform in the process's own time: the law of flow matching, for `Flow`.
+    """Uniform in the process's own time: the law of flow matching, for `RectifiedFlow`.
 
     For `EDM` and `VE` almost all of it would be noise; use `LogNormal` or
     `UniformAngle` there.

@@ -16,7 +16,6 @@ from ._solve import encode as encode
 from ._solve import sample as sample
 from ._solve import solve as solve
 from ._solve import solve_batch as solve_batch
-from ._teacher import Teacher as Teacher
 from ._trace import AbstractTrace as AbstractTrace
 from ._trace import ExactTrace as ExactTrace
 from ._trace import Hutchinson as Hutchinson

@@ -49,8 +49,8 @@ def sample_with_churn(
 
     A denoiser that knows a table of levels alone (`IDDPMCoefficients`) is asked at the
     nearest of them, as in EDM's sampler. A process with $\alpha \ne 1$ is sampled in
-    its levels $\sigma/\alpha$, which must be finite: a `Flow` needs a first time below
-    1.
+    its levels $\sigma/\alpha$, which must be finite: a `RectifiedFlow` needs a first
+    time below 1.
     """
     process = flow.process
     require_positive(noise=noise)
@@ -63,7 +63,7 @@ def sample_with_churn(
     if times is None:
         times = karras(_STEPS, process, final_zero=True)
     times = jnp.asarray(times)
-    sigma, alpha = process.sigma(times), process.alpha(times)
+    sigma, alpha = process.level(times)
     sigma = jnp.where(times == 0, 0, sigma)
     alpha = jnp.where(times == 0, 1, alpha)
     fits = (alpha > 0).all() & (jnp.diff(sigma / alpha) < 0).all()

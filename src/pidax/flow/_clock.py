@@ -80,7 +80,7 @@ class TimeClock(AbstractClock):
     def level(
         self, process: AbstractProcess, tau: ElementwiseLike
     ) -> tuple[Elementwise, Elementwise]:
-        return process.sigma(tau), process.alpha(tau)
+        return process.level(tau)
 
 
 class LogTimeClock(AbstractClock):
@@ -95,5 +95,4 @@ class LogTimeClock(AbstractClock):
     def level(
         self, process: AbstractProcess, tau: ElementwiseLike
     ) -> tuple[Elementwise, Elementwise]:
-        t = jnp.exp(jnp.asarray(tau))
-        return process.sigma(t), process.alpha(t)
+        return process.level(jnp.exp(jnp.asarray(tau)))

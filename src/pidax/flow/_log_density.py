@@ -129,7 +129,7 @@ def _compiled(
     if terminal is None:
         at_prior = process.prior_log_density(z)
     else:
-        at_prior = terminal(z, process.sigma(ts[1]), process.alpha(ts[1]))
+        at_prior = terminal(z, *process.level(ts[1]))
     volume = x.size * jnp.log(magnification[0] / magnification[1])
     value = at_prior + volume + gains.mean()
     count = gains.size

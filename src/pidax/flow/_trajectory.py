@@ -110,7 +110,7 @@ def denoised(
     flow: ProbabilityFlow, x: Array, t: Scalar, condition: Condition, batched: bool
 ) -> Array:
     """The last step to zero noise: the denoiser itself."""
-    sigma, alpha = flow.process.sigma(t), flow.process.alpha(t)
+    sigma, alpha = flow.process.level(t)
     call = lambda x, c: flow.denoiser(x, sigma, alpha, c)
     if batched:
         call = jax.vmap(call)

@@ -9,6 +9,7 @@ $$ \varphi = \operatorname{atan2}(\sigma,\ \alpha\,\sigma_{data}) \in (0, \pi/2]
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -28,6 +29,8 @@ from ..types import (
     Shape,
     typed,
 )
+
+RATIO_CAP = 160.0  # in units of sigma_data
 
 
 class AbstractProcess(eqx.Module):
@@ -57,9 +60,19 @@ class AbstractProcess(eqx.Module):
         Homogeneous in its two arguments, which may come from any other chart.
         """
 
+    def level(self, t: ElementwiseLike) -> tuple[Elementwise, Elementwise]:
+        r"""The noise level $(\sigma, \alpha)$ at time `t`, with $\alpha \ge 0$.
+
+        A cosine at $\pi/2$ may round below zero; here it does not, and keeps its
+        derivative.
+        """
+        t = as_inexact(t)
+        return self.sigma(t), not_negative(self.alpha(t))
+
     def angle(self, t: ElementwiseLike) -> Elementwise:
         r"""$\varphi(t) = \operatorname{atan2}(\sigma, \alpha\sigma_{data})$."""
-        return jnp.arctan2(self.sigma(t), self.alpha(t) * self.sigma_data)
+        sigma, alpha = self.level(t)
+        return jnp.arctan2(sigma, alpha * self.sigma_data)
 
     def time_of_angle(self, angle: ElementwiseLike) -> Elementwise:
         """The inverse of `angle`."""
@@ -68,11 +81,12 @@ class AbstractProcess(eqx.Module):
 
     def scale(self, t: ElementwiseLike) -> Elementwise:
         r"""$\sqrt{(\alpha\sigma_{data})^2 + \sigma^2}$, the size of $x_t$."""
-        return level_scale(self.sigma(t), self.alpha(t), self.sigma_data)
+        return level_scale(*self.level(t), self.sigma_data)
 
     def snr(self, t: ElementwiseLike) -> Elementwise:
         r"""Signal-to-noise ratio $(\alpha\,\sigma_{data}/\sigma)^2$."""
-        return (self.alpha(t) * self.sigma_data / self.sigma(t)) ** 2
+        sigma, alpha = self.level(t)
+        return (alpha * self.sigma_data / sigma) ** 2
 
     @property
     def ratio_interval(self) -> tuple[float, float]:
@@ -80,10 +94,7 @@ class AbstractProcess(eqx.Module):
         if is_traced(self):
             return 0.0, float("inf")  # not known while tracing
         with jax.ensure_compile_time_eval():
-            levels = [
-                (float(self.sigma(t)), float(self.alpha(t)))
-                for t in (self.t_min, self.t_max)
-            ]
+            levels = [map(float, self.level(t)) for t in (self.t_min, self.t_max)]
         low, high = (s / a if a > 0 else float("inf") for s, a in levels)
         return low, high
 
@@ -106,8 +117,8 @@ class AbstractProcess(eqx.Module):
         """
         x0 = jnp.asarray(x0)
         eps = jax.random.normal(key, x0.shape, x0.dtype)
-        t = jnp.asarray(t, x0.dtype)
-        return self.alpha(t) * x0 + self.sigma(t) * eps, eps
+        sigma, alpha = self.level(jnp.asarray(t, x0.dtype))
+        return alpha * x0 + sigma * eps, eps
 
     @typed
     def prior(self, key: Key, shape: Shape = ()) -> Array:
@@ -132,10 +143,10 @@ class AbstractProcess(eqx.Module):
         time may fall outside `other`'s interval when that process stops earlier.
         """
         x = jnp.asarray(x)
-        alpha, sigma = self.alpha(jnp.asarray(t, x.dtype)), self.sigma(t)
+        sigma, alpha = self.level(jnp.asarray(t, x.dtype))
         t_new = other.time(sigma, alpha).astype(x.dtype)
         old = level_scale(sigma, alpha, self.sigma_data)
-        new = level_scale(other.sigma(t_new), other.alpha(t_new), self.sigma_data)
+        new = level_scale(*other.level(t_new), self.sigma_data)
         return x * (new / old).astype(x.dtype), t_new
 
 
@@ -145,6 +156,25 @@ def as_inexact(t: ElementwiseLike) -> Array:
         t = float(t)
     t = jnp.asarray(t)
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
+
+
+def not_negative(alpha: Elementwise) -> Elementwise:
+    """`alpha`, and zero where it rounds below, with the derivative of `alpha`."""
+    return alpha + jax.lax.stop_gradient(jnp.maximum(-alpha, 0))
+
+
+def ratio_ends(process: AbstractProcess, dtype: Any = float) -> tuple[Scalar, Scalar]:
+    r"""The least and the largest $\sigma/\alpha$ of a process, where logarithms exist.
+
+    The largest is `RATIO_CAP` times `sigma_data` for one that ends without signal.
+    """
+    first, last = (jnp.asarray(t, dtype) for t in (process.t_min, process.t_max))
+    sigma, alpha = process.level(first)
+    low = sigma / alpha
+    sigma, alpha = process.level(last)
+    signal = alpha > jnp.finfo(alpha.dtype).eps
+    cap = jnp.maximum(RATIO_CAP * process.sigma_data, 2 * low)  # or above the start
+    return low, jnp.where(signal, sigma / jnp.where(signal, alpha, 1.0), cap)
 
 
 def level_scale(

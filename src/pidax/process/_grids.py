@@ -5,7 +5,7 @@ any process; with `final_zero=True` a last node $t = 0$ is appended, which stand
 the step to zero noise (the denoiser itself).
 
 A grid in the noise-to-signal ratio $r = \sigma/\alpha$ has no finite first node where
-$\alpha(T) = 0$ (`Flow`): there the nodes after $T$ start from the cap
+$\alpha(T) = 0$ (`RectifiedFlow`): there the nodes after $T$ start from the cap
 $r = 160\,\sigma_{data}$, which is EDM's $\sigma_{max} = 80$ at its
 $\sigma_{data} = 0.5$ and leaves 0.4% of the quarter circle of angles above it.
 """
@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import is_traced, require_positive, whole_number
-from ..types import Scalar, ScalarLike, Times, WholeLike, typed
-from ._base import AbstractProcess
+from ..types import ScalarLike, Times, WholeLike, typed
+from ._base import AbstractProcess, ratio_ends
 
-RATIO_CAP = 160.0  # in units of sigma_data
 _Grid = TypeVar("_Grid", bound=Callable[..., Times])
 
 
@@ -54,7 +53,7 @@ def karras(
         + \tfrac{i}{n-1}(r_{min}^{1/\rho} - r_{max}^{1/\rho})\Bigr)^\rho $$
     """
     require_positive(rho=rho)
-    high, low = _ratios(process)
+    low, high = ratio_ends(process)
     ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
     return _finish(process, process.time(ratios), final_zero)
 
@@ -65,7 +64,7 @@ def uniform_log_snr(
     n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
     r"""Uniform in $\log(\alpha/\sigma)$, the grid of DPM-Solver (Lu et al. 2022)."""
-    high, low = _ratios(process)
+    low, high = ratio_ends(process)
     ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), n))
     return _finish(process, process.time(ratios), final_zero)
 
@@ -86,19 +85,9 @@ def uniform_angle(
 def uniform_time(
     n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
-    """Uniform in the process's own time: the usual choice for `Flow`."""
+    """Uniform in the process's own time: the usual choice for `RectifiedFlow`."""
     times = jnp.linspace(process.t_max, process.t_min, n)
     return _finish(process, times, final_zero)
-
-
-def _ratios(process: AbstractProcess) -> tuple[Scalar, Scalar]:
-    cap, low = RATIO_CAP * process.sigma_data, process.sigma(process.t_min)
-    sigma, alpha = process.sigma(process.t_max), process.alpha(process.t_max)
-    # An alpha that should vanish may round below zero: a cosine at pi/2, say.
-    some = alpha > jnp.finfo(alpha.dtype).eps
-    low = low / process.alpha(process.t_min)
-    cap = jnp.maximum(cap, 2 * low)  # a process may begin above the cap
-    return jnp.where(some, sigma / jnp.where(some, alpha, 1.0), cap), low
 
 
 def _finish(process: AbstractProcess, times: Times, final_zero: bool) -> Times:

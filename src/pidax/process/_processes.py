@@ -6,7 +6,7 @@ r"""The five processes people use, each a chart of the one ODE.
 | `VE` | $1$ | $\sqrt t$ | $[\sigma_{min}^2, \sigma_{max}^2]$ | Song et al. 2021, in Karras et al.'s Table 1 |
 | `VP` | $e^{-b(t)/2}$ | $\sqrt{1 - \alpha^2}$ | $[t_{min}, 1]$ | Ho et al. 2020; Song et al. 2021 |
 | `SubVP` | $e^{-b(t)/2}$ | $1 - \alpha^2$ | $[t_{min}, 1]$ | Song et al. 2021 |
-| `Flow` | $1 - t$ | $t$ | $[t_{min}, 1]$ | Lipman et al. 2023; Liu et al. 2023 |
+| `RectifiedFlow` | $1 - t$ | $t$ | $[t_{min}, 1]$ | Lipman et al. 2023; Liu et al. 2023 |
 
 with $b(t) = \beta_{min} t + \tfrac12 (\beta_{max} - \beta_{min}) t^2$.
 """  # noqa: E501
@@ -150,7 +150,7 @@ class SubVP(AbstractLinearBeta):
         return self._time_of_beta_integral(2 * jnp.arcsinh(0.5 * ratio))
 
 
-class Flow(AbstractProcess):
+class RectifiedFlow(AbstractProcess):
     r"""Linear interpolation $x_t = (1 - t) x_0 + t\,\epsilon$ (flow matching).
 
     Lipman et al. 2023, "Flow matching for generative modeling"; Liu et al. 2023,

@@ -26,7 +26,7 @@ class ExactStudent(AbstractStudent):
         student = px.ExactStudent(teacher, px.EDM())
 
     The oracle of everything that acts on students: what is generated under constraints
-    with it is compared with `px.posterior`, which is as exact. The condition is
+    with it is compared with `Gaussian.posterior`, which is as exact. The condition is
     ignored.
 
     `sample(z)` goes to $t = 0$, clean data, and not to `t_min`: it is known there, and
@@ -85,11 +85,7 @@ class ExactStudent(AbstractStudent):
                 (t >= 0) & (t <= last * (1 + _SLACK)),
                 f"t must be between 0, clean data, and t_max = {last}, got t={t}.",
             )
-        x = self.denoiser.transport(z, self._level(last), self._level(t))
+        x = self.denoiser.transport(z, self.process.level(last), self.process.level(t))
         # In a basis of eigenvectors z comes back with rounding errors; these are off.
         error = jax.lax.stop_gradient(jnp.where(t == last, z - x, 0.0))
         return x + error
-
-    def _level(self, t):
-        # A cosine may round below zero.
-        return self.process.sigma(t), jnp.maximum(self.process.alpha(t), 0.0)

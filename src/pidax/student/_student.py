@@ -191,7 +191,7 @@ class Student(AbstractStudent):
         noise = process.sigma(t) / process.sigma(last)
         end = t == last
         noise = _exactly(1.0, noise, where=end)
-        gap = self.gap(process.sigma(t), process.alpha(t))
+        gap = self.gap(*process.level(t))
         hard = end if self.boundary == "hard" else jnp.asarray(False)
         return noise, _exactly(0.0, gap, where=hard)
 
@@ -202,8 +202,8 @@ class Student(AbstractStudent):
         """
         if self.boundary == "soft":
             return alpha
-        last = jnp.asarray(self.process.t_max, sigma.dtype)
-        return alpha - sigma * (self.process.alpha(last) / self.process.sigma(last))
+        noise, signal = self.process.level(jnp.asarray(self.process.t_max, sigma.dtype))
+        return alpha - sigma * (signal / noise)
 
     def clean(
         self, z: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
@@ -211,10 +211,7 @@ class Student(AbstractStudent):
         """The network's part $F$, of the size of a clean sample."""
         process = self.process
         last = jnp.asarray(process.t_max, z.dtype)
-        # A cosine may round below zero.
-        level, start = (
-            (process.sigma(at), jnp.maximum(process.alpha(at), 0.0)) for at in (t, last)
-        )
+        level, start = process.level(t), process.level(last)
         if self.teacher is None:
             c_noise = 0.25 * log_ratio(*level, process)
             return self._ask(z / process.scale(last), c_noise, condition, key)
@@ -247,8 +244,7 @@ def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditio
             "teacher and student must measure the data alike, got sigma_data="
             f"{denoiser.process.sigma_data} and {scale}. Make both with one process."
         )
-    last = jnp.asarray(process.t_max, float)
-    sigma, alpha = process.sigma(last), jnp.maximum(process.alpha(last), 0.0)
+    sigma, alpha = process.level(jnp.asarray(process.t_max, float))
     c_out = denoiser.coefficients(sigma, alpha, denoiser.process)[1]
     factor = float(jnp.abs(c_out)) / scale
     require(
