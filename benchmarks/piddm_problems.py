@@ -59,6 +59,14 @@ SETTINGS = {
     "darcy32": Setting(
         lambda: pde.Darcy.lognormal(pde.Grid((32, 32))), (0,), rank=512, **FEWER
     ),
+    "darcy64": Setting(  # on a GPU (benchmarks/gpu): 14 million parameters
+        lambda: pde.Darcy.lognormal(pde.Grid((64, 64))),
+        (0,),
+        rank=512,
+        width=896,
+        teacher_steps=4000,
+        student_steps=2000,
+    ),
     "burgers32": Setting(
         lambda: pde.Burgers(pde.Grid((32,), boundary=pde.Periodic()), rows=32),
         rough=False,

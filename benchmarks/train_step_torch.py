@@ -5,23 +5,39 @@
 A DDPM++ of the same sizes with random weights, as its paper describes it, and one step
 of PID by the paper's upwind difference: both times of the student in one batch, the
 teacher without gradient, RAdam, one average. Prints a JSON object that train_step.py
-reads; pidax itself never needs PyTorch.
+reads; pidax itself never needs PyTorch. On a GPU (`Step`, of benchmarks/gpu) it has what
+PyTorch is fastest with: channels last, bfloat16 by autocast, fused attention and
+optimiser, torch.compile.
 """
 
 import argparse
+import contextlib
 import copy
+import dataclasses
 import json
 import math
 import time
+from typing import Any
 
 import torch  # type: ignore[import]
 from torch import nn  # type: ignore[import]
 from torch.nn import functional as F  # type: ignore[import]
 
-WIDTH, MULTIPLIERS, BLOCKS, ATTENTION, RESOLUTION = 32, (1, 2, 2), 2, 16, 32
-BATCH, NODES = 16, 250
+NODES = 250
 SIGMA_MIN, SIGMA_MAX, RHO, SIGMA_DATA = 0.002, 80.0, 7, 0.5
 DECAY = 0.999
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of the network; by default that of train_step.py."""
+
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: int = 16
+    resolution: int = 32
+    batch: int = 16
 
 
 def norm(channels):
@@ -57,9 +73,9 @@ class Block(nn.Module):
         x = (h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)
         if self.attend:
             n, c, height, width = x.shape
-            q, k, v = self.qkv(self.norm2(x)).reshape(n, 3, c, -1).unbind(1)
-            weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(c), -1)
-            a = (v @ weights.transpose(1, 2)).reshape(n, c, height, width)
+            qkv = self.qkv(self.norm2(x)).reshape(n, 3, 1, c, -1).transpose(3, 4)
+            a = F.scaled_dot_product_attention(*qkv.unbind(1))
+            a = a.transpose(2, 3).reshape(n, c, height, width)
             x = (x + self.out(a)) * math.sqrt(0.5)
         return x
 
@@ -67,33 +83,35 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """DDPM++: down, up, and positional features of the noise level."""
 
-    def __init__(self):
+    def __init__(self, sizes):
         super().__init__()
-        size = 4 * WIDTH
+        base = sizes.width
+        size = 4 * base
+        self.base = base
         self.embed = nn.Sequential(
-            nn.Linear(WIDTH, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
+            nn.Linear(base, size), nn.SiLU(), nn.Linear(size, size), nn.SiLU()
         )
-        self.stem = nn.Conv2d(3, WIDTH, 3, padding=1)
-        down, widths, here = [], [WIDTH], WIDTH
-        for level, multiplier in enumerate(MULTIPLIERS):
-            at = RESOLUTION >> level == ATTENTION
+        self.stem = nn.Conv2d(3, base, 3, padding=1)
+        down, widths, here = [], [base], base
+        for level, multiplier in enumerate(sizes.multipliers):
+            at = sizes.resolution >> level == sizes.attention
             if level:
                 down.append(Block(here, here, size, down=True, attend=False))
                 widths.append(here)
-            for _ in range(BLOCKS):
-                down.append(Block(here, WIDTH * multiplier, size, attend=at))
-                here = WIDTH * multiplier
+            for _ in range(sizes.blocks):
+                down.append(Block(here, base * multiplier, size, attend=at))
+                here = base * multiplier
                 widths.append(here)
         up = [(Block(here, here, size, attend=True), False)]
         up.append((Block(here, here, size, attend=False), False))
-        for level, multiplier in reversed(list(enumerate(MULTIPLIERS))):
-            at = RESOLUTION >> level == ATTENTION
-            if level < len(MULTIPLIERS) - 1:
+        for level, multiplier in reversed(list(enumerate(sizes.multipliers))):
+            at = sizes.resolution >> level == sizes.attention
+            if level < len(sizes.multipliers) - 1:
                 up.append((Block(here, here, size, up=True, attend=False), False))
-            for i in range(BLOCKS + 1):
-                last = i == BLOCKS
+            for i in range(sizes.blocks + 1):
+                last = i == sizes.blocks
                 wide = here + widths.pop()
-                outputs = WIDTH * multiplier
+                outputs = base * multiplier
                 up.append((Block(wide, outputs, size, attend=at and last), True))
                 here = outputs
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(b for b, _ in up)
@@ -101,7 +119,7 @@ class UNet(nn.Module):
         self.norm, self.last = norm(here), nn.Conv2d(here, 3, 3, padding=1)
 
     def forward(self, x, c_noise):
-        half = torch.arange(WIDTH // 2) / (WIDTH // 2 - 1)
+        half = torch.arange(self.base // 2, device=x.device) / (self.base // 2 - 1)
         angles = c_noise[:, None] * (1 / 10000) ** half
         e = self.embed(torch.cat([angles.sin(), angles.cos()], 1))
         h = self.stem(x)
@@ -135,11 +153,12 @@ def student(network, z, t):
     return share * z + (1 - share) * clean
 
 
-def loss_of(network, teacher, grid):
+def loss_of(network, teacher, grid, sizes):
     """Tee et al. 2024, eqs. 9 to 11, the teacher's answer without gradient."""
-    z = SIGMA_MAX * torch.randn(BATCH, 3, RESOLUTION, RESOLUTION)
+    size, device = sizes.resolution, grid.device
+    z = SIGMA_MAX * torch.randn(sizes.batch, 3, size, size, device=device)
     z = z.to(memory_format=torch.channels_last)
-    i = torch.randint(NODES - 1, (BATCH,))
+    i = torch.randint(NODES - 1, (sizes.batch,), device=device)
     now, then = grid[i], grid[i + 1]
     both = student(network, torch.cat([z, z]), torch.cat([now, then]))
     x, later = both.chunk(2)
@@ -149,34 +168,56 @@ def loss_of(network, teacher, grid):
     return (x - now[:, None, None, None] * slope - target).square().mean()
 
 
+class Step:
+    """A training step, eager or compiled, in float32 or under bfloat16's autocast."""
+
+    def __init__(self, sizes, *, device="cpu", low=False, compiled=False):
+        torch.manual_seed(0)
+        network = UNet(sizes).to(device, memory_format=torch.channels_last)
+        self.network, self.sizes = network, sizes
+        teacher = copy.deepcopy(network).requires_grad_(False)
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        options: dict[str, Any] = {} if device == "cpu" else {"foreach": True}
+        self.optimiser = torch.optim.RAdam(network.parameters(), lr=1e-4, **options)
+        grid = times().to(device)
+        self.precision = (
+            torch.autocast(device, torch.bfloat16) if low else contextlib.nullcontext()
+        )
+        self.loss = lambda: loss_of(network, teacher, grid, sizes)
+        if compiled:
+            self.loss = torch.compile(self.loss)
+
+    @property
+    def parameters(self):
+        return sum(p.numel() for p in self.network.parameters())
+
+    def __call__(self):
+        self.optimiser.zero_grad()
+        with self.precision:
+            loss = self.loss()
+        loss.backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            mean = list(self.average.parameters())
+            torch._foreach_lerp_(mean, list(self.network.parameters()), 1 - DECAY)
+        return loss.detach()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    network = UNet().to(memory_format=torch.channels_last)
-    teacher = copy.deepcopy(network).requires_grad_(False)
-    average = copy.deepcopy(network).requires_grad_(False)
-    grid = times()
-    optimiser = torch.optim.RAdam(network.parameters(), lr=1e-4)
-    seconds = []
+    step, seconds = Step(Sizes()), []
     for _ in range(arguments.steps):
         start = time.perf_counter()
-        optimiser.zero_grad()
-        loss_of(network, teacher, grid).backward()
-        optimiser.step()
-        with torch.no_grad():
-            for mean, weight in zip(
-                average.parameters(), network.parameters(), strict=True
-            ):
-                mean.lerp_(weight, 1 - DECAY)
+        step()
         seconds.append(time.perf_counter() - start)
     found = {
         "torch": torch.__version__,
         "threads": arguments.threads,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": step.parameters,
         "seconds": seconds[2:],  # the first two warm up
     }
     print(json.dumps(found))

@@ -1,0 +1,124 @@
+"""Every number of pidax on a GPU, in one command.
+
+    python -m benchmarks.gpu --minutes 9        # on a machine with a GPU
+    python -m benchmarks.gpu --dry              # every line, tiny, on a CPU; no numbers
+    python -m benchmarks.gpu --only images      # parts whose name has this in it
+
+Each part (`PARTS`, in the order of their worth) runs in a process of its own, so that
+its peak of memory is its own and a part that fails or runs out of memory costs only
+itself. Rows are written as they come to benchmarks/results/gpu.json (with `--out DIR`
+there too), and a row that is there is not measured again: an interrupted suite goes on
+where it was. `--minutes` is a limit: parts that it leaves no time for are named in the
+file. The persistent compilation cache is in outputs/gpu/.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+STORE = ROOT / "outputs/gpu"
+TARGET = ROOT / "benchmarks/results/gpu.json"
+# name, seconds that it is given at most, and at least: it is not begun with fewer
+PARTS = (
+    ("peaks", 60, 15),
+    ("smoke", 120, 40),
+    ("images paper bf16", 200, 60),
+    ("torch", 200, 60),
+    ("images ours bf16", 150, 60),
+    ("sampling", 120, 40),
+    ("precision", 60, 30),
+    ("pmap", 60, 30),
+    ("darcy", 200, 90),
+    ("images paper f32", 150, 60),
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--out", type=Path, help="a folder for copies of the results")
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    target = STORE / "dry.json" if arguments.dry else TARGET
+    STORE.mkdir(parents=True, exist_ok=True)
+    if arguments.dry:
+        target.unlink(missing_ok=True)
+    environment = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join(
+            [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+        ),
+        JAX_COMPILATION_CACHE_DIR=str(STORE / "compiled"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1",
+        XLA_PYTHON_CLIENT_MEM_FRACTION="0.92",
+        PYTHONUNBUFFERED="1",
+    )
+    environment |= {"JAX_PLATFORMS": "cpu"} if arguments.dry else {}
+    fields = None
+    if arguments.only in "darcy":  # its data are made beside the other parts
+        quiet = environment | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        fields = subprocess.Popen(
+            _command("darcy data", target, arguments.dry), env=quiet, cwd=ROOT
+        )
+    left_out = {}
+    for name, most, least in PARTS:
+        if arguments.only not in name:
+            continue
+        left = end - time.monotonic()
+        if not arguments.dry and left < least:
+            left_out[name] = f"not begun: {left:.0f} s were left, it needs {least}"
+            continue
+        if name == "darcy" and fields is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                fields.wait(None if arguments.dry else max(left - least, 1))
+        command = _command(name, target, arguments.dry)
+        limit = None if arguments.dry else min(most, left)
+        start = time.monotonic()
+        try:
+            code = subprocess.run(
+                command, env=environment, cwd=ROOT, timeout=limit, check=False
+            ).returncode
+            if code:
+                left_out[name] = f"failed with exit status {code}"
+        except subprocess.TimeoutExpired:
+            left_out[name] = f"stopped after {limit:.0f} s"
+        print(f"--- {name}: {time.monotonic() - start:.0f} s", flush=True)
+        if arguments.out and target.exists():
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(target, arguments.out)
+    if fields is not None:
+        fields.kill()
+    _finish(target, left_out, arguments)
+    if left_out:
+        print("Not measured:", json.dumps(left_out, indent=1))
+    if arguments.dry and left_out:
+        sys.exit(1)
+
+
+def _command(name: str, target: Path, dry: bool) -> list[str]:
+    script = "torch_step.py" if name == "torch" else "parts.py"
+    words = [sys.executable, str(Path(__file__).parent / script), name, str(target)]
+    return [*words, *(["--dry"] if dry else [])]
+
+
+def _finish(target: Path, left_out: dict[str, str], arguments) -> None:
+    """What was not measured is said in the file."""
+    if not target.exists():
+        return
+    found = json.loads(target.read_text())
+    target.write_text(json.dumps({**found, "not_measured": left_out}, indent=1) + "\n")
+    if arguments.out:
+        shutil.copy(target, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
