@@ -5,9 +5,8 @@
 A DDPM++ of the same sizes with random weights, as its paper describes it, and one step
 of PID by the paper's upwind difference: both times of the student in one batch, the
 teacher without gradient, RAdam, one average. Prints a JSON object that train_step.py
-reads; pidax itself never needs PyTorch. On a GPU (`Step`, of benchmarks/gpu) it has what
-PyTorch is fastest with: channels last, bfloat16 by autocast, fused attention and
-optimiser, torch.compile.
+reads; pidax itself never needs PyTorch. On a GPU (benchmarks/gpu) it has what PyTorch
+is fastest with: channels last, bfloat16 by autocast, fused attention, torch.compile.
 """
 
 import argparse

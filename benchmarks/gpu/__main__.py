@@ -52,10 +52,11 @@ def main():
     STORE.mkdir(parents=True, exist_ok=True)
     if arguments.dry:
         target.unlink(missing_ok=True)
+    path = [str(ROOT / "src"), str(ROOT / "benchmarks")]
     environment = dict(
         os.environ,
         PYTHONPATH=os.pathsep.join(
-            [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+            [*path, *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
         JAX_COMPILATION_CACHE_DIR=str(STORE / "compiled"),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1",

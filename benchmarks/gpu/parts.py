@@ -1,4 +1,4 @@
-"""The parts of the GPU suite: `python benchmarks/gpu/parts.py PART TARGET [--dry]`.
+"""The parts of the GPU suite, which `python -m benchmarks.gpu` runs one by one.
 
 Each part is a function that calls `put(row, **numbers)` as its numbers come.
 """
@@ -17,9 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks")]
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,7 +27,7 @@ import record
 import pidax as px
 from pidax import pde
 
-DATA = ROOT / "tests/data"
+DATA = Path(__file__).parents[2] / "tests/data"
 DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32}
 
 
@@ -121,7 +118,7 @@ def peaks(target: Target, sizes: Sizes) -> None:
             product = jax.jit(functools.partial(jnp.matmul, precision=precision))
             exact = np.asarray(a[:64], np.float64) @ np.asarray(a, np.float64)
             error = np.abs(np.asarray(product(a, a)[:64], np.float64) - exact)
-            took = seconds(lambda: product(a, a))
+            took = seconds(functools.partial(product, a, a))
             target.put(
                 f"product {name}", size=size, seconds=took,
                 teraflops=2 * size**3 / took / 1e12,
@@ -372,12 +369,14 @@ def images(target: Target, sizes: Sizes, preset: str, precision: str) -> None:
             teraflops=flops * passes * batch / step / 1e12,
             first_line_with_compiling=sizes.every / speeds[0],
             whole_call=whole, peak_memory=used, loss=float(run.history["loss"][-1]),
-            parameters=sum(
-                w.size for w in jax.tree.leaves(eqx.filter(teacher.network, eqx.is_array))
-            ),
+            parameters=count_parameters(teacher.network),
             kernels=kernels,
         )  # fmt: skip
         del run
+
+
+def count_parameters(model: Any) -> int:
+    return sum(w.size for w in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
 
 
 def kernel_seconds(folder: str) -> dict[str, float]:
@@ -436,7 +435,7 @@ def sampling(target: Target, sizes: Sizes) -> None:
 
 
 def precision(target: Target, sizes: Sizes) -> None:
-    """Where the precision of matrix products matters, against float64 on this device."""
+    """What the precision of matrix products does, against float64 on this device."""
     process = px.EDM()
     z64 = np.asarray(process.prior(jax.random.key(1), (sizes.draws, 64)), np.float64)
     results: dict[str, Any] = {}
@@ -450,7 +449,7 @@ def precision(target: Target, sizes: Sizes) -> None:
             )
             with jax.default_matmul_precision("highest" if name == "float64" else name):
                 results[name] = np.asarray(solve(flow, z), np.float64)
-                took = seconds(lambda: solve(flow, z), 5)
+                took = seconds(functools.partial(solve, flow, z), 5)
             error = results[name] - results["float64"]
             target.put(
                 f"solve of a mixture in 64 dimensions, {name}", seconds=took,
@@ -463,7 +462,7 @@ def precision(target: Target, sizes: Sizes) -> None:
     for name in ("float64", "highest", "default"):
         with jax.enable_x64(name == "float64"):
             dtype = np.float64 if name == "float64" else np.float32
-            some = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), dtype), fields)
+            some = _cast(fields, dtype)
             with jax.default_matmul_precision("highest" if name == "float64" else name):
                 judge = eqx.filter_jit(
                     lambda equation, f: jax.vmap(equation.relative_residual)(f)
@@ -474,7 +473,7 @@ def precision(target: Target, sizes: Sizes) -> None:
                     lambda equation, *g: jax.vmap(equation.solve)(*g)
                 )
                 made = solve(equation, *given)
-                took = seconds(lambda: solve(equation, *given), 3)
+                took = seconds(functools.partial(solve, equation, *given), 3)
             exact = np.asarray(fields.solution, np.float64)
             target.put(
                 f"Darcy, {name}", median_relative_residual=float(np.median(found)),
@@ -557,7 +556,7 @@ def darcy(target: Target, sizes: Sizes) -> None:
 
     work = piddm.Work(sizes.darcy, 0, target.dry)
     network = work.problem.network(jax.random.key(0))
-    size = sum(w.size for w in jax.tree.leaves(eqx.filter(network, eqx.is_array)))
+    size = count_parameters(network)
     for row in (
         "data", "data through the coordinates", "Gaussian", "its given, then solve",
         "teacher", "PIDDM (a)", "PIDDM (a) + refinement, fields held", "distillation",

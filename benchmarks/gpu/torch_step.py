@@ -1,7 +1,5 @@
 """The PID step of the image network in PyTorch, compiled, beside ours of parts.py.
 
-    python benchmarks/gpu/torch_step.py torch TARGET [--dry]
-
 Without PyTorch it says so and measures nothing.
 """
 
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
 WIDE = dict(width=128, multipliers=(2, 2, 2), blocks=4)
 SMALL = dict(width=8, multipliers=(1,), blocks=1, attention=0, resolution=4)
 
