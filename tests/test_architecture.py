@@ -18,7 +18,17 @@ import pidax as px
 
 SOURCE = Path(inspect.getfile(px)).parent
 # From the ground up: a room imports only rooms before it.
-LOWER = ["types", "_checks", "_table", "store", "nn", "metrics", "pde", "process"]
+LOWER = [
+    "types",
+    "_checks",
+    "_files",
+    "_table",
+    "store",
+    "nn",
+    "metrics",
+    "pde",
+    "process",
+]
 UPPER = [
     "denoiser",
     "flow",
@@ -68,7 +78,13 @@ def test_imports_point_downwards_and_through_the_front_door(file):
         assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {other}"
         assert not module.startswith("_"), f"{room} reaches into {other}.{module}"
         if room in KNOW_NOTHING_OF_DIFFUSION:
-            allowed = ("types", "_checks", "_table", *KNOW_NOTHING_OF_DIFFUSION)
+            allowed = (
+                "types",
+                "_checks",
+                "_files",
+                "_table",
+                *KNOW_NOTHING_OF_DIFFUSION,
+            )
             assert other in allowed, f"{room} must not know of {other}"
 
 

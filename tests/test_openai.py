@@ -10,9 +10,9 @@ import pytest
 
 import pidax as px
 from pidax.convert import CheckpointError, load_consistency, load_openai
-from pidax.convert._edm_names import to_state
-from pidax.convert._entries import from_state, names, structure
-from pidax.convert._openai_names import openai_naming
+from pidax.convert._edm import to_state
+from pidax.convert._openai import openai_naming
+from pidax.convert._state_dict import fill, names, structure
 from pidax.denoiser import ConsistencyCoefficients, EDMCoefficients
 
 # Two levels, one block each, attention on the coarse grid alone.
@@ -101,7 +101,7 @@ def test_every_array_is_found_under_its_published_name(network, flash):
     empty = structure(px.nn.DhariwalUNet, 3, 3, dropout=0.0, **OPTIONS)
     naming = openai_naming(flash)
     assert names(empty, naming) == {k: v.shape for k, v in state.items()}
-    back = from_state(empty, state, naming)
+    back = fill(empty, state, naming)
     pairs = zip(jax.tree.leaves(back), jax.tree.leaves(network), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
@@ -123,7 +123,7 @@ def test_the_names_of_imagenet_at_64():
 def test_files_are_read_and_small_normalisations_refused(tmp_path):
     wide = {**OPTIONS, "width": 128, "multipliers": (1,), "attention": ()}
     net = px.nn.DhariwalUNet(3, 3, dropout=0.0, key=jax.random.key(1), **wide)
-    from pidax.convert._entries import to_state as state_of
+    from pidax.convert._state_dict import written as state_of
 
     path = tmp_path / "edm.safetensors"
     px.convert.write_safetensors(path, state_of(net, openai_naming(True)), {})

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ._checkpoint import Checkpoint, metadata_of, read_checkpoint
-from ._error import quote
+from .._files import quote
+from ._reader import Checkpoint, metadata_of, read_checkpoint
 from ._safetensors import write_safetensors
 
 

@@ -10,13 +10,17 @@ its coefficients and the process it was trained for:
 | `VPPrecond` | `VPCoefficients` | `VP(t_min=1e-5)` | the noise |
 | `VEPrecond` | `VECoefficients` | `VE(0.02, 100)` | the negative noise |
 | `iDDPMPrecond` | `IDDPMCoefficients` | `EDM` from the least to the largest of its `u` | the noise |
+
+Queries, keys and values alternate in a head in its state dict and are each by heads
+here. Filters of resampling are there as arrays, here as settings: they must agree.
 """  # noqa: E501
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
+from .._files import CheckpointError, FileName
 from ..denoiser import (
     EDMCoefficients,
     IDDPMCoefficients,
@@ -24,11 +28,25 @@ from ..denoiser import (
     VECoefficients,
     VPCoefficients,
 )
-from ..nn import DhariwalUNet, SongUNet
+from ..nn import Attention, DhariwalUNet, Fourier, Resample, SongUNet
 from ..process import EDM, VE, VP, AbstractProcess
-from ._edm_names import from_state
-from ._entries import State, structure
+from ..student import Student
+from ._reader import named, read_checkpoint
+from ._state_dict import (
+    Entry,
+    State,
+    conv,
+    fill,
+    linear,
+    norm,
+    pointwise,
+    same,
+    structure,
+    vector,
+    written,
+)
 
+_Network = TypeVar("_Network", SongUNet, DhariwalUNet)
 Configuration = Mapping[str, Any]
 # The arguments of both networks, there and here.
 _SHARED = {
@@ -59,6 +77,54 @@ _OWN = {
 }
 _DEFAULT_NETWORK = {"VPPrecond": "SongUNet", "VEPrecond": "SongUNet"}
 _PREFIX = "model."
+# What a preconditioner was made with by default is in its attributes alone.
+_NUMBERS = ("sigma_data", "beta_d", "beta_min", "M", "epsilon_t", "C_1", "C_2")
+
+
+def load_edm(
+    path: FileName, *, configuration: Configuration | None = None
+) -> Preconditioned:
+    """A teacher from a checkpoint of EDM: no torch, and nothing in it is executed.
+
+    An EDM pickle, or what `python -m pidax.convert convert` made of one, says itself
+    how its network was made. For a state dict pass that as `configuration`: the
+    arguments of the preconditioner, `img_resolution`, `img_channels`, `model_type` and
+    so on, and its `class_name` if it is not EDMPrecond.
+
+    It knows its `process`, its `classes` and its `shape`, that of one image, channels
+    last: `ProbabilityFlow(teacher, teacher.process)` is its ODE. Weights of an
+    augmentation are kept: calls without `augment` do not use them.
+    """
+    checkpoint = read_checkpoint(path)
+    given = dict(configuration or {})
+    if configuration is None:
+        made = checkpoint.configuration
+        if "init_kwargs" not in made:
+            raise CheckpointError(
+                f"{path}: expected a file that says how its network was made, got "
+                f"{checkpoint.format} with arrays alone. Pass configuration= with the "
+                "arguments of the preconditioner: img_resolution, img_channels, "
+                "model_type, model_channels, channel_mult, ..."
+            )
+        numbers = {k: v for k, v in made.get("attributes", {}).items() if k in _NUMBERS}
+        given = {**numbers, **made["init_kwargs"], "class_name": made["class_name"]}
+    return named(path, lambda: teacher_from(given, checkpoint.state))
+
+
+def load_pid(
+    path: FileName, configuration: Configuration, process: AbstractProcess | None = None
+) -> Student:
+    """A student from a checkpoint of PID's authors, `ema_*.pt` or `model*.pt`.
+
+    `configuration` is that of the teacher it was distilled from,
+    `read_checkpoint(teacher).configuration["init_kwargs"]`; `process` the teacher's, by
+    default `EDM()`. Its output is the network's own, as in `Student(network, process)`.
+    """
+    checkpoint = read_checkpoint(path)
+    network = named(path, lambda: network_from(configuration, checkpoint.state))
+    size, channels = configuration["img_resolution"], configuration["img_channels"]
+    process = EDM() if process is None else process
+    return Student(network, process, shape=(size, size, channels))
 
 
 def teacher_from(configuration: Configuration, state: State) -> Preconditioned:
@@ -182,3 +248,110 @@ _PRECONDITIONERS: dict[str, Callable[..., tuple[Any, AbstractProcess]]] = {
     "VEPrecond": _ve,
     "iDDPMPrecond": _iddpm,
 }
+
+
+def from_state(network: _Network, state: State) -> _Network:
+    """A copy of the network with the arrays of EDM's state dict.
+
+    Every name must be there, in its shape, and no other. Arrays are converted to the
+    dtypes of the network's own.
+    """
+    return fill(network, state, edm_naming)
+
+
+def to_state(network: SongUNet | DhariwalUNet) -> dict[str, np.ndarray]:
+    """The network's state dict: the inverse of `from_state`."""
+    return written(network, edm_naming)
+
+
+def edm_naming(network: SongUNet | DhariwalUNet) -> list[Entry]:
+    """Every array of a network's state dict, in no order that matters."""
+    return list(_network(network))
+
+
+def _network(network: SongUNet | DhariwalUNet) -> Iterator[Entry]:
+    song = isinstance(network, SongUNet)
+    embedding = network.embedding
+    if isinstance(embedding.features, Fourier):
+        yield vector("map_noise.freqs", embedding.features.frequencies)
+    if embedding.label is not None:
+        yield from linear("map_label", embedding.label)
+    if embedding.augment is not None:
+        yield from linear("map_augment", embedding.augment)
+    for i, layer in enumerate(embedding.layers):
+        yield from linear(f"map_layer{i}", layer)
+    encoder, decoder = network.encoder, network.decoder
+    for depth, level in enumerate(encoder.levels):
+        at = f"enc.{_grid(network, depth)}_"
+        if level.down is None:
+            yield from conv(at + "conv", encoder.stem)
+        else:
+            yield from _block(at + "down", level.down)
+        if depth and encoder.kind == "skip":
+            yield _filter(at + "aux_down", encoder.shrink)
+            yield from pointwise(at + "aux_skip", level.extra)
+        if depth and encoder.kind == "residual":
+            yield from conv(at + "aux_residual", level.extra)
+            yield _filter(at + "aux_residual", encoder.shrink)
+        for i, block in enumerate(level.blocks):
+            yield from _block(f"{at}block{i}", block)
+    last = len(decoder.levels) - 1
+    for depth, level in enumerate(decoder.levels):
+        at = f"dec.{_grid(network, depth)}_"
+        for i, block in enumerate(level.into):
+            yield from _block(at + (f"in{i}" if depth == last else "up"), block)
+        for i, block in enumerate(level.blocks):
+            yield from _block(f"{at}block{i}", block)
+        if decoder.kind == "skip" and depth < last:
+            yield _filter(at + "aux_up", decoder.grow)
+        if level.norm is not None and level.out is not None:
+            head = at + "aux" if song else "out"
+            yield from norm(head + "_norm", level.norm)
+            yield from conv(head + "_conv", level.out)
+
+
+def _grid(network: SongUNet | DhariwalUNet, depth: int) -> str:
+    side = network.image[0] >> depth
+    return f"{side}x{side}"
+
+
+def _block(name: str, block: Any) -> Iterator[Entry]:
+    for i in (0, 1):
+        yield from norm(f"{name}.norm{i}", block.norms[i])
+        yield from conv(f"{name}.conv{i}", block.convs[i])
+    yield from linear(f"{name}.affine", block.modulation)
+    if block.shortcut is not None:
+        yield from pointwise(f"{name}.skip", block.shortcut)
+    if block.resample is not None:
+        yield _filter(f"{name}.conv0", block.resample)
+        yield _filter(f"{name}.skip", block.resample)
+    if block.attention is not None:
+        yield from norm(f"{name}.norm2", block.attention_norm)
+        yield from _attention(name, block.attention)
+
+
+def _attention(name: str, layer: Attention) -> Iterator[Entry]:
+    heads = layer.heads
+
+    def there(a: np.ndarray) -> np.ndarray:  # outputs first: 3, heads, d -> heads, d, 3
+        split = a.reshape(3, heads, -1, *a.shape[1:])
+        return np.moveaxis(split, 0, 2).reshape(a.shape)
+
+    def here(a: np.ndarray) -> np.ndarray:
+        split = a.reshape(heads, -1, 3, *a.shape[1:])
+        return np.moveaxis(split, 2, 0).reshape(a.shape)
+
+    yield Entry(
+        f"{name}.qkv.weight",
+        layer.qkv.weight,
+        lambda a: there(a.T)[:, :, None, None],
+        lambda a: here(a[:, :, 0, 0]).T,
+    )
+    yield Entry(f"{name}.qkv.bias", layer.qkv.bias, there, here)
+    yield from pointwise(f"{name}.proj", layer.out)
+
+
+def _filter(name: str, resample: Resample) -> Entry:
+    taps = np.asarray(resample.taps, np.float32)
+    square = np.outer(taps, taps)[None, None] / taps.sum() ** 2
+    return Entry(f"{name}.resample_filter", None, same, same, square)

@@ -6,17 +6,17 @@ is not used), the weights of its features the five linear layers of the `lpips` 
 """
 
 import re
-from collections.abc import Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._files import FileName
 from ..metrics import LPIPS
 from ..nn import VGG16
-
-State = Mapping[str, np.ndarray]
+from ._reader import named, read_checkpoint
+from ._state_dict import State
 
 # Where the convolutions stand between ReLUs and poolings.
 _LAYERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -26,6 +26,23 @@ WHERE = (
     "https://download.pytorch.org/models/vgg16-397923af.pth; the linear layers "
     "lpips/weights/v0.1/vgg.pth of https://github.com/richzhang/PerceptualSimilarity."
 )
+
+
+def load_lpips(
+    convolutions: FileName,
+    linear: FileName,
+    *,
+    pooling: str = "average",
+    size: int | None = 224,
+) -> LPIPS:
+    """The perceptual distance from your files of its two halves.
+
+    `convolutions` is torchvision's VGG16 (`vgg16-397923af.pth`), `linear` the weights
+    that the `lpips` package fitted to it (`vgg.pth`, version 0.1). By default as Tee et
+    al. 2024 use it; `pooling="max", size=None` is the original.
+    """
+    states = [read_checkpoint(path).state for path in (convolutions, linear)]
+    return named(linear, lambda: lpips_from(*states, pooling=pooling, size=size))
 
 
 def lpips_from(

@@ -9,19 +9,25 @@ first, so that each begins at a multiple of its size.
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from ..store import write_whole
-from ._budget import HEADER, NAME, NAMES
-from ._error import CheckpointError, bad, quote
-from ._tensors import check_bools, fits, is_count
-
-FileName = str | os.PathLike[str]
+from .._files import (
+    HEADER,
+    NAME,
+    NAMES,
+    FileName,
+    bad,
+    fits,
+    is_count,
+    quote,
+    read_header,
+    write_whole,
+)
+from ._objects import check_bools
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -105,16 +111,7 @@ def parse_safetensors(
     if len(data) < 8 or length > min(HEADER, len(data) - 8):
         got = f"one of {length} in a file of {len(data)}"
         raise bad(f"a header of at most {HEADER} bytes", got)
-    try:
-        text = str(data[8 : 8 + length], "utf-8")
-        header = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        got = f"{type(error).__name__} in {length} bytes"
-        raise bad("a header in JSON", got) from None
-    if type(header) is not dict:
-        raise bad("a dict as the header", f"a {type(header).__name__}")
+    header = read_header(bytes(data[8 : 8 + length]))
     metadata = header.pop(_METADATA, {})
     if type(metadata) is not dict or not all(
         type(value) is str for value in metadata.values()
@@ -169,14 +166,3 @@ def _entry(name: str, entry: Any) -> tuple[np.dtype, list[int], int, int]:
         expected = f"a shape and offsets of whole numbers for {quote(name)}"
         raise bad(expected, "others, or too large ones")
     return _DTYPES[code], shape, begin, end
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise bad("every name once in the header", "one twice")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise bad("numbers in the header", constant)

@@ -8,8 +8,7 @@ import struct
 import zlib
 from itertools import pairwise
 
-from ._budget import HEADER
-from ._error import AGAIN, bad, quote
+from .._files import AGAIN, HEADER, bad, quote
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..store import write_whole
+from .._files import write_whole
 from ..types import Key
 from ._dataset import (
     FIELDS,

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from .._files import write_whole
 from ..metrics import Interval
-from ..store import write_whole
 from ._report_table import table
 
 COLUMNS = {

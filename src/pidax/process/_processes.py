@@ -36,11 +36,14 @@ class EDM(AbstractProcess):
         sigma_max: float = 80.0,
         sigma_data: float = 0.5,
     ):
-        require_positive(sigma_data=sigma_data)
-        check_interval("sigma_min, sigma_max", (sigma_min, sigma_max), positive=True)
         self.t_min = sigma_min
         self.t_max = sigma_max
         self.sigma_data = sigma_data
+
+    def __check_init__(self):
+        require_positive(sigma_data=self.sigma_data)
+        levels = self.t_min, self.t_max
+        check_interval("sigma_min, sigma_max", levels, positive=True)
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return jnp.ones_like(as_inexact(t))
@@ -70,11 +73,14 @@ class VE(AbstractProcess):
         sigma_max: float = 100.0,
         sigma_data: float = 0.5,
     ):
-        require_positive(sigma_data=sigma_data)
         check_interval("sigma_min, sigma_max", (sigma_min, sigma_max), positive=True)
         self.t_min = sigma_min**2
         self.t_max = sigma_max**2
         self.sigma_data = sigma_data
+
+    def __check_init__(self):
+        require_positive(sigma_data=self.sigma_data)
+        check_interval("t_min, t_max", (self.t_min, self.t_max), positive=True)
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return jnp.ones_like(as_inexact(t))

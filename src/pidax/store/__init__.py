@@ -5,4 +5,3 @@ from ._describe import differences as differences
 from ._file import header as header
 from ._file import load as load
 from ._file import save as save
-from ._file import write_whole as write_whole

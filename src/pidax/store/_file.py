@@ -5,24 +5,33 @@
 The header is JSON (`header(path)`): the tree of classes and fields, and for each array
 its path, dtype, shape and byte offset. Reading runs no constructor and imports nothing:
 a file names classes of pidax, `equinox.nn`, Diffrax or the reader's own, and functions
-of `jax` and pidax; all else is refused. The hashes find damage, not malice.
+of `jax` and pidax; all else is refused. What was built must pass the invariants of its
+class (`__check_init__`). The hashes find damage, not malice.
 """
 
 import hashlib
 import json
-import os
 import platform
-import secrets
 import struct
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import equinox as eqx
 import numpy as np
 
-from ._tree import AGAIN, Entry, FileName, Reader, bad, encode
+from .._files import (
+    AGAIN,
+    HEADER,
+    CheckpointError,
+    FileName,
+    bad,
+    check_header,
+    opened,
+    read_header,
+    write_whole,
+)
+from ._tree import Entry, Reader, encode
 
 _MAGIC = b"\x89pidax\r\n"  # not text, and broken by whatever rewrites line ends
 _FORMAT = 1
@@ -60,8 +69,9 @@ def save(path: FileName, module: eqx.Module) -> None:
         "arrays": {name: entry for name, (entry, _) in arrays.items()},
     }
     text = json.dumps(head, allow_nan=False).encode()
+    check_header(text, "Save the parts of this module in files of their own.")
     prefix = _PREFIX.pack(_MAGIC, _FORMAT, len(text), hashlib.sha256(text).digest())
-    write_whole(path, [prefix, text, *chunks])
+    write_whole(path, [prefix, text, *chunks], "save")
 
 
 def load(
@@ -76,11 +86,14 @@ def load(
     """
     if not isinstance(classes, Mapping):
         classes = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in classes}
-    head, payload = _read(path, everything=True)
-    try:
-        return Reader(path, head, payload, classes).build(head["tree"], "")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise bad(path, "a well-formed header", repr(error)) from error
+    with opened(path) as (file, size):
+        head, payload = _read(file, size, everything=True)
+        try:
+            return Reader(head, payload, classes).build(head["tree"], "")
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise bad("a well-formed header", repr(error)) from error
 
 
 def header(path: FileName) -> dict[str, Any]:
@@ -89,59 +102,36 @@ def header(path: FileName) -> dict[str, Any]:
     `tree` (classes and fields), `arrays` (by path: dtype, shape, byte offset), the
     versions that wrote it, and the size and SHA-256 of the arrays.
     """
-    return _read(path, everything=False)[0]
+    with opened(path) as (file, size):
+        return _read(file, size, everything=False)[0]
 
 
-def write_whole(path: FileName, chunks: Iterable[Any], who: str = "save") -> None:
-    """Write bytes under another name, then rename: no reader ever sees half a file.
-
-    `who` is the function that an error speaks of.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"{who} expects a directory that exists, got {target.parent}. Make it "
-            "first."
-        )
-    try:
-        with open(temporary, "xb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _read(path: FileName, *, everything: bool) -> tuple[dict[str, Any], bytes]:
+def _read(
+    file: BinaryIO, size: int, *, everything: bool
+) -> tuple[dict[str, Any], bytes]:
     """The header and, if wanted, the arrays' bytes; both checked for damage."""
-    with open(path, "rb") as file:
-        size, prefix = os.fstat(file.fileno()).st_size, file.read(_PREFIX.size)
-        if len(prefix) < _PREFIX.size:
-            raise bad(path, f"at least {_PREFIX.size} bytes", f"{size} bytes")
-        magic, number, length, digest = _PREFIX.unpack(prefix)
-        if magic != _MAGIC:
-            cure = "It was not written by pidax.save."
-            raise bad(path, f"the first bytes {_MAGIC}", magic, cure)
-        if number != _FORMAT:
-            cure = "Update pidax to read it." if number > _FORMAT else AGAIN
-            raise bad(path, f"format version {_FORMAT}", number, cure)
-        size -= _PREFIX.size + length
-        if size < 0:
-            raise bad(path, f"a header of {length} bytes", f"{size + length} bytes")
-        text = file.read(length)
-        if hashlib.sha256(text).digest() != digest:
-            raise bad(path, f"the header's SHA-256 {digest.hex()}", "another")
-        try:
-            head = json.loads(text)
-            expected, checksum = head["bytes"], head["sha256"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise bad(path, "a well-formed header", repr(error)[:99]) from error
-        if size != expected:
-            raise bad(path, f"{expected} bytes of arrays", f"{size} bytes")
-        payload = file.read() if everything else b""
-    if everything and hashlib.sha256(payload).hexdigest() != checksum:
-        raise bad(path, f"the arrays' SHA-256 {checksum}", "another")
+    prefix = file.read(_PREFIX.size)
+    if len(prefix) < _PREFIX.size:
+        raise bad(f"at least {_PREFIX.size} bytes", f"{size} bytes")
+    magic, number, length, digest = _PREFIX.unpack(prefix)
+    if magic != _MAGIC:
+        cure = "It was not written by pidax.save."
+        raise bad(f"the first bytes {_MAGIC}", magic, cure)
+    if number != _FORMAT:
+        cure = "Update pidax to read it." if number > _FORMAT else AGAIN
+        raise bad(f"format version {_FORMAT}", number, cure)
+    size -= _PREFIX.size
+    if length > min(size, HEADER):
+        got = f"one of {length} in {size} bytes"
+        raise bad(f"a header of at most {HEADER} bytes inside the file", got)
+    size -= length
+    text = file.read(length)
+    if hashlib.sha256(text).digest() != digest:
+        raise bad(f"the header's SHA-256 {digest.hex()}", "another")
+    head = read_header(text)
+    if head.get("bytes") != size:
+        raise bad(f"{head.get('bytes')} bytes of arrays", f"{size} bytes")
+    payload = file.read() if everything else b""
+    if everything and hashlib.sha256(payload).hexdigest() != head.get("sha256"):
+        raise bad(f"the arrays' SHA-256 {head.get('sha256')}", "another")
     return head, payload

@@ -1,8 +1,13 @@
-"""A module as a tree of names and numbers, its arrays set aside; and back again."""
+"""A module as a tree of names and numbers, its arrays set aside; and back again.
+
+The names of classes, functions and dtypes are looked up, never imported, and only in
+the modules listed here.
+"""
 
 import dataclasses
+import inspect
 import math
-import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -13,30 +18,34 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import is_traced
-from ._names import (
-    CLASSES,
-    DTYPES,
-    FUNCTIONS,
-    NAMELESS,
-    TYPES,
-    find,
-    is_function,
-    public_name,
-)
+from .._files import LEVELS, bad, fits, is_count
 
-FileName: TypeAlias = str | os.PathLike[str]
 Node: TypeAlias = Any  # what JSON can hold
 Entry: TypeAlias = dict[str, Node]
 
-_DEPTH = 100  # levels of nesting; models have about ten
-AGAIN = "The file is incomplete, damaged or forged: fetch it or save it again."
+# Where names may come from; a dot at the end includes the modules inside.
+CLASSES = ("pidax.", "equinox.nn.", "diffrax.")
+FUNCTIONS = ("jax.nn", "jax.numpy", "jax.lax", "jax", "pidax.")
+_FILE_FUNCTIONS = ("load", "save", "savez")  # of those modules, and not of arrays
+# Equinox's default for the last activation is a function without a name of its own.
+_IDENTITY = inspect.signature(eqx.nn.MLP).parameters["final_activation"].default
+NAMELESS = {"equinox.nn:MLP(final_activation)": _IDENTITY}
+_JAX_TYPES = [t for t in vars(jnp).values() if isinstance(t, type(jnp.float32))]
+DTYPES = {t.dtype.name: t.dtype.newbyteorder("<") for t in _JAX_TYPES}
+TYPES = {  # the three forms in which a field may hold a dtype
+    "jax": {t.dtype.name: t for t in _JAX_TYPES},
+    "numpy": {name: dtype.type for name, dtype in DTYPES.items()},
+    "dtype": DTYPES,
+}
 
 
-def encode(value: Any, path: str, arrays: dict, depth: int) -> Node:
+def encode(
+    value: Any, path: str, arrays: dict[str, tuple[Entry, np.ndarray]], depth: int
+) -> Node:
     """`value` as JSON, its arrays set aside under their paths."""
-    if depth > _DEPTH:
+    if depth > LEVELS:
         raise ValueError(
-            f"save expects at most {_DEPTH} levels of nesting, got more at "
+            f"save expects at most {LEVELS} levels of nesting, got more at "
             f"{path[:60]}... Does a list or dict contain itself?"
         )
     inner = lambda child, step: encode(child, path + step, arrays, depth + 1)
@@ -108,22 +117,20 @@ def _encode_name(value: Any, path: str) -> Node:
     return {"function": nameless[0] if nameless else function}
 
 
-def bad(path: FileName, expected: str, got: object, cure: str = AGAIN) -> ValueError:
-    return ValueError(f"{os.fspath(path)}: expected {expected}, got {got}. {cure}")
-
-
 class Reader:
     """Builds the module that a header describes, taking no word of it on trust."""
 
-    def __init__(self, path: FileName, head: Any, payload: bytes, classes: Mapping):
-        self.path, self.classes = path, classes
+    def __init__(
+        self, head: Any, payload: bytes, classes: Mapping[str, type[eqx.Module]]
+    ):
+        self.classes = classes
         self.cure = f"It was written by pidax {head['pidax']}: load it with that, or "
         self.cure += "bring the class or the file up to date."
         self.arrays = dict(self._views(head["arrays"], payload))
 
     def build(self, node: Node, where: str, depth: int = 0) -> Any:
-        if depth > _DEPTH:
-            raise bad(self.path, f"at most {_DEPTH} levels of nesting", "more")
+        if depth > LEVELS:
+            raise bad(f"at most {LEVELS} levels of nesting", "more")
         inner = lambda child, step: self.build(child, where + step, depth + 1)
         match node:
             case None | bool() | int() | float() | str():
@@ -150,6 +157,7 @@ class Reader:
                 module = object.__new__(self._class(name, set(fields), where))
                 for field, child in fields.items():
                     object.__setattr__(module, field, inner(child, f".{field}"))
+                self._check(module, where)
                 return module
         raise TypeError(f"{str(node)[:60]} at {where}")
 
@@ -161,14 +169,25 @@ class Reader:
             cure = f"If it is your own, pass classes=({own},); if it has moved, "
             cure += f'classes={{"{name}": {own}}}. {self.cure}'
             expected = "a class of pidax, equinox.nn or diffrax, or one of classes,"
-            raise bad(self.path, expected, f"{name} at {where or 'the root'}", cure)
+            raise bad(expected, f"{name} at {where or 'the root'}", cure)
         today = {field.name for field in dataclasses.fields(cls)}
         if today != fields:
             missing, unexpected = sorted(today - fields), sorted(fields - today)
             got = f"missing {missing}, unexpected {unexpected}"
             expected = f"at {where or 'the root'} exactly the fields of {name}"
-            raise bad(self.path, expected, got, self.cure)
+            raise bad(expected, got, self.cure)
         return cls
+
+    def _check(self, module: eqx.Module, where: str) -> None:
+        """The invariants of its class and of the bases, as after a constructor."""
+        cls = type(module)
+        try:
+            for base in cls.__mro__:
+                if "__check_init__" in vars(base):
+                    base.__check_init__(module)  # type: ignore[attr-defined]
+        except Exception as error:
+            expected = f"at {where or 'the root'} values that {cls.__name__} allows"
+            raise bad(expected, str(error).rstrip("."), self.cure) from error
 
     def _function(self, name: str, where: str) -> Any:
         if name in NAMELESS:
@@ -176,7 +195,7 @@ class Reader:
         value = find(name, FUNCTIONS)
         if not is_function(value):
             expected = "a function of jax.nn, jax.numpy, jax.lax, jax or pidax"
-            raise bad(self.path, expected, f"{name} at {where}", self.cure)
+            raise bad(expected, f"{name} at {where}", self.cure)
         return value
 
     def _views(
@@ -186,18 +205,16 @@ class Reader:
         end = 0
         for name, entry in entries.items():
             shape, offset, dtype = entry["shape"], entry["offset"], entry["dtype"]
-            start, known = end, dtype in DTYPES
-            known &= all(type(n) is int and n >= 0 for n in [offset, *shape])
-            # NumPy multiplies the lengths of an empty array too, without the zeros.
-            known = known and math.prod(max(n, 1) for n in shape) < 2**59
+            start, known = end, dtype in DTYPES and all(map(is_count, [offset, *shape]))
+            known = known and fits(shape)
             end += math.prod(shape) * DTYPES[dtype].itemsize if known else 0
             if not known or offset != start or end > len(payload):
                 expected = f"{name} at byte {start} of {len(payload)}"
-                raise bad(self.path, expected, f"{dtype}{shape} at {offset}")
+                raise bad(expected, f"{dtype}{shape} at {offset}")
             view = np.ndarray(shape, DTYPES[dtype], payload, offset)
             yield name, (entry, view)
         if end != len(payload):
-            raise bad(self.path, f"{len(payload)} bytes of arrays", f"{end}")
+            raise bad(f"{len(payload)} bytes of arrays", f"{end}")
 
     def _array(self, entry: Entry, array: np.ndarray, where: str) -> Any:
         match entry:
@@ -213,7 +230,7 @@ class Reader:
                 cure = "Set jax.config.update('jax_enable_x64', True), or save the "
                 cure += "module with its arrays in 32 bits."
                 got = f"{array.dtype} at {where}, which JAX would round"
-                raise bad(self.path, "arrays of at most 32 bits a number", got, cure)
+                raise bad("arrays of at most 32 bits a number", got, cure)
         raise TypeError(f"{entry} at {where}")
 
 
@@ -222,3 +239,31 @@ def _weak(array: np.ndarray) -> Array:
     with jax.enable_x64(array.dtype.name in ("int64", "float64", "complex128")):
         blank = jnp.broadcast_to(jnp.asarray(array.dtype.type(0).item()), array.shape)
         return blank.at[...].set(array)
+
+
+def public_name(value: Any, homes: tuple[str, ...]) -> str | None:
+    """The shortest `module:name` at which `value` is found in one of the homes."""
+    parts = str(getattr(value, "__module__", "")).split(".")
+    modules = [home for home in homes if not home.endswith(".")]
+    modules += [".".join(parts[: i + 1]) for i in range(len(parts))]
+    names = [f"{module}:{getattr(value, '__name__', '')}" for module in modules]
+    return next((name for name in names if find(name, homes) is value), None)
+
+
+def find(name: str, homes: tuple[str, ...]) -> Any:
+    """What `module:name` is, or None: nothing is imported and no hook is run."""
+    module, _, member = name.partition(":")
+    inside = [(module + ".").startswith(h) for h in homes if h.endswith(".")]
+    if not (module in homes or any(inside)) or module not in sys.modules:
+        return None
+    value = vars(sys.modules[module]).get(member)
+    # A module also holds what it imports, `os` for one: only its own package counts.
+    owner = str(getattr(value, "__module__", ""))
+    return value if owner.split(".")[0] == module.split(".")[0] else None
+
+
+def is_function(value: Any) -> bool:
+    """A public function, and not one of the few that read and write files."""
+    name = str(getattr(value, "__name__", "_"))
+    public = not name.startswith("_") and name not in _FILE_FUNCTIONS
+    return public and callable(value) and not isinstance(value, type | eqx.Module)

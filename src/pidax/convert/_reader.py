@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,13 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from ._budget import HEADER, SURPLUS
-from ._error import CheckpointError, bad, quote
-from ._module import PersistentObject, named_leaves, parameter_names, state_dict
-from ._safetensors import FileName, parse_safetensors
-from ._torch_file import MAGIC, read_edm_pickle, read_torch_legacy, read_torch_zip
-from ._tree import survey
-from ._unpickle import PROTOCOLS
+from .._files import (
+    HEADER,
+    SURPLUS,
+    CheckpointError,
+    FileName,
+    bad,
+    opened,
+    quote,
+)
+from ._objects import PersistentObject, named_leaves, parameter_names, state_dict
+from ._pickles import PROTOCOLS, survey
+from ._safetensors import parse_safetensors
+from ._torch import MAGIC, read_edm_pickle, read_torch_legacy, read_torch_zip
 
 _LEGACY = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
 _CHUNK = 1 << 20
@@ -60,22 +65,27 @@ def read_checkpoint(path: FileName, *, allow_nonfinite: bool = False) -> Checkpo
     `CheckpointError`. A weight that is NaN or infinite does too, with its name, unless
     `allow_nonfinite=True`. Memory: at most twice the file's size and 100 MB.
     """
-    with open(path, "rb", buffering=0) as file:  # a buffer would be joined: twice
-        head = file.read(_HEAD)
-        try:
-            read = _reader(head)
-            file.seek(0)
-            data = file.read()
-            found = read(memoryview(data))
-            _check_size(found, len(data))
-            if not allow_nonfinite:
-                for name, array in found.state.items():
-                    _check_finite(name, array)
-        except CheckpointError as error:
-            raise CheckpointError(f"{os.fspath(path)}: {error}") from None
+    with opened(path) as (file, _):
+        read = _reader(file.read(_HEAD))
+        file.seek(0)
+        data = file.read()
+        found = read(memoryview(data))
+        _check_size(found, len(data))
+        if not allow_nonfinite:
+            for name, array in found.state.items():
+                _check_finite(name, array)
     source = {"file": Path(path).name, "bytes": len(data)}
     source["sha256"] = hashlib.sha256(data).hexdigest()
     return replace(found, source=found.source | source)
+
+
+def named(path: FileName, make: Callable[[], Any]) -> Any:
+    """What goes wrong with a file's contents names the file."""
+    try:
+        return make()
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"a setting is missing, {error}" if type(error) is KeyError else error
+        raise CheckpointError(f"{path}: {what}") from error
 
 
 def _reader(head: bytes) -> Callable[[memoryview], Checkpoint]:

@@ -5,16 +5,19 @@ call, construct and set whatever the file names. Here they only write down what 
 file said, as a `Name`, a `Call` or a `Persistent`, and only for names on the list that
 the caller gives, each with its uses. All other names, and all words that today's
 writers of checkpoints do not need, are refused by name. Bytes are views of the file.
+
+The memo of a pickle lets a list hold itself, or hold twice a list that holds twice a
+list, and so on: `survey` says that what was read is a tree, which a function may then
+walk by recursion.
 """
 
 import pickletools  # only the names of the words, to say which was refused
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ._budget import Budget
-from ._error import AGAIN, CheckpointError, bad, quote
-from ._nodes import Call, Name, Ordered, Persistent
+from .._files import AGAIN, BRANCHES, LEVELS, TEXT, WORDS, CheckpointError, bad, quote
 
 PROTOCOLS = range(2, 6)
 ORDERED = "collections.OrderedDict"
@@ -24,6 +27,53 @@ _LINE = 128  # characters of a module's or a class's name
 
 # name -> how it may be used: "call" (REDUCE), "new" (NEWOBJ), "type" (as it stands)
 Names = Mapping[str, str]
+
+
+@dataclass
+class Budget:
+    """What is left to one file."""
+
+    words: int = WORDS
+    text: int = TEXT
+
+    def word(self) -> None:
+        self.words -= 1
+        if self.words < 0:
+            raise bad(f"at most {WORDS} pickle words", "more")
+
+    def string(self, length: int) -> None:
+        self.text -= length
+        if self.text < 0:
+            raise bad(f"at most {TEXT} bytes of strings", "more")
+
+
+@dataclass(slots=True, eq=False)
+class Name:
+    """A name that was not looked up."""
+
+    text: str
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call that was not made."""
+
+    name: str
+    args: tuple[Any, ...]
+    state: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Persistent:
+    """An object outside the pickle, by the words that say which."""
+
+    words: Any
+
+
+class Ordered(dict):
+    """What the file calls an OrderedDict: the one kind of dict that may be built on."""
+
+    __slots__ = ()
 
 
 def read_pickle(
@@ -274,3 +324,56 @@ _STEPS: dict[int, _Step] = {
     ord("b"): lambda m: m.build(),
     ord("Q"): lambda m: m.stack.append(Persistent(*m.pop())),
 }
+
+
+_INNER = (dict, list, tuple, Call, Persistent)
+
+
+def survey(root: Any) -> list[Persistent]:
+    """Every `Persistent` of the tree, each once; raises if it is no tree."""
+    found: list[Persistent] = []
+    sizes: dict[int, tuple[int, int]] = {}  # id -> levels, branches
+    open_: set[int] = set()
+    stack: list[tuple[Any, bool]] = [(root, False)] * isinstance(root, _INNER)
+    while stack:
+        node, done = stack.pop()
+        if done:
+            open_.discard(id(node))
+            sizes[id(node)] = _measure(node, sizes)
+            if isinstance(node, Persistent):
+                found.append(node)
+            continue
+        if id(node) in sizes:
+            continue
+        if id(node) in open_:
+            raise bad("a tree", f"a {type(node).__name__} that contains itself")
+        open_.add(id(node))
+        if len(open_) > LEVELS:
+            raise bad(f"at most {LEVELS} levels of nesting", "more")
+        stack.append((node, True))
+        inner = [child for child in _children(node) if isinstance(child, _INNER)]
+        stack += [(child, False) for child in inner]
+    return found
+
+
+def _measure(node: Any, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Levels and branches below a node, those of what it holds being known."""
+    levels, branches = 0, 1
+    for child in _children(node):
+        below = sizes.get(id(child), (0, 1)) if isinstance(child, _INNER) else (0, 1)
+        levels, branches = max(levels, below[0]), branches + below[1]
+    if levels >= LEVELS:
+        raise bad(f"at most {LEVELS} levels of nesting", "more")
+    if branches > BRANCHES:
+        raise bad(f"a tree of at most {BRANCHES} branches", "more")
+    return levels + 1, branches
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return node.values()
+    if isinstance(node, Call):
+        return (node.args, node.state)
+    if isinstance(node, Persistent):
+        return (node.words,)
+    return node

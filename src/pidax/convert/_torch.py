@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ._budget import Budget
-from ._error import bad, quote
-from ._nodes import Call, Persistent
-from ._rebuild import LOAD, OBJECT_NAMES, TENSOR_NAMES, Rebuilder
-from ._tensors import STORAGE_NAMES, Label, label, storage
-from ._tree import survey
-from ._unpickle import Names, read_pickle
+from .._files import bad, quote
+from ._objects import (
+    LOAD,
+    OBJECT_NAMES,
+    STORAGE_NAMES,
+    TENSOR_NAMES,
+    Label,
+    Rebuilder,
+    label,
+    storage,
+)
+from ._pickles import Budget, Call, Names, Persistent, read_pickle, survey
 from ._zip import members
 
 MAGIC = 0x1950A86A20F9469CFC6C
