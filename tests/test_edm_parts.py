@@ -193,7 +193,7 @@ def test_fourier_frequencies_are_not_trained(x32):
         (SongUNet, {"resolution": 5}, "resolution must be a multiple of 2"),
         (SongUNet, {"multipliers": ()}, "multipliers must have one entry"),
         (SongUNet, {"dropout": 1.0}, "dropout must satisfy"),
-        (DhariwalUNet, {"blocks": 0}, "blocks must be a positive integer"),
+        (DhariwalUNet, {"blocks": 0}, "blocks must be a whole number"),
         (DhariwalUNet, {"width": 42}, "groups must divide"),
     ],
 )

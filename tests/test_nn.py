@@ -17,8 +17,7 @@ from scipy import ndimage, stats
 
 import pidax as px
 from pidax import nn
-from pidax.nn._block import Block
-from pidax.nn._random import dropout, normal
+from pidax.nn._layers import Block, dropout, normal
 
 KEY = jax.random.key(7)
 CLASSES = 3
@@ -617,8 +616,8 @@ def test_low_precision_in_another_dtype():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.MLP(0, 2, key=KEY), "in_size must be a positive .* got in_size=0"),
-        (lambda: nn.MLP(2, 2, width=-1, key=KEY), "got width=-1. Pass 1 or more"),
+        (lambda: nn.MLP(0, 2, key=KEY), "in_size must be a whole .* got in_size=0"),
+        (lambda: nn.MLP(2, 2, width=-1, key=KEY), "got width=-1. Pass an integer, 1 or more"),
         (lambda: nn.MLP(2, 2, depth=0, key=KEY), "got depth=0"),
         (lambda: nn.MLP(2, 2, classes=0, key=KEY), "got classes=0"),
         (lambda: nn.MLP(2, 2, features=5, key=KEY), "got 5 of them. Use .* 6"),

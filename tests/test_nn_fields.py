@@ -396,7 +396,7 @@ def test_a_denoiser_of_fields_learns_what_no_pointwise_one_could(x32):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: spectral(0), "modes must be a positive .* got modes=0"),
+        (lambda: spectral(0), "modes must be a whole .* got modes=0"),
         (lambda: spectral((2, 3), dims=1), r"each of the 1, got \(2, 3\). Give"),
         (lambda: spectral(basis="chebyshev"), "got 'chebyshev'. Use 'fourier'"),
         (lambda: spectral(basis=("sine",)), r"for each of the 2, got \('sine',\)"),

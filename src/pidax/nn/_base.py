@@ -11,7 +11,9 @@ weights that all samples share becomes one convolution of the batch.
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, Shape
 
@@ -52,15 +54,33 @@ class AbstractNetwork(eqx.Module):
         """
 
 
-def require_counts(**numbers: int) -> None:
-    """Each named number is a positive integer."""
-    for name, number in numbers.items():
-        integer = isinstance(number, int) and not isinstance(number, bool)
-        if not integer or number < 1:
-            raise ValueError(
-                f"{name} must be a positive integer, got {name}={number!r}. "
-                "Pass 1 or more."
-            )
+class AbstractFeatures(eqx.Module):
+    """A vector of features of one number."""
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """The number of features."""
+
+    @abc.abstractmethod
+    def __call__(self, c_noise: ScalarLike) -> Float[Array, " size"]:
+        """The features of one number, in its dtype but float32 at least."""
+
+
+def trainable(model: PyTree, fixed: tuple[type, ...] = (AbstractFeatures,)) -> PyTree:
+    """The weights of a model, as a filter specification for `equinox.partition`.
+
+    All floating-point arrays but those inside an instance of `fixed`: by default of
+    `AbstractFeatures`, which are drawn once. No gradient reaches them, but the weight
+    decay of an optimiser would.
+    """
+
+    def one(node: PyTree) -> PyTree:
+        if isinstance(node, fixed):
+            return jax.tree.map(lambda _: False, node)
+        return eqx.is_inexact_array(node)
+
+    return jax.tree.map(one, model, is_leaf=lambda x: isinstance(x, fixed))
 
 
 def require_rate(rate: float) -> None:

@@ -8,7 +8,6 @@ a network that otherwise computes in less: bfloat16 has three digits, and two no
 levels that differ by a hundredth would be one.
 """
 
-import abc
 import math
 import statistics
 
@@ -18,23 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import require_whole
 from ..types import Condition, Key, ScalarLike, typed
-from ._base import require_counts
-from ._layers import Linear, as_float
-from ._random import normal
+from ._base import AbstractFeatures
+from ._layers import Linear, as_float, normal
 
-
-class AbstractFeatures(eqx.Module):
-    """A vector of features of one number."""
-
-    @property
-    @abc.abstractmethod
-    def size(self) -> int:
-        """The number of features."""
-
-    @abc.abstractmethod
-    def __call__(self, c_noise: ScalarLike) -> Float[Array, " size"]:
-        """The features of one number, in its dtype but float32 at least."""
+_MAX_PERIOD = 10_000.0
 
 
 class Fourier(AbstractFeatures):
@@ -114,6 +102,50 @@ class Sinusoidal(AbstractFeatures):
         return _waves(jnp.asarray(self.max_period**exponents, c_noise.dtype) * c_noise)
 
 
+class Positional(AbstractFeatures):
+    r"""Cosines and sines of frequencies from 1 down to 1/10000, as in DDPM.
+
+    $$ f(c) = (\cos\omega_k c,\ \sin\omega_k c)_{k=0}^{n-1}, \qquad
+    \omega_k = 10000^{-k/(n - endpoint)}, \qquad n = size/2. $$
+
+    With `endpoint` the last frequency is 1/10000 itself. Frequencies are float32
+    numbers in any precision, so that a network means the same in float64.
+    """
+
+    count: int = eqx.field(static=True)
+    endpoint: bool = eqx.field(static=True)
+
+    def __init__(self, size: int, *, endpoint: bool = False):
+        require_whole(features=size)
+        if size % 2 or size < 4:
+            raise ValueError(
+                f"positional features come in pairs, two at least, got {size} of "
+                "them. Use an even number from 4."
+            )
+        self.count = size
+        self.endpoint = endpoint
+
+    @property
+    def size(self) -> int:
+        return self.count
+
+    @property
+    def frequencies(self) -> np.ndarray:
+        """The frequencies, in float32."""
+        half = self.count // 2
+        steps = np.float32(half - self.endpoint)
+        exponents = np.arange(half, dtype=np.float32) / steps
+        # A power of float32 numbers, rounded once.
+        base = np.float64(np.float32(1 / _MAX_PERIOD))
+        return (base ** exponents.astype(np.float64)).astype(np.float32)
+
+    @typed
+    def __call__(self, c_noise: ScalarLike) -> Float[Array, " size"]:
+        c_noise = as_float(c_noise)
+        phase = jnp.asarray(self.frequencies).astype(c_noise.dtype) * c_noise
+        return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)])
+
+
 class Embedding(eqx.Module):
     r"""One vector for $c_{noise}$ and the class together.
 
@@ -137,10 +169,10 @@ class Embedding(eqx.Module):
         depth: int = 1,
         key: Key,
     ):
-        require_counts(size=size, depth=depth)
+        require_whole(size=size, depth=depth)
         first, second, *rest = jax.random.split(key, depth + 1)
         if not isinstance(features, AbstractFeatures):
-            require_counts(features=features)
+            require_whole(features=features)
             features = Fourier(features)
         self.features = features
         # Features have the mean square 1/2, a one-hot vector has the norm 1: so each of
@@ -148,7 +180,7 @@ class Embedding(eqx.Module):
         self.noise = Linear(features.size, size, scale=math.sqrt(2), key=first)
         self.label = None
         if classes is not None:
-            require_counts(classes=classes)
+            require_whole(classes=classes)
             scale = math.sqrt(classes)
             self.label = Linear(classes, size, scale=scale, bias=False, key=second)
         self.layers = tuple(Linear(size, size, scale=math.sqrt(2), key=k) for k in rest)
@@ -220,7 +252,7 @@ def _waves(phase: Array) -> Array:
 
 
 def _require_even(size: int) -> None:
-    require_counts(features=size)
+    require_whole(features=size)
     if size % 2:
         raise ValueError(
             f"features come in pairs of a cosine and a sine, got {size} of them. Use "

@@ -3,28 +3,28 @@ r"""Networks for vectors: a plain perceptron, and one of residual blocks.
 $$ h_0 = W x + e(c_{noise}, c), \qquad h_{i+1} = W_i\,\phi(h_i) + b_i $$
 
 is the `MLP`, a perceptron on the concatenation of $x$, the features of $c_{noise}$ and
-the class; the `ResidualMLP` adds to the same $h_0$ one block after another.
+the class; the `ResidualMLP` adds to the same $h_0$ one block after another;
+`Concatenated` are networks side by side.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import require_whole
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
 from ._base import (
     AbstractNetwork,
     as_sample,
     refuse_augment,
-    require_counts,
     require_rate,
 )
-from ._block import Block
 from ._embedding import AbstractFeatures, Embedding
-from ._layers import SMALL, GroupNorm, Linear
-from ._random import stream
+from ._layers import SMALL, Block, GroupNorm, Linear, stream
 
 
 class MLP(AbstractNetwork):
@@ -57,7 +57,7 @@ class MLP(AbstractNetwork):
         features: int | AbstractFeatures = 32,
         key: Key,
     ):
-        require_counts(in_size=in_size, out_size=out_size, width=width, depth=depth)
+        require_whole(in_size=in_size, out_size=out_size, width=width, depth=depth)
         first, second, third, *rest = jax.random.split(key, depth + 2)
         # Each of x, the features and the class enters with the variance 1: with the
         # fan-in of the concatenation, two coordinates among 32 features would be lost.
@@ -137,7 +137,7 @@ class ResidualMLP(AbstractNetwork):
         gain: int | None = None,
         key: Key,
     ):
-        require_counts(in_size=in_size, out_size=out_size, width=width, depth=depth)
+        require_whole(in_size=in_size, out_size=out_size, width=width, depth=depth)
         require_rate(dropout)
         self.gained = 0 if gain is None else gain
         if gain is not None and not 0 <= gain <= in_size - out_size:
@@ -148,10 +148,10 @@ class ResidualMLP(AbstractNetwork):
             )
         keys = stream(key)
 
-        def make(inputs, outputs, scale=1.0):
+        def make(inputs: int, outputs: int, scale: float = 1.0) -> Linear:
             return Linear(inputs, outputs, scale=scale, key=next(keys))
 
-        def block():
+        def block() -> Block:
             return Block(
                 make,
                 width,
@@ -205,3 +205,75 @@ class ResidualMLP(AbstractNetwork):
         # A step of Adam moves a sum over the whole width: let it not move the gain so.
         own = x[self.gained : self.gained + out.size]
         return out + self.gain(e) / math.sqrt(e.size) * own
+
+
+class Concatenated(AbstractNetwork):
+    r"""Networks side by side: $F(x) = (F_1(x), F_2(x), \ldots)$, no weight shared.
+
+    Where one part of the answer is pulled by another loss than the rest, a shared trunk
+    carries the pull over to all of it. Each network sees the whole sample; the answers
+    follow each other, channels last.
+
+    `networks` are made for the same input and classes, and their outputs together are
+    as long as the sample's last axis: such as one for the coordinates of what is given
+    and one for those of what is solved for (`pidax.pde.Conditional`).
+    """
+
+    networks: tuple[AbstractNetwork, ...]
+
+    def __init__(self, networks: Sequence[AbstractNetwork]):
+        self.networks = tuple(networks)
+
+    def __check_init__(self):
+        told = {(network.shape, network.classes) for network in self.networks}
+        if len(told) != 1:
+            raise ValueError(
+                "networks side by side take one input and the same classes, got "
+                f"{len(self.networks)} networks of (shape, classes) {sorted(told)}. "
+                "Make all for the whole sample."
+            )
+
+    @property
+    def classes(self) -> int | None:
+        return self.networks[0].classes
+
+    @property
+    def shape(self) -> Shape | None:
+        return self.networks[0].shape
+
+    @typed
+    def __call__(
+        self,
+        x: SampleLike,
+        c_noise: ScalarLike,
+        condition: Condition = None,
+        *,
+        augment: Condition = None,
+        key: Key | None = None,
+    ) -> Elementwise:
+        count = len(self.networks)
+        keys = [None] * count if key is None else list(jax.random.split(key, count))
+        parts = [
+            network(x, c_noise, condition, augment=augment, key=k)
+            for network, k in zip(self.networks, keys, strict=True)
+        ]
+        return jnp.concatenate(parts, axis=-1)
+
+
+def blockwise(
+    sizes: Sequence[int], *, width: int = 512, depth: int = 4, key: Key
+) -> AbstractNetwork:
+    """A `ResidualMLP` with a gain for each block of coordinates, side by side.
+
+        blockwise(chart.blocks, key=key)    # of a `pidax.pde.Whitened` chart
+
+    Each sees all `sum(sizes)` coordinates and answers for its own. One block is a plain
+    `ResidualMLP`.
+    """
+    total, place, networks = sum(sizes), 0, []
+    for size, k in zip(sizes, jax.random.split(key, len(sizes)), strict=True):
+        networks.append(
+            ResidualMLP(total, size, width=width, depth=depth, gain=place, key=k)
+        )
+        place += size
+    return networks[0] if len(networks) == 1 else Concatenated(networks)

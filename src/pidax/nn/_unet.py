@@ -11,27 +11,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._checks import require_whole
 from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, typed
-from ._base import (
-    AbstractNetwork,
-    refuse_augment,
-    require_counts,
-    require_rate,
-)
-from ._block import Block
-from ._coordinates import WithCoordinates, extra_channels
-from ._embedding import AbstractFeatures, Embedding
+from ._base import AbstractFeatures, AbstractNetwork, refuse_augment, require_rate
+from ._embedding import Embedding
 from ._layers import (
     SMALL,
+    Block,
     Conv,
     GroupNorm,
     Linear,
     Padding,
+    WithCoordinates,
+    extra_channels,
     require_channels,
     require_grid,
+    stream,
     upsample,
 )
-from ._random import stream
 
 
 class UNet(AbstractNetwork):
@@ -82,8 +79,8 @@ class UNet(AbstractNetwork):
         features: int | AbstractFeatures = 32,
         key: Key,
     ):
-        require_counts(in_channels=in_channels, out_channels=out_channels)
-        require_counts(width=width, blocks=blocks)
+        require_whole(in_channels=in_channels, out_channels=out_channels)
+        require_whole(width=width, blocks=blocks)
         require_rate(dropout)
         require_grid(dims, padding)
         _require_levels(multipliers, attention)
@@ -91,11 +88,13 @@ class UNet(AbstractNetwork):
         sizes = [width * m for m in multipliers]
         keys = stream(key)
 
-        def conv(inputs, outputs, scale=1.0, stride=1):
+        def conv(
+            inputs: int, outputs: int, scale: float = 1.0, stride: int = 1
+        ) -> Conv:
             options: Any = dict(dims=dims, padding=padding, scale=scale, stride=stride)
             return Conv(inputs, outputs, **options, key=next(keys))
 
-        def block(level, inputs):
+        def block(level: int, inputs: int) -> Block:
             options: Any = dict(embedding=size, rate=dropout, attend=level in attention)
             return Block(conv, inputs, sizes[level], **options, key=next(keys))
 
@@ -184,7 +183,7 @@ def _require_levels(multipliers: tuple[int, ...], attention: tuple[int, ...]) ->
             "(1,) for a network on one grid."
         )
     for multiplier in multipliers:
-        require_counts(multipliers=multiplier)
+        require_whole(multipliers=multiplier)
     outside = [level for level in attention if level not in range(len(multipliers))]
     if outside:
         raise ValueError(

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import require_whole
 from ..types import Key, typed
-from ._base import require_counts
 from ._layers import Conv, require_channels
 
 GROUPS = (2, 2, 3, 3, 3)
@@ -32,7 +32,7 @@ class VGG16(eqx.Module):
     pooling: str = eqx.field(static=True)
 
     def __init__(self, *, width: int = 64, pooling: str = "max", key: Key):
-        require_counts(width=width)
+        require_whole(width=width)
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}.")
         channels = [3]

@@ -14,9 +14,9 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
-from ._base import AbstractNetwork
-from ._edm_embedding import NoiseEmbedding
-from ._embedding import AbstractFeatures, Embedding
+from ._base import AbstractFeatures, AbstractNetwork
+from ._embedding import Embedding
+from ._image_unets import NoiseEmbedding
 from ._layers import GroupNorm, as_float
 
 # These compute in float32 at least, and convert what they return, not what they are.
