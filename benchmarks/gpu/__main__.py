@@ -27,16 +27,16 @@ STORE = ROOT / "outputs/gpu"
 TARGET = ROOT / "benchmarks/results/gpu.json"
 # name, seconds that it is given at most, and at least: it is not begun with fewer
 PARTS = (
-    ("peaks", 60, 15),
-    ("smoke", 120, 40),
-    ("images paper bf16", 200, 60),
-    ("torch", 200, 60),
-    ("images ours bf16", 150, 60),
-    ("sampling", 120, 40),
+    ("peaks", 60, 30),
+    ("images paper bf16", 260, 120),
+    ("torch", 260, 90),
+    ("smoke", 170, 60),
+    ("sampling", 100, 60),
     ("precision", 60, 30),
-    ("pmap", 60, 30),
-    ("darcy", 200, 90),
-    ("images paper f32", 150, 60),
+    ("pmap", 60, 40),
+    ("darcy", 300, 90),
+    ("images ours bf16", 200, 120),
+    ("images paper f32", 200, 120),
 )
 
 
