@@ -125,7 +125,7 @@ def pages(results):
             parallel(engine),
             quality(engine),
             reliability(results["reliability"]),
-            "On a GPU: not measured.",
+            "On a GPU: [On a GPU](gpu.md).",
         ]
     )
     return {ROOT / "docs/training.md": [marks.marked("engine", text)]}

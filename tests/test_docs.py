@@ -72,6 +72,7 @@ def squash(text):
         "pde_tables",
         "piddm_tables",
         "train_tables",
+        "gpu_tables",
     ],
 )
 def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
