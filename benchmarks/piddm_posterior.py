@@ -5,10 +5,11 @@
 
 The fields are Gaussian, so the posterior given measurements is known
 (`Gaussian.posterior`, in float64). Forward (of the source), inverse (of the solution)
-and reconstruction (of both) differ by the mask alone. Written down are the error of the mean of the samples,
-beside the error that as many independent exact samples would have on average (these
-are drawn in antithetic pairs), and the mean over points of the ratio of their standard
-deviation to the exact one; and for one problem other anchors and other solvers.
+and reconstruction (of both) differ by the mask alone. Written down are the error of the
+mean of the samples, beside the error that as many independent exact samples would have
+on average (these are drawn in antithetic pairs), and the mean over points of the ratio
+of their standard deviation to the exact one; and for one problem other anchors and
+other solvers.
 Writes benchmarks/results/piddm_posterior.json.
 """
 
