@@ -12,10 +12,12 @@ from helpers import assert_close, tolerance
 from rods import Rod, Slab
 
 import pidax as px
+from pidax._files import lock_directory
 from pidax.pde import Normaliser, _generate
 
 GRID = px.pde.Grid((17,))
 KEY = jax.random.key(5)
+FILES = ("fields", "residuals", "checksums")
 
 
 @pytest.fixture
@@ -129,7 +131,7 @@ def test_the_residual_floor_is_that_of_rounding_to_float32(rod, tmp_path, x32):
 
 
 def bits(path):
-    return [(path / name).read_bytes() for name in ("fields.npy", "residuals.npy")]
+    return [(path / f"{name}.npy").read_bytes() for name in FILES]
 
 
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
@@ -149,7 +151,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
             raise KeyboardInterrupt
         put(path, start, rows, total)
 
-    for stops in [{1}, {2}, {3, 5}, {6}]:
+    for stops in [{1}, {3}, {5, 8}, {9}]:
         calls.clear()
         name = f"torn {stops}"
         monkeypatch.setattr(_generate, "_put", torn)
@@ -162,6 +164,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
         np.testing.assert_array_equal(make(name)[:], whole[:])
         assert bits(tmp_path / name) == bits(tmp_path / "whole")
         header = json.loads((tmp_path / name / "header.json").read_text())
+        assert header.pop("sha256")
         assert header == whole.header
     # Smaller, then grown; what was there is not written again, and is the same.
     make("grown", 6)
@@ -169,7 +172,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert bits(tmp_path / "grown") == bits(tmp_path / "whole")
     assert grown.header["statistics"] == whole.header["statistics"]
     # A growth that was interrupted is not taken for a whole dataset.
-    stops = {3}
+    stops = {4}
     calls.clear()
     monkeypatch.setattr(_generate, "_put", torn)
     with pytest.raises(KeyboardInterrupt):
@@ -178,6 +181,72 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
         px.pde.open(tmp_path / "grown")
     monkeypatch.setattr(_generate, "_put", put)
     np.testing.assert_array_equal(make("grown", 12)[:10], whole[:])
+
+
+def test_two_writers_do_not_meet_and_leftovers_are_cleared(rod, tmp_path):
+    path = tmp_path / "d"
+    make = lambda n: px.pde.generate(rod, n, key=KEY, path=path, progress=False)
+    path.mkdir()
+    leftover = path / ".header.json.0123456789abcdef.tmp"
+    with lock_directory(path):
+        leftover.write_text("{")  # of a run that was killed in its first write
+        with pytest.raises(ValueError, match=r"not be in use, got .*d, to which anoth"):
+            make(3)
+    assert len(make(3)) == 3
+    assert not leftover.exists()
+    with lock_directory(path):
+        assert len(make(3)) == 3  # to open a whole one is no writing
+        with pytest.raises(ValueError, match="not be in use"):
+            make(4)
+
+
+def test_damage_is_found_and_named(rod, tmp_path):
+    path = tmp_path / "d"
+    make = lambda n=6: px.pde.generate(
+        rod, n, key=KEY, path=path, batch_size=4, progress=False
+    )
+    made = make()
+    made.verify()
+    whole = {file.name: file.read_bytes() for file in path.glob("*.*")}
+    text = whole["header.json"]
+
+    def damaged(name, content, match, act):
+        (path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            act()
+        (path / name).write_bytes(whole[name])
+
+    open_, verify = lambda: px.pde.open(path), lambda: px.pde.open(path, verify=True)
+    again = "Copy the dataset again, or delete"
+    for name in ("fields.npy", "residuals.npy", "checksums.npy"):
+        right = rf"{name} must hold \w+32\[6.*as its header says, got .*{again}"
+        damaged(name, whole[name][:-4], right, open_)
+        damaged(name, whole[name] + b"1234", right, make)
+        damaged(name, b"", right, open_)
+        flipped = bytearray(whole[name])
+        flipped[-1] ^= 16  # of the last sample, and still finite
+        only = r"1 of 6 samples with another checksum, the first of them \[5\]\. "
+        damaged(name, bytes(flipped), only + again, verify)
+        grow = lambda: make(7)
+        least = rf"{name} must hold the first 6 samples, \d+ bytes.*{again}"
+        damaged(name, whole[name][:-4], least, grow)
+        (path / "header.json").write_bytes(text)
+        damaged(name, bytes(flipped), only.replace("6", "7") + again, grow)
+        (path / "header.json").write_bytes(text)
+        for other, content in whole.items():
+            (path / other).write_bytes(content)
+        (path / name).unlink()
+        with pytest.raises(ValueError, match=rf"{name} must hold .*No such file"):
+            open_()
+        (path / name).write_bytes(whole[name])
+    verify().verify()
+    for content in (text[:-9], b"[]", b"\xff", text.replace(b'"n": 6', b'"n": 5')):
+        damaged(
+            "header.json", content, rf"header.json must be .*, got .*{again}", open_
+        )
+    older = text.replace(b'"format": 2', b'"format": 1')
+    damaged("header.json", older, "must have format 2, got 1", open_)
+    np.testing.assert_array_equal(make(8)[:6], made[:])
 
 
 def test_a_whole_dataset_is_opened_and_not_made_again(rod, tmp_path, monkeypatch):

@@ -14,7 +14,12 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two writers in one directory go unnoticed
+    fcntl = None
 
 FileName: TypeAlias = str | os.PathLike[str]
 
@@ -27,6 +32,8 @@ NAME = 512  # characters of one name
 HEADER = 8 << 20  # bytes of a header, or of a zip file's directory
 SURPLUS = 4  # arrays by name may add up to so many times the file: shared weights
 RANK = 32  # axes of an array
+LOCK = ".lock"  # the file that is locked in a directory with one writer
+LEFTOVERS = ".*.????????????????.tmp"  # of `write_whole`, when it was killed
 AGAIN = "The file is incomplete, damaged or forged: fetch it again."
 
 
@@ -133,3 +140,27 @@ def write_whole(path: FileName, chunks: Iterable[Any], who: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def lock_directory(directory: Path) -> IO[str]:
+    """The open lock file of a directory, which is this writer's until it is closed.
+
+    The end of the process closes it too. What a killed writer left half written is
+    cleared away.
+    """
+    lock = open(directory / LOCK, "w")  # noqa: SIM115
+    try:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for leftover in directory.glob(LEFTOVERS):
+            leftover.unlink()
+    except BlockingIOError as error:
+        lock.close()
+        raise ValueError(
+            f"directory must not be in use, got {directory}, to which another run is "
+            "writing. Wait for it, or choose another."
+        ) from error
+    except BaseException:
+        lock.close()
+        raise
+    return lock

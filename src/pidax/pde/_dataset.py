@@ -2,14 +2,18 @@
 
     header.json      what they are of: equation, key, versions, statistics, residuals
     fields.npy       float32, "sample *grid channel", in physical units
-    residuals.npy    relative residuals, "sample 2": as solved, and as stored
+    residuals.npy    float32, "sample 2": relative residuals, as solved and as stored
+    checksums.npy    uint32, "sample": CRC-32 of a sample's fields and residuals
 
 The arrays are ordinary NumPy files, mapped into memory and read where they are asked
-for. `generate` writes them.
+for. `generate` writes them. The sizes of the files and the header's own SHA-256 are
+looked at when a dataset is opened, the checksums of the samples by `Dataset.verify`.
 """
 
+import hashlib
 import json
 import os
+import zlib
 from collections import namedtuple
 from collections.abc import Callable
 from functools import cached_property
@@ -26,8 +30,12 @@ from ..types import Key
 from ._equation import AbstractEquation, Values
 from ._normaliser import Normaliser
 
-FORMAT = 1
-HEADER, FIELDS, RESIDUALS = "header.json", "fields.npy", "residuals.npy"
+FORMAT = 2
+HEADER = "header.json"
+FIELDS, RESIDUALS, CHECKSUMS = "fields.npy", "residuals.npy", "checksums.npy"
+READ = 1 << 24  # numbers of a dataset held at once when all of it is looked through
+AGAIN = "Copy the dataset again, or delete the directory and generate it anew."
+Header = dict[str, Any]
 Rows = Float[np.ndarray, "sample *grid channel"]
 
 
@@ -43,20 +51,13 @@ class Dataset:
     `data.array` is the mapped file itself, `data.normaliser` fitted to all of it.
     """
 
-    def __init__(
-        self, path: Path, header: dict[str, Any], equation: AbstractEquation | None
-    ):
+    def __init__(self, path: Path, header: Header, equation: AbstractEquation | None):
         self.path, self.header, self.equation = path, header, equation
         self.channels: tuple[str, ...] = tuple(header["channels"])
         self.normaliser = Normaliser(**header["normaliser"])
-        self.array: Rows = np.load(path / FIELDS, mmap_mode="r")
-        expected = (header["n"], *header["shape"])
-        if self.array.shape != expected or self.array.dtype != np.float32:
-            raise ValueError(
-                f"{path / FIELDS} must hold float32{list(expected)}, as its header "
-                f"says, got {self.array.dtype}{list(self.array.shape)}. One of the two "
-                "was replaced: generate it again."
-            )
+        self.array: Rows = stored(path, header, FIELDS)
+        for name in (RESIDUALS, CHECKSUMS):
+            stored(path, header, name)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -72,13 +73,20 @@ class Dataset:
     @cached_property
     def residuals(self) -> dict[str, Float[np.ndarray, " sample"]]:
         """The relative residual of every sample, `solved` (float64) and `stored`."""
-        values = np.load(self.path / RESIDUALS)
+        values = np.array(stored(self.path, self.header, RESIDUALS))
         return {"solved": values[:, 0], "stored": values[:, 1]}
 
     @property
     def statistics(self) -> dict[str, dict[str, float]]:
         """Mean, standard deviation, least and greatest value of each channel."""
         return self.header["statistics"]
+
+    def verify(self) -> None:
+        """Read every sample, and raise if one is not what `generate` stored.
+
+        Costs one reading of all files, at the speed of the disk.
+        """
+        require_undamaged(self.path, self.header)
 
     def fields(self, index: Any) -> Values:
         """The fields by name of one sample, or of a slice of them.
@@ -138,7 +146,7 @@ class Dataset:
 
     def __str__(self) -> str:
         head, floor = self.header, self.header["residual"]
-        size = sum((self.path / name).stat().st_size for name in (FIELDS, RESIDUALS))
+        size = sum((self.path / name).stat().st_size for name in ARRAYS)
         lines = [
             f"{len(self)} samples of {head['name']} in {self.path}, {size / 1e6:.3g} "
             f"MB of float32{list(self.shape)}",
@@ -161,12 +169,16 @@ class Dataset:
 
 
 def open(
-    path: str | os.PathLike[str], equation: AbstractEquation | None = None
+    path: str | os.PathLike[str],
+    equation: AbstractEquation | None = None,
+    *,
+    verify: bool = False,
 ) -> Dataset:
     """The dataset that `generate` wrote to the directory `path`.
 
     With `equation`, it is checked to be the one that the samples are of, and
-    `fields(i)` are its own.
+    `fields(i)` are its own. Files that are missing, or not of the size that the header
+    says, are an error; `verify=True` reads every sample too (`Dataset.verify`).
     """
     path = Path(path)
     header = read_header(path)
@@ -175,26 +187,99 @@ def open(
     if header["done"] < header["n"] or header["statistics"] is None:
         raise ValueError(
             f"{path} must be a whole dataset, got {header['done']} of {header['n']} "
-            "samples: its generation was interrupted. Call generate again with the "
-            "same equation, n, key and path: it goes on where it was."
+            "samples: its generation was interrupted, or goes on. Call generate again "
+            "with the same equation, n, key and path: it goes on where it was."
         )
-    return Dataset(path, header, equation)
+    dataset = Dataset(path, header, equation)
+    if verify:
+        dataset.verify()
+    return dataset
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """What the directory says of itself."""
+def read_header(path: Path) -> Header:
+    """What the directory says of itself, as it was written."""
     if not (path / HEADER).is_file():
         raise FileNotFoundError(
             f"a dataset is a directory with the file {HEADER}, got {path}. "
             "px.pde.generate makes one."
         )
-    header = json.loads((path / HEADER).read_text(encoding="utf-8"))
-    if header.get("format") != FORMAT:
+    try:
+        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
+        number = header.get("format")
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} must have format {FORMAT}, got {header.get('format')}. Read it "
-            f"with pidax {header.get('versions', {}).get('pidax')}, or make it again."
+            f"{path / HEADER} must be the header of a dataset, in JSON, got {error}. "
+            f"{AGAIN}"
+        ) from error
+    if number != FORMAT:
+        raise ValueError(
+            f"{path} must have format {FORMAT}, got {number}. Read it with the pidax "
+            f"that made it ({header.get('versions')}), or make it again."
+        )
+    if header.pop("sha256", None) != header_hash(header):
+        raise ValueError(
+            f"{path / HEADER} must be as it was written, got a header whose SHA-256 is "
+            f"another than it says. {AGAIN}"
         )
     return header
+
+
+def header_hash(header: Header) -> str:
+    """The SHA-256 of all that a header says."""
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Of each file, the dtype and the shape of one sample; None is that of the fields.
+ARRAYS = {
+    FIELDS: (np.dtype(np.float32), None),
+    RESIDUALS: (np.dtype(np.float32), (2,)),
+    CHECKSUMS: (np.dtype(np.uint32), ()),
+}
+
+
+def stored(path: Path, header: Header, name: str) -> np.ndarray:
+    """One of the arrays, mapped into memory, of the size that the header says."""
+    dtype, shape = ARRAYS[name]
+    expected = (header["n"], *(header["shape"] if shape is None else shape))
+    try:
+        array = np.load(path / name, mmap_mode="r")
+        size = (path / name).stat().st_size
+    except (OSError, ValueError, EOFError) as error:
+        got: Any = f"{type(error).__name__}: {error}"
+    else:
+        got = f"{array.dtype}{list(array.shape)} in {size} bytes"
+        whole = isinstance(array, np.memmap) and size == array.offset + array.nbytes
+        if whole and (array.dtype, array.shape) == (dtype, expected):
+            return array
+    raise ValueError(
+        f"{path / name} must hold {dtype}{list(expected)}, as its header says, got "
+        f"{got}. {AGAIN}"
+    )
+
+
+def sample_checksums(fields: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """The CRC-32 of each sample's bytes."""
+    rows = zip(fields, residuals, strict=True)
+    found = [zlib.crc32(r.tobytes(), zlib.crc32(f.tobytes())) for f, r in rows]
+    return np.asarray(found, np.uint32)
+
+
+def require_undamaged(path: Path, header: Header) -> None:
+    """Every sample has the checksum that it was stored with."""
+    arrays = [stored(path, header, name) for name in ARRAYS]
+    step = max(1, READ // int(np.prod(header["shape"])))
+    damaged: list[int] = []
+    for start in range(0, header["n"], step):
+        *samples, said = (array[start : start + step] for array in arrays)
+        wrong = sample_checksums(*samples) != said
+        damaged += (start + np.flatnonzero(wrong)).tolist()
+    if damaged:
+        raise ValueError(
+            f"{path} must hold what was stored in it, got {len(damaged)} of "
+            f"{header['n']} samples with another checksum, the first of them "
+            f"{damaged[:5]}. {AGAIN}"
+        )
 
 
 def channel_names(equation: AbstractEquation, count: int) -> list[str]:

@@ -20,25 +20,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._files import write_whole
+from .._files import LEFTOVERS, LOCK, lock_directory, write_whole
 from ..types import Key
 from ._dataset import (
+    AGAIN,
+    ARRAYS,
+    CHECKSUMS,
     FIELDS,
     FORMAT,
     HEADER,
+    READ,
     RESIDUALS,
     Dataset,
+    Header,
     channel_names,
+    header_hash,
     made_of,
     read_header,
     require_same,
+    require_undamaged,
+    sample_checksums,
+    stored,
 )
 from ._equation import AbstractEquation, Values, batched
 from ._normaliser import Normaliser
 from ._precision import in_double
-
-_READ = 1 << 24  # numbers of a dataset held at once when it is looked through
-Header = dict[str, Any]
 
 
 def draw(
@@ -71,8 +77,9 @@ def generate(
 
     A run that was interrupted goes on where it was when it is called again, to the
     same bits; a whole dataset is opened. With a larger `n` it grows. Another equation
-    or key is refused, and so is a sample that is not finite; what was stored before
-    it stays.
+    or key is refused, and so are a sample that is not finite (what was stored before
+    it stays), a directory to which another process is writing, and files that are not
+    what the header says.
 
     **Arguments:**
 
@@ -87,35 +94,52 @@ def generate(
     """
     _check_counts(n, batch_size)
     path = Path(path)
-    header = _begin(path, equation, n, key)
-    if header["done"] < n or header["statistics"] is None:
+    _require_place(path)
+    if (path / HEADER).exists():
+        header = _read(path, equation, n, key)
+        if header["n"] == n and header["statistics"] is not None:
+            return Dataset(path, header, equation)
+    path.mkdir(parents=True, exist_ok=True)
+    with lock_directory(path):
+        header = _begin(path, equation, n, key)
         _go_on(path, header, equation, key, batch_size, progress)
         _finish(path, header)
     return Dataset(path, header, equation)
 
 
-def _begin(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
-    """The header of what is there, with `n` for its size, or a new one."""
-    now = made_of(equation, key)
-    if (path / HEADER).exists():
-        header = read_header(path)
-        require_same(header["made_of"], now, path)
-        if n < header["done"]:
-            raise ValueError(
-                f"{path} must hold no more samples than are asked for, got n={n} and "
-                f"{header['done']} in it. Open it and take some: "
-                f"px.pde.open(path)[:{n}]."
-            )
-        if n != header["n"] or header["statistics"] is None:
-            header |= {"n": n, "statistics": None, "versions": _versions(header)}
-            _write(path, header)  # before the arrays, so that no half of it looks whole
-        return header
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+def _require_place(path: Path) -> None:
+    """A directory that is new, a dataset, or was left before a header was written."""
+    if not path.exists() or (path / HEADER).exists():
+        return
+    known = {path / LOCK, *path.glob(LEFTOVERS)}
+    if not path.is_dir() or set(path.iterdir()) - known:
         raise FileExistsError(
             f"generate expects a directory that is new or a dataset, got {path}, "
             "which is neither. Take another path."
         )
-    path.mkdir(parents=True, exist_ok=True)
+
+
+def _read(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
+    """The header of what is there, which is of this equation and key."""
+    header = read_header(path)
+    require_same(header["made_of"], made_of(equation, key), path)
+    if n < header["done"]:
+        raise ValueError(
+            f"{path} must hold no more samples than are asked for, got n={n} and "
+            f"{header['done']} in it. Open it and take some: px.pde.open(path)[:{n}]."
+        )
+    return header
+
+
+def _begin(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
+    """The header of what is there, with `n` for its size, or a new one."""
+    if (path / HEADER).exists():
+        header = _read(path, equation, n, key)
+        for name in ARRAYS if header["done"] else ():
+            _require_size(path / name, header)
+        header |= {"n": n, "statistics": None, "versions": _versions(header)}
+        _write(path, header)  # before the arrays, so that no half of it looks whole
+        return header
     header = {
         "format": FORMAT,
         "name": type(equation).__name__,
@@ -124,7 +148,7 @@ def _begin(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
         "n": n,
         "done": 0,
         "statistics": None,
-        "made_of": now,
+        "made_of": made_of(equation, key),
         "versions": _versions({}),
     }
     _write(path, header)
@@ -175,6 +199,7 @@ def _go_on(
             _require_finite(fields, done, header)
             _put(path / FIELDS, done, fields, n)
             _put(path / RESIDUALS, done, residuals, n)
+            _put(path / CHECKSUMS, done, sample_checksums(fields, residuals), n)
             bar.update(len(fields))
             done = header["done"] = done + len(fields)
             _write(path, header)
@@ -223,32 +248,55 @@ def _require_finite(fields: np.ndarray, first: int, header: Header) -> None:
     )
 
 
+def _npy_head(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """How a .npy file begins. NumPy leaves room: it is as long for any length."""
+    head = io.BytesIO()
+    about = np.lib.format.header_data_from_array_1_0(np.zeros(0, dtype))
+    about["shape"] = shape
+    np.lib.format.write_array_header_1_0(head, about)  # type: ignore[arg-type]
+    return head.getvalue()
+
+
+def _require_size(path: Path, header: Header) -> None:
+    """A file in the making has room for all samples that are said to be in it."""
+    dtype, shape = ARRAYS[path.name]
+    shape = (header["done"], *(header["shape"] if shape is None else shape))
+    least = len(_npy_head(dtype, shape)) + math.prod(shape) * dtype.itemsize
+    size = path.stat().st_size if path.exists() else 0
+    if size < least:
+        raise ValueError(
+            f"{path} must hold the first {header['done']} samples, {least} bytes, as "
+            f"its header says, got {size} bytes. {AGAIN}"
+        )
+
+
 def _put(path: Path, start: int, rows: np.ndarray, total: int) -> None:
     """Rows from `start` on into a .npy file whose header says `total` of them."""
-    head = io.BytesIO()
-    about = np.lib.format.header_data_from_array_1_0(np.zeros(0, rows.dtype))
-    about["shape"] = (total, *rows.shape[1:])
-    # NumPy leaves room for longer numbers: the header is as long for any total.
-    np.lib.format.write_array_header_1_0(head, about)  # type: ignore[arg-type]
+    head = _npy_head(rows.dtype, (total, *rows.shape[1:]))
     with open(path, "r+b" if start else "wb") as file:
-        file.write(head.getvalue())
+        file.write(head)
         file.seek(start * math.prod(rows.shape[1:]) * rows.itemsize, io.SEEK_CUR)
         file.write(np.ascontiguousarray(rows).tobytes())
+        if start + len(rows) == total:
+            file.truncate()  # of what a longer run had begun
         file.flush()
         os.fsync(file.fileno())
 
 
 def _write(path: Path, header: Header) -> None:
-    text = json.dumps(header, indent=1, allow_nan=False) + "\n"
+    said = header | {"sha256": header_hash(header)}
+    text = json.dumps(said, indent=1, allow_nan=False) + "\n"
     write_whole(path / HEADER, [text.encode()], "generate")
 
 
 def _finish(path: Path, header: Header) -> None:
     """Look through the whole of it, some samples at a time, and say what it is."""
-    for name, shape in ((FIELDS, header["shape"]), (RESIDUALS, [2])):
-        _put(path / name, header["n"], np.zeros((0, *shape), np.float32), header["n"])
-    fields = np.load(path / FIELDS, mmap_mode="r")
-    step = max(1, _READ // int(np.prod(header["shape"])))
+    for name, (dtype, shape) in ARRAYS.items():
+        row = header["shape"] if shape is None else shape
+        _put(path / name, header["n"], np.zeros((0, *row), dtype), header["n"])
+    require_undamaged(path, header)
+    fields = stored(path, header, FIELDS)
+    step = max(1, READ // int(np.prod(header["shape"])))
     parts = [fields[i : i + step] for i in range(0, len(fields), step)]
     axes = tuple(range(fields.ndim - 1))
     size = fields[..., 0].size
@@ -267,7 +315,7 @@ def _finish(path: Path, header: Header) -> None:
         "mean": list(normaliser.mean),
         "std": list(normaliser.std),
     }
-    residuals = np.load(path / RESIDUALS)
+    residuals = stored(path, header, RESIDUALS)
     header["residual"] = {
         name: {
             "median": float(np.median(values)),

@@ -16,18 +16,14 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two runs in one directory go unnoticed
-    fcntl = None
-
+from .._files import lock_directory
 from ..store import differences, header, load, save
 from ._state import is_key
 
@@ -54,15 +50,13 @@ class Checkpoints:
     decays: tuple[float, ...]
     scores: dict[int, float] = dataclasses.field(default_factory=dict)
     last_good: Path | None = None
-    lock: Any = None
+    lock: IO[str] | None = None  # this run's, until it is released
 
     def prepare(self) -> None:
         """Make the directory, and see that it can be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
-            for leftover in self.folder.glob(".step_*.tmp"):
-                leftover.unlink()  # of a run that was killed while writing
+            self.lock = lock_directory(self.folder)
             probe = self.folder / ".writable"
             probe.touch()
             probe.unlink()
@@ -70,20 +64,6 @@ class Checkpoints:
             raise ValueError(
                 f"directory must be one that can be written, got {self.directory} "
                 f"({error.strerror}). Choose another, or change its permissions."
-            ) from error
-
-    def _lock(self) -> None:
-        """Hold the directory until `release`, or until this process ends."""
-        if fcntl is None:
-            return
-        self.lock = open(self.folder / ".lock", "w")  # noqa: SIM115
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.release()
-            raise ValueError(
-                f"directory must not be in use, got {self.directory}, to which another "
-                "run is writing. Wait for it, or choose another."
             ) from error
 
     def release(self) -> None:
