@@ -11,7 +11,7 @@ import pytest
 from helpers import assert_close, tolerance
 
 from pidax.pde import ETDRK4, SemilinearTerm
-from pidax.pde._etdrk4 import coefficients, phi_functions
+from pidax.pde._semilinear import coefficients, phi_functions
 
 RATES = np.array([-1.0, -3.0, 0.5])
 

@@ -70,6 +70,10 @@ Field2: TypeAlias = Float[Array, "x y"]
 Field3: TypeAlias = Float[Array, "x y z"]
 SpaceTime: TypeAlias = Float[Array, "time *grid"]
 Stacked: TypeAlias = Float[Array, "*grid channel"]
+StackedLike: TypeAlias = Float[Array | np.ndarray, "*grid channel"]
+# The same fields in the chart in which a model sees them, of the chart's own shape.
+Coordinates: TypeAlias = Float[Array, "*coordinate"]
+CoordinatesLike: TypeAlias = Float[Array | np.ndarray, "*coordinate"]
 Flag: TypeAlias = Bool[Array, ""]
 Count: TypeAlias = Int[Array, "..."]
 Key: TypeAlias = PRNGKeyArray

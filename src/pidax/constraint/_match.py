@@ -82,8 +82,8 @@ def check_held(equation: AbstractEquation, normaliser: AbstractNormaliser) -> No
         pairs = zip(keys, leaves, strict=True)
         return pull(tuple(jax.random.normal(k, a.shape, a.dtype) for k, a in pairs))[0]
 
-    given = slopes(fields) - slopes(lambda y: equation.hold(fields(y)))
-    moved = slopes(lambda y: equation.hold(fields(normaliser.hold(y))))
+    given = slopes(fields) - slopes(lambda y: equation.stop_given(fields(y)))
+    moved = slopes(lambda y: equation.stop_given(fields(normaliser.stop_given(y))))
     both = _nonzero(given) & _nonzero(moved)
     if not is_traced(both) and both.any():
         name = type(equation).__name__

@@ -95,13 +95,13 @@ class Residual(AbstractConstraint):
 
     def restore(self, x: Sample) -> Stacked:
         held = self.adjust == "unknowns" and self.normaliser is not None
-        x = self.normaliser.hold(x) if held else x  # type: ignore[union-attr]
+        x = self.normaliser.stop_given(x) if held else x  # type: ignore[union-attr]
         return super().restore(x)
 
     def residual_of(self, fields: Stacked) -> Array:
         named = self.equation.unstack(fields)
         if self.adjust == "unknowns":
-            named = self.equation.hold(named)
+            named = self.equation.stop_given(named)
         return self.equation.residual(named)
 
     def scale_of(self, fields: Stacked) -> Scalar:

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Array
 
 from ..types import Field, FieldLike, typed
-from ._boundary import Dirichlet
-from ._faces import along, neighbours, slopes
-from ._grid import AXES, Grid
+from ._grid import AXES, Dirichlet, Grid
 from ._operator import AbstractOperator
+from ._vector_calculus import along, neighbours, slopes
 
 Scheme = Literal["central", "upwind"]
 
@@ -81,12 +80,12 @@ class Advection(AbstractOperator):
         return self.grid.pad(self.grid.restrict(found))
 
     @property
-    def dtype(self):
+    def dtype(self) -> jnp.dtype:
         fields = [v.dtype for v in self.velocity if v.ndim]
         return fields[0] if fields else jnp.result_type(float)
 
 
-def _component(v) -> Array:
+def _component(v: FieldLike | float) -> Array:
     """A field as it is; a number in the session's precision."""
     return jnp.asarray(v) if np.ndim(v) else jnp.asarray(v, float)
 

@@ -18,7 +18,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jaxtyping import Float
 
 from ..store import describe, differences
 from ..types import Key
-from ._equation import AbstractEquation, Values
+from ._equation import AbstractEquation, FieldsT
 from ._normaliser import Normaliser
 
 FORMAT = 2
@@ -39,7 +39,7 @@ Header = dict[str, Any]
 Rows = Float[np.ndarray, "sample *grid channel"]
 
 
-class Dataset:
+class Dataset(Generic[FieldsT]):
     """What `generate` stored; `len`, indices and slices are of samples.
 
         data = px.pde.open("data/darcy")
@@ -51,7 +51,9 @@ class Dataset:
     `data.array` is the mapped file itself, `data.normaliser` fitted to all of it.
     """
 
-    def __init__(self, path: Path, header: Header, equation: AbstractEquation | None):
+    def __init__(
+        self, path: Path, header: Header, equation: AbstractEquation[FieldsT] | None
+    ):
         self.path, self.header, self.equation = path, header, equation
         self.channels: tuple[str, ...] = tuple(header["channels"])
         self.normaliser = Normaliser(**header["normaliser"])
@@ -88,7 +90,7 @@ class Dataset:
         """
         require_undamaged(self.path, self.header)
 
-    def fields(self, index: Any) -> Values:
+    def fields(self, index: Any) -> FieldsT:
         """The fields by name of one sample, or of a slice of them.
 
         The equation's own `Fields` if the dataset was opened with it, otherwise the
@@ -104,8 +106,9 @@ class Dataset:
                 "none. Open the dataset with it: px.pde.open(path, equation)."
             )
         if self.equation is None:
-            return namedtuple("Fields", names)(*np.moveaxis(stacked, -1, 0))
-        unstack = self.equation.unstack
+            unnamed: Any = namedtuple("Fields", names)
+            return unnamed(*np.moveaxis(stacked, -1, 0))
+        unstack: Any = self.equation.unstack
         for _ in range(stacked.ndim - len(self.shape)):
             unstack = jax.vmap(unstack)
         return unstack(jnp.asarray(stacked))
@@ -170,10 +173,10 @@ class Dataset:
 
 def open(
     path: str | os.PathLike[str],
-    equation: AbstractEquation | None = None,
+    equation: AbstractEquation[FieldsT] | None = None,
     *,
     verify: bool = False,
-) -> Dataset:
+) -> Dataset[FieldsT]:
     """The dataset that `generate` wrote to the directory `path`.
 
     With `equation`, it is checked to be the one that the samples are of, and

@@ -1,4 +1,4 @@
-r"""One derivative along one axis, at the points themselves.
+r"""One derivative along one axis at the points themselves, and one in time.
 
 $$ \partial_x^p u(x_i) \approx \frac{1}{h^p} \sum_j c_j\, u_{i+j} $$
 
@@ -6,7 +6,7 @@ with the central coefficients of order 2, 4, 6 (Fornberg 1988, Table 1), or all 
 of a periodic axis: spectral.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..types import Field, FieldLike, typed
+from .._checks import require_positive
+from ..types import Field, FieldLike, ScalarLike, SpaceTime, typed
+from ._fourier import backward, multiply, odd_wavenumbers, spectral_derivative
 from ._grid import AXES, Grid
 from ._operator import AbstractOperator
-from ._spectral import backward, multiply, odd_wavenumbers, spectral_derivative
 
 Order = Literal[2, 4, 6, "spectral"]
 ORDERS = (2, 4, 6, "spectral")
@@ -32,6 +33,10 @@ CENTRAL = {
 }
 # At a bounded end, of second order: the points from the end inwards.
 ONE_SIDED = {1: (-3 / 2, 2, -1 / 2), 2: (2, -5, 4, -1)}
+
+TimeScheme = Literal["forward", "backward", "midpoint", "central"]
+# How many times have no derivative.
+MISSING = {"forward": 1, "backward": 1, "midpoint": 1, "central": 2}
 
 
 class Derivative(AbstractOperator):
@@ -77,21 +82,76 @@ class Derivative(AbstractOperator):
         return derivative(self.grid, jnp.asarray(u), self.axis, self.power, self.order)
 
     @property
-    def symmetric(self):
+    def symmetric(self) -> bool:
         return self.grid.periodic[self.axis] and self.power % 2 == 0
 
     @property
-    def sign(self):
+    def sign(self) -> int:
         return (1 if self.power % 4 == 0 else -1) if self.symmetric else 0
 
-    def mv(self, vector):
+    def mv(self, vector: Array) -> Array:
         return self(vector)
 
-    def in_structure(self):
+    def in_structure(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.grid.shape, self.dtype)
 
-    def out_structure(self):
+    def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.in_structure()
+
+
+class TimeDerivative(eqx.Module):
+    r"""$\partial_t u$ of a field "time *grid", for residuals in space and time.
+
+    `at(u)` is the field at the times that have a derivative, so that a residual is
+
+        ddt = TimeDerivative(dt, "backward")
+        r = ddt(u) - nu * jax.vmap(Laplacian(grid))(ddt.at(u))
+
+    | scheme | derivative | field beside it | order | a solver with this residual |
+    |---|---|---|---|---|
+    | "forward" | $(u^{n+1} - u^n)/\Delta t$ | $u^n$ | 1 | explicit Euler |
+    | "backward" | the same | $u^{n+1}$ | 1 | implicit Euler |
+    | "midpoint" | the same | $(u^n + u^{n+1})/2$ | 2 | implicit midpoint |
+    | "central" | $(u^{n+1} - u^{n-1})/2\Delta t$ | $u^n$ | 2 | leapfrog |
+
+    Of `m` times the first three leave `m - 1`, the last `m - 2`. `dt` is the distance
+    of two stored times, not that of a solver's steps.
+    """
+
+    dt: ScalarLike
+    scheme: TimeScheme = eqx.field(static=True, default="central")
+
+    def __check_init__(self):
+        if self.scheme not in MISSING:
+            raise ValueError(
+                f"scheme must be one of {tuple(MISSING)}, got {self.scheme!r}."
+            )
+        require_positive(dt=self.dt)  # type: ignore[arg-type]
+
+    @typed
+    def __call__(self, u: SpaceTime) -> Array:
+        """The derivative at those times that have one."""
+        self._check(u)
+        dt = jnp.asarray(self.dt, u.dtype)
+        if self.scheme == "central":
+            return (u[2:] - u[:-2]) / (2 * dt)
+        return jnp.diff(u, axis=0) / dt
+
+    @typed
+    def at(self, u: SpaceTime) -> Array:
+        """The field at those times."""
+        self._check(u)
+        if self.scheme == "midpoint":
+            return (u[1:] + u[:-1]) / 2
+        return {"forward": u[:-1], "backward": u[1:], "central": u[1:-1]}[self.scheme]
+
+    def _check(self, u: SpaceTime) -> None:
+        least = MISSING[self.scheme] + 1
+        if len(u) < least:
+            raise ValueError(
+                f"a {self.scheme} derivative needs {least} times, got {len(u)} (shape "
+                f"{u.shape}). Time is the first axis."
+            )
 
 
 def derivative(grid: Grid, u: Array, axis: int, power: int, order: Order) -> Array:
@@ -137,7 +197,7 @@ def calculus(grid: Grid, order: Order) -> Calculus:
     )
 
 
-def _one_sided(found, u, axis, power):
+def _one_sided(found: Array, u: Array, axis: int, power: int) -> Array:
     """The two ends of a bounded axis, where a roll has met the other end."""
     for end in (0, -1):
         sign = 1 if end == 0 else (-1) ** power
@@ -150,7 +210,7 @@ def _one_sided(found, u, axis, power):
     return found
 
 
-def check_order(grid: Grid, order: Order, axes=None) -> None:
+def check_order(grid: Grid, order: Order, axes: Sequence[int] | None = None) -> None:
     """An order that exists, and on these axes (all unless said)."""
     if order not in ORDERS:
         raise ValueError(f"order must be one of {ORDERS}, got {order!r}.")

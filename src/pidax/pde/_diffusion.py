@@ -4,6 +4,7 @@ $$ \nabla\cdot(a \nabla u) $$
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -16,12 +17,11 @@ from jaxtyping import Array
 
 from .._checks import is_traced, require
 from ..types import Field, FieldLike, typed
-from ._boundary import Dirichlet, Neumann
 from ._derivative import Order, check_order, derivative
-from ._faces import Fluxes, along, balance, conductance, neighbours, slopes
-from ._grid import Grid
+from ._fourier import spectral_laplacian
+from ._grid import AbstractSide, Dirichlet, Grid, Neumann
 from ._operator import AbstractOperator
-from ._spectral import spectral_laplacian
+from ._vector_calculus import Fluxes, along, balance, conductance, neighbours, slopes
 
 Mean = Literal["arithmetic", "harmonic"]
 
@@ -37,7 +37,7 @@ class AbstractDiffusion(AbstractOperator):
     """
 
     @property
-    def symmetric(self):
+    def symmetric(self) -> bool:
         whole = self.grid.layout == "cells"  # control volumes of one size
         return all(
             whole or periodic or all(isinstance(side, Dirichlet) for side in pair)
@@ -47,11 +47,11 @@ class AbstractDiffusion(AbstractOperator):
         )
 
     @property
-    def sign(self):
+    def sign(self) -> int:
         return -1 if self.symmetric else 0
 
     @property
-    def tridiagonal(self):
+    def tridiagonal(self) -> bool:
         return self.grid.ndim == 1 and not self.grid.periodic[0]
 
     @property
@@ -149,11 +149,11 @@ class Diffusion(AbstractDiffusion):
         return _diffuse(self.grid, self.faces, self.grid.impose(u))
 
     @property
-    def dtype(self):
+    def dtype(self) -> jnp.dtype:
         return self.faces[0].dtype
 
 
-def _diffuse(grid: Grid, faces, u: Array) -> Array:
+def _diffuse(grid: Grid, faces: Sequence[Array | float], u: Array) -> Array:
     """The divergence of the coefficient at faces times the slope there."""
     terms = [
         balance(grid, a * slopes(grid, u, axis), axis) for axis, a in enumerate(faces)
@@ -162,12 +162,12 @@ def _diffuse(grid: Grid, faces, u: Array) -> Array:
 
 
 @lx.diagonal.register(Diffusion)
-def _(operator):
+def _(operator: Diffusion) -> Array:
     return _diagonal(operator.grid, operator.faces)
 
 
 @lx.diagonal.register(Laplacian)
-def _(operator):
+def _(operator: Laplacian) -> Array:
     grid, one = operator.grid, jnp.ones((), operator.dtype)
     if operator.order == 2:
         return _diagonal(grid, (one,) * grid.ndim)
@@ -176,7 +176,7 @@ def _(operator):
     return jnp.full(row.size, row[origin])
 
 
-def _diagonal(grid: Grid, faces) -> Array:
+def _diagonal(grid: Grid, faces: Sequence[Array]) -> Array:
     """Minus what the two faces of each point conduct along every axis, per volume."""
     found = jnp.zeros(grid.shape, faces[0].dtype)
     for axis, a in enumerate(faces):
@@ -203,7 +203,9 @@ def _at_faces(grid: Grid, a: Array, axis: int, mean: Mean) -> Array:
     return (low + high) / 2
 
 
-def _beyond(grid: Grid, side, mean: Mean, a: Array, b: Array, c: Array) -> Array:
+def _beyond(
+    grid: Grid, side: AbstractSide, mean: Mean, a: Array, b: Array, c: Array
+) -> Array:
     """The coefficient beyond a side, whose mean with the nearest is that at the side.
 
     Of the three points from the side inwards. Only a given slope needs it to second

@@ -1,34 +1,276 @@
-"""What elliptic equations share: the size of a source, the error on their sides."""
+r"""Elliptic equations: Poisson's, Helmholtz's, and Darcy's flow in a porous medium.
+
+Δu = f,        Δu + k² u = f,        -∇·(a ∇u) = f
+"""
+
+from math import isfinite
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
-from ..types import Field, FieldLike, Scalar
-from ._diffusion import AbstractDiffusion
-from ._equation import rms
-from ._grid import Grid
+from .._checks import is_traced, require, require_finite, show
+from ..types import ElementwiseLike, Field, FieldLike, Key, Scalar, ScalarLike, typed
+from ._diffusion import AbstractDiffusion, Diffusion, Laplacian
+from ._elliptic_solvers import check_resonance, solve_constant, solve_diffusion
+from ._equation import (
+    AbstractEquation,
+    FieldsT,
+    GaussianLaw,
+    Kind,
+    gaussian_law,
+    rms,
+)
+from ._grid import Grid, Neumann
+from ._karhunen_loeve import ExponentialCovariance, KarhunenLoeve
+from ._random_field import (
+    AbstractRandomField,
+    Law,
+    Lognormal,
+    Matern,
+    Thresholded,
+    as_law,
+)
 
 
-def at_unknowns(grid: Grid, field: FieldLike) -> Field:
+class AbstractElliptic(AbstractEquation[FieldsT]):
+    """An equation whose `solution` is a field with values held on the sides."""
+
+    def boundary_error(self, fields: FieldsT) -> Scalar:
+        """The largest distance from the prescribed values, on nodes.
+
+        On cells, and on Neumann sides, the conditions are part of the residual.
+        """
+        u = jnp.asarray(fields.solution)  # type: ignore[attr-defined]
+        return jnp.max(jnp.abs(self.grid.impose(u) - u))
+
+
+class PoissonFields(NamedTuple):
+    """A source and the solution it makes."""
+
+    source: Field
+    solution: Field
+
+
+class Poisson(AbstractElliptic[PoissonFields]):
+    r"""$\Delta u = f$: steady heat, electric and gravitational potentials.
+
+    `source` is the law of $f$ (or one field, or a number): unless said
+    `Matern(grid, alpha=2, tau=3)`. The data of the grid's sides are honoured; without
+    a Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
+
+    Second order, 3 points an axis. Solved directly by sine and cosine transforms.
+    Linear: the fields are jointly Gaussian if $f$ is (`law`).
+    """
+
+    grid: Grid
+    source: AbstractRandomField
+    Fields: ClassVar[type[Any]] = PoissonFields
+    given: ClassVar[tuple[str, ...]] = ("source",)
+    kind: ClassVar[Kind] = "linear"
+
+    def __init__(self, grid: Grid, source: Law | None = None):
+        self.grid = grid
+        self.source = as_law(grid, Matern(grid) if source is None else source)
+
+    def draw(self, *, key: Key) -> tuple[Field]:
+        return (self.source.sample(key=key),)
+
+    @typed
+    def solve(self, source: FieldLike) -> PoissonFields:
+        self.grid.check(source=source)
+        source = require_finite(
+            "source", jnp.asarray(source), "Look where it was made."
+        )
+        load = Laplacian(self.grid).load(source)
+        inner = solve_constant(self.grid, load)
+        return PoissonFields(source, self.grid.extend(inner))
+
+    def residual(self, fields: PoissonFields) -> Field:
+        self.grid.check(**fields._asdict())
+        right = _at_unknowns(self.grid, fields.source)
+        return Laplacian(self.grid)(fields.solution) - right
+
+    def scale(self, fields: PoissonFields) -> Scalar:
+        return _source_size(Laplacian(self.grid), fields.source)
+
+    def law(self) -> GaussianLaw:
+        """The exact Gaussian law of both fields: mean and low-rank factor."""
+        return gaussian_law(self, self.source)
+
+
+class HelmholtzFields(NamedTuple):
+    """A source and the standing wave it makes."""
+
+    source: Field
+    solution: Field
+
+
+class Helmholtz(AbstractElliptic[HelmholtzFields]):
+    r"""$\Delta u + k^2 u = f$: waves of one frequency.
+
+    `wavenumber` is $k$. Where $k^2$ is (nearly) an eigenvalue of $-\Delta$ on the grid
+    the domain resonates, and the equation is refused. `source` is the law of $f$ (or
+    one field, or a number): unless said `Matern(grid, alpha=2, tau=3)`.
+
+    Second order: $(kh)^2/24$ of phase is lost a radian, so take at least ten points a
+    wave. Solved directly by transforms. Linear: the fields are jointly Gaussian if
+    $f$ is (`law`).
+    """
+
+    grid: Grid
+    source: AbstractRandomField
+    wavenumber: ScalarLike
+    Fields: ClassVar[type[Any]] = HelmholtzFields
+    given: ClassVar[tuple[str, ...]] = ("source",)
+    kind: ClassVar[Kind] = "linear"
+
+    def __init__(
+        self, grid: Grid, wavenumber: ScalarLike = 1.0, source: Law | None = None
+    ):
+        self.grid = grid
+        self.wavenumber = wavenumber
+        self.source = as_law(grid, Matern(grid) if source is None else source)
+        require(
+            wavenumber,
+            jnp.isfinite(wavenumber) if is_traced(wavenumber) else isfinite(wavenumber),
+            f"wavenumber must be a finite number, got {show(wavenumber)}.",
+        )
+        check_resonance(grid, wavenumber**2, jnp.zeros(()).dtype)
+
+    def draw(self, *, key: Key) -> tuple[Field]:
+        return (self.source.sample(key=key),)
+
+    @typed
+    def solve(self, source: FieldLike) -> HelmholtzFields:
+        self.grid.check(source=source)
+        source = require_finite(
+            "source", jnp.asarray(source), "Look where it was made."
+        )
+        load = Laplacian(self.grid).load(source)
+        inner = solve_constant(self.grid, load, self.wavenumber**2)
+        return HelmholtzFields(source, self.grid.extend(inner))
+
+    def residual(self, fields: HelmholtzFields) -> Field:
+        self.grid.check(**fields._asdict())
+        u = jnp.asarray(fields.solution)
+        k = jnp.asarray(self.wavenumber, u.dtype)
+        right = _at_unknowns(self.grid, fields.source - k**2 * u)
+        return Laplacian(self.grid)(u) - right
+
+    def scale(self, fields: HelmholtzFields) -> Scalar:
+        return _source_size(Laplacian(self.grid), fields.source)
+
+    def law(self) -> GaussianLaw:
+        """The exact Gaussian law of both fields: mean and low-rank factor."""
+        return gaussian_law(self, self.source)
+
+
+class DarcyFields(NamedTuple):
+    """A permeability and the pressure it makes."""
+
+    coefficient: Field
+    solution: Field
+
+
+class Darcy(AbstractElliptic[DarcyFields]):
+    r"""$-\nabla\cdot(a \nabla u) = f$: pressure in a porous medium.
+
+        Darcy(Grid((64, 64)))               # two materials: a = 12 or 3, f = 1, u = 0
+        Darcy.lognormal(Grid((64, 64)))     # smooth: a = exp of a Gaussian field
+        Darcy.source_sink((64, 64))         # a well, a sink, impermeable walls
+
+    `coefficient` is the law of $a > 0$ (or one field): unless said, 12 where
+    `Matern(grid, alpha=2, tau=3)` is not negative and 3 elsewhere (Li et al. 2021).
+    `source` is $f$, a number or a field. The data of the grid's sides are honoured;
+    without a Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
+
+    Second order where $a$ is smooth: the flux form on nodes or cells, $a$ at faces the
+    mean of its neighbours. Solved by preconditioned conjugate gradients, with the
+    operator that is the residual. Bilinear: $a$ times $u$.
+    """
+
+    grid: Grid
+    coefficient: AbstractRandomField
+    source: ElementwiseLike
+    Fields: ClassVar[type[Any]] = DarcyFields
+    given: ClassVar[tuple[str, ...]] = ("coefficient",)
+    kind: ClassVar[Kind] = "bilinear"
+
+    def __init__(
+        self,
+        grid: Grid,
+        coefficient: Law | None = None,
+        source: ElementwiseLike = 1.0,
+    ):
+        law = Thresholded(Matern(grid)) if coefficient is None else coefficient
+        self.grid = grid
+        self.coefficient = as_law(grid, law)
+        self.source = source
+        if np.shape(source) != ():
+            grid.check(source=source)  # type: ignore[arg-type]
+
+    @classmethod
+    def lognormal(
+        cls, grid: Grid, alpha: float = 2.0, tau: float = 3.0, scale: float = 1.0
+    ) -> "Darcy":
+        r"""$a = e^g$ with $g$ the field `Matern(grid, alpha, tau, scale=scale)`."""
+        return cls(grid, Lognormal(Matern(grid, alpha, tau, scale=scale)))
+
+    @classmethod
+    def source_sink(
+        cls, shape: tuple[int, int] = (64, 64), modes: int = 64, length: float = 0.1
+    ) -> "Darcy":
+        r"""The set of Bastek et al. 2025 (PIDM), on cells: finite volumes.
+
+        $f = 10$ on $[0, 1/8]^2$, $-10$ on $[7/8, 1]^2$ and zero elsewhere; no flux
+        through the walls; $\int u = 0$; $a = e^g$, $g$ the leading `modes` of the
+        covariance $e^{-|x-y|/\ell}$. To make it takes a few seconds, for the modes.
+        """
+        grid = Grid(shape, layout="cells", boundary=Neumann())
+        x, y = np.meshgrid(*grid._points, indexing="ij")
+        well = 10.0 * ((x < 1 / 8) & (y < 1 / 8))
+        sink = 10.0 * ((x > 7 / 8) & (y > 7 / 8))
+        law = KarhunenLoeve(grid, ExponentialCovariance(length), modes=modes)
+        return cls(grid, Lognormal(law), source=well - sink)
+
+    def draw(self, *, key: Key) -> tuple[Field]:
+        return (self.coefficient.sample(key=key),)
+
+    @typed
+    def solve(self, coefficient: FieldLike) -> DarcyFields:
+        self.grid.check(coefficient=coefficient)
+        a = jnp.asarray(coefficient)
+        u = solve_diffusion(self.grid, a, -self._source(a.dtype))
+        return DarcyFields(a, u)
+
+    def residual(self, fields: DarcyFields) -> Field:
+        self.grid.check(**fields._asdict())
+        u = jnp.asarray(fields.solution)
+        operator = Diffusion(self.grid, fields.coefficient, check=False)
+        return -operator(u) - _at_unknowns(self.grid, self._source(u.dtype))
+
+    def scale(self, fields: DarcyFields) -> Scalar:
+        source = self._source(fields.solution.dtype)
+        return _source_size(Laplacian(self.grid), source)
+
+    def _source(self, dtype: DTypeLike) -> Field:
+        return jnp.broadcast_to(jnp.asarray(self.source, dtype), self.grid.shape)
+
+
+def _at_unknowns(grid: Grid, field: FieldLike) -> Field:
     """The field where equations hold, zero where values are prescribed."""
     return grid.pad(grid.restrict(field))
 
 
-def source_size(operator: AbstractDiffusion, source: FieldLike) -> Scalar:
+def _source_size(operator: AbstractDiffusion, source: FieldLike) -> Scalar:
     """The norm of the source; where there is none, of what the sides' data contribute.
 
     Against it the residual of a zero field is one, and that of a field shrunk to zero
     does not vanish.
     """
     grid, source = operator.grid, jnp.asarray(source)
-    norm = rms(at_unknowns(grid, source))
+    norm = rms(_at_unknowns(grid, source))
     data = rms(grid.pad(operator.load(jnp.zeros_like(source))))
     return jnp.where(norm > 0, norm, data)
-
-
-def boundary_error(grid: Grid, u: FieldLike) -> Scalar:
-    """The largest distance from the prescribed values, on nodes.
-
-    On cells, and on Neumann sides, the conditions are part of the residual.
-    """
-    u = jnp.asarray(u)
-    return jnp.max(jnp.abs(grid.impose(u) - u))

@@ -5,30 +5,36 @@ r"""What an equation is: fields, a law to draw them from, a solver, a residual.
 all three from one discretisation, in physical units. An equation names its fields by a
 `NamedTuple`, which is what `sample` returns and `residual` takes. A new one is a class
 with three methods, `draw`, `solve` and `residual`: see examples/own_equation.py.
+
+Of a linear equation the law of all fields is known. If the given field is
+$g = m + F\xi$ and the solver is affine, $S(g) = S(0) + S_0 g$, then all fields together
+are Gaussian, with mean $(m, S(m))$ and factor $(F, S_0 F)$ (`gaussian_law`).
 """
 
 import abc
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ..types import Field, Key, Scalar, Shape, Stacked
+from ._float64 import in_double
 from ._grid import Grid
-from ._precision import in_double
+from ._random_field import AbstractGaussianField, AbstractRandomField
 
 Kind = Literal["linear", "bilinear", "nonlinear"]
-Values = Any  # an instance of an equation's `Fields`
+Values = Any  # an instance of some equation's `Fields`
+FieldsT = TypeVar("FieldsT", bound=tuple[Any, ...])  # an equation's own `Fields`
 
 
-class AbstractEquation(eqx.Module):
+class AbstractEquation(eqx.Module, Generic[FieldsT]):
     r"""A partial differential equation on a grid, with its solver and its residual.
 
-    A final class says
+    A final class, `class Heat(AbstractEquation[HeatFields])`, says
 
     - `Fields`, a `NamedTuple` class of its fields, what is given first;
     - `given`, the names of those that determine the others;
@@ -43,7 +49,7 @@ class AbstractEquation(eqx.Module):
     """
 
     grid: AbstractVar[Grid]
-    Fields: ClassVar[type]
+    Fields: ClassVar[type[Any]]
     given: ClassVar[tuple[str, ...]]
     kind: ClassVar[Kind]
 
@@ -52,18 +58,18 @@ class AbstractEquation(eqx.Module):
         """The given fields of a random sample, in the order of `given`."""
 
     @abc.abstractmethod
-    def solve(self, *given: Any, **named: Any) -> Values:
+    def solve(self, *given: Any, **named: Any) -> FieldsT:
         """All fields, from the given ones, in the order of `given`."""
 
     @abc.abstractmethod
-    def residual(self, fields: Values) -> Array:
+    def residual(self, fields: FieldsT) -> Array:
         """Left side minus right side at every point, in physical units."""
 
     @abc.abstractmethod
-    def scale(self, fields: Values) -> Scalar:
+    def scale(self, fields: FieldsT) -> Scalar:
         """The size that a residual is relative to, in its units and norm."""
 
-    def boundary_error(self, fields: Values) -> Scalar:
+    def boundary_error(self, fields: FieldsT) -> Scalar:
         """The largest distance from what boundary and initial conditions prescribe.
 
         Zero unless an equation says otherwise.
@@ -75,37 +81,37 @@ class AbstractEquation(eqx.Module):
         """The names of the fields, in the order of their channels."""
         return self.Fields._fields  # type: ignore[attr-defined]
 
-    def sample(self, *, key: Key) -> Values:
+    def sample(self, *, key: Key) -> FieldsT:
         """Draw the given fields and solve for the others.
 
         In float64 when called from Python, and handed back in default precision.
         """
         return _sample_in_double(self, key)
 
-    def relative_residual(self, fields: Values) -> Scalar:
+    def relative_residual(self, fields: FieldsT) -> Scalar:
         r"""$\lVert R \rVert / s$, with $R$ the residual and $s$ its `scale`.
 
         0 where $R$ is, whatever the scale: zero solves a homogeneous equation.
         """
         return ratio(self.residual_norm(fields), self.scale(fields))
 
-    def residual_norm(self, fields: Values) -> Scalar:
+    def residual_norm(self, fields: FieldsT) -> Scalar:
         r"""$\lVert R \rVert$: root mean square over points."""
         return rms(self.residual(fields))
 
-    def resolve(self, fields: Values) -> Values:
+    def resolve(self, fields: FieldsT) -> FieldsT:
         """The fields that this equation's own solver makes of the given ones."""
         return _resolve_in_double(self, fields)
 
-    def without(self, fields: Values) -> Values:
+    def without(self, fields: FieldsT) -> FieldsT:
         """The same given fields with zero for all others: the null of every report."""
         zeros = {n: jnp.zeros_like(getattr(fields, n)) for n in self.unknowns}
-        return fields._replace(**zeros)
+        return fields._replace(**zeros)  # type: ignore[attr-defined]
 
-    def hold(self, fields: Values) -> Values:
+    def stop_given(self, fields: FieldsT) -> FieldsT:
         """The same fields, of which no gradient reaches the given ones."""
-        held = {n: jax.lax.stop_gradient(getattr(fields, n)) for n in self.given}
-        return fields._replace(**held)
+        given = {n: jax.lax.stop_gradient(getattr(fields, n)) for n in self.given}
+        return fields._replace(**given)  # type: ignore[attr-defined]
 
     @property
     def given_mask(self) -> np.ndarray:
@@ -124,11 +130,11 @@ class AbstractEquation(eqx.Module):
         """The shape of the array that `stack` makes: write both, or neither."""
         return (*self.grid.shape, len(self.names))
 
-    def stack(self, fields: Values) -> Stacked:
+    def stack(self, fields: FieldsT) -> Stacked:
         """The fields as one array "*grid channel", what a diffusion model sees."""
         return jnp.stack([jnp.asarray(f) for f in fields], axis=-1)
 
-    def unstack(self, array: Stacked) -> Values:
+    def unstack(self, array: Stacked) -> FieldsT:
         """The fields of one array; the inverse of `stack`."""
         if array.shape[-1] != len(self.names):
             raise ValueError(
@@ -138,7 +144,7 @@ class AbstractEquation(eqx.Module):
             )
         return self.Fields(*jnp.moveaxis(array, -1, 0))
 
-    def fields(self, **fields: Array) -> Values:
+    def fields(self, **fields: Array) -> FieldsT:
         """The fields by name, each checked to be one of this equation's."""
         unknown, missing = set(fields) - set(self.names), set(self.names) - set(fields)
         if unknown or missing:
@@ -155,11 +161,18 @@ class AbstractEquation(eqx.Module):
         self.grid.check(**{name: field})
 
 
-def _sample(equation, key):
+class GaussianLaw(NamedTuple):
+    """The mean and a low-rank factor of the covariance of the stacked fields."""
+
+    mean: Stacked
+    factor: Float[Array, "*grid channel rank"]
+
+
+def _sample(equation: AbstractEquation[FieldsT], key: Key) -> FieldsT:
     return equation.solve(*equation.draw(key=key))
 
 
-def _resolve(equation, fields):
+def _resolve(equation: AbstractEquation[FieldsT], fields: FieldsT) -> FieldsT:
     return equation.solve(*(getattr(fields, name) for name in equation.given))
 
 
@@ -180,6 +193,43 @@ def ratio(a: Array, b: Array) -> Array:
     return jnp.where(zero, 0.0, a / jnp.where(zero, 1.0, b))
 
 
-def batched(equation: AbstractEquation, keys: Array) -> Values:
+def batched(equation: AbstractEquation[FieldsT], keys: Array) -> FieldsT:
     """A batch of samples, one a key: `vmap` of `draw` and `solve`."""
     return jax.vmap(lambda key: equation.solve(*equation.draw(key=key)))(keys)
+
+
+def gaussian_law(
+    equation: AbstractEquation[Any], given: AbstractRandomField
+) -> GaussianLaw:
+    """The law of all fields when the one given field is drawn from `given`.
+
+    `px.Gaussian(law.mean, px.Covariance.low_rank(law.factor))` is the exact denoiser of
+    the equation's samples, and the answer key to samplers and inverse methods.
+
+    For an equation of `kind` "linear" with one given field. One solve for each mode of
+    `given`; take a law with few (`Matern(grid, modes=64)`), as the factor has as many
+    columns. In float64 when called from Python.
+    """
+    name = type(equation).__name__
+    if equation.kind != "linear" or len(equation.given) != 1:
+        raise ValueError(
+            f"the fields of {name} are not jointly Gaussian: its residual is "
+            f"{equation.kind} in them and its given fields are {equation.given}. Only "
+            "a linear equation with one given field has a Gaussian law."
+        )
+    if not isinstance(given, AbstractGaussianField):
+        raise ValueError(
+            f"{name} has a Gaussian law if its {equation.given[0]} has one, got "
+            f"{type(given).__name__}. Use Matern, KarhunenLoeve or Fixed."
+        )
+    return _law(equation, given)
+
+
+@in_double
+def _law(equation: AbstractEquation[Any], given: AbstractGaussianField) -> GaussianLaw:
+    solve = lambda g: equation.stack(equation.solve(g))
+    columns = given.factor()
+    base = solve(jnp.zeros_like(given.mean()))
+    push = lambda column: solve(column) - base
+    factor = jax.vmap(push, in_axes=-1, out_axes=-1)(columns)
+    return GaussianLaw(solve(given.mean()), factor)

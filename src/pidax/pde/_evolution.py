@@ -14,6 +14,7 @@ differences between rows: it needs no steps, and is of second order in $\Delta t
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -24,8 +25,8 @@ from jaxtyping import Array
 
 from .._checks import require_finite
 from ..types import Field, Scalar, Shape, SpaceTime, Stacked, Times
-from ._equation import AbstractEquation, rms
-from ._time import TimeDerivative
+from ._derivative import TimeDerivative
+from ._equation import AbstractEquation, FieldsT, rms
 
 
 class Evolution(NamedTuple):
@@ -35,7 +36,7 @@ class Evolution(NamedTuple):
     solution: SpaceTime
 
 
-class AbstractEvolution(AbstractEquation):
+class AbstractEvolution(AbstractEquation[FieldsT]):
     r"""An equation $u_t = F(u)$ whose solution is stored at `rows` times up to `end`.
 
     A final class says, beside `kind`, `draw` and the fields here,
@@ -55,7 +56,7 @@ class AbstractEvolution(AbstractEquation):
 
     end: AbstractVar[float]
     rows: AbstractVar[int]
-    Fields: ClassVar[type] = Evolution
+    Fields: ClassVar[type[Any]] = Evolution
     given: ClassVar[tuple[str, ...]] = ("initial",)
 
     @abc.abstractmethod
@@ -70,7 +71,9 @@ class AbstractEvolution(AbstractEquation):
         """The given fields other than the initial one, as a solution shows them."""
         return ()
 
-    def impose(self, solution: SpaceTime, initial: Field, *parameters) -> SpaceTime:
+    def impose(
+        self, solution: SpaceTime, initial: Field, *parameters: Array
+    ) -> SpaceTime:
         """The solution with what initial and boundary conditions prescribe put in."""
         return solution.at[0].set(initial)
 
@@ -86,13 +89,14 @@ class AbstractEvolution(AbstractEquation):
 
     def rate(self, u: Field, *parameters: Array) -> Field:
         """$F(u)$, the rate of change."""
-        return sum(self.terms(u, *parameters)[1:], self.terms(u, *parameters)[0])
+        first, *others = self.terms(u, *parameters)
+        return sum(others, first)
 
-    def solve(self, *given: Any, **named: Any):
+    def solve(self, *given: Any, **named: Any) -> FieldsT:
         """The solution from what is given, one `advance` a row."""
         initial, *parameters = self._checked(given)
 
-        def row(u, _):
+        def row(u: Field, _: None) -> tuple[Field, Field]:
             new = self.advance(u, *parameters)
             return new, new
 
@@ -105,14 +109,14 @@ class AbstractEvolution(AbstractEquation):
         )
         return self.Fields(initial, *parameters, solution)
 
-    def residual(self, fields) -> Array:
+    def residual(self, fields: FieldsT) -> Array:
         r"""The defect of each step, $(u_{n+1} - S(u_n)) / \Delta t$; zero in row 0."""
         _, *parameters, u = fields
         step = jax.vmap(lambda row: self.advance(row, *parameters))
         defect = (u[1:] - step(u[:-1])) / self.interval
         return jnp.concatenate([jnp.zeros_like(u[:1]), defect])
 
-    def collocation(self, fields) -> Array:
+    def collocation(self, fields: FieldsT) -> Array:
         r"""$(u_{n+1} - u_{n-1}) / 2\Delta t - F(u_n)$; zero in the first and last row.
 
         Not zero for the solver's output but of order $\Delta t^2$: for comparison with
@@ -125,7 +129,7 @@ class AbstractEvolution(AbstractEquation):
         edge = jnp.zeros_like(u[:1])
         return jnp.concatenate([edge, inner, edge])
 
-    def scale(self, fields) -> Scalar:
+    def scale(self, fields: FieldsT) -> Scalar:
         r"""The norms of $u_t$ (between rows) and of each term of $F$, together."""
         _, *parameters, u = fields
         terms = jax.vmap(lambda row: self.terms(row, *parameters))(u[1:])
@@ -133,12 +137,12 @@ class AbstractEvolution(AbstractEquation):
         share = np.sqrt((self.rows - 1) / self.rows)  # row 0 counts as zero
         return float(share) * sum((rms(term) for term in terms), rms(change))
 
-    def boundary_error(self, fields) -> Scalar:
+    def boundary_error(self, fields: FieldsT) -> Scalar:
         """The largest distance from the initial field and from prescribed values."""
         *given, u = fields
         return jnp.max(jnp.abs(u - self.impose(u, *given)))
 
-    def without(self, fields):
+    def without(self, fields: FieldsT) -> FieldsT:
         """The given fields, and zero wherever they do not prescribe the solution."""
         *given, u = fields
         return self.Fields(*given, self.impose(jnp.zeros_like(u), *given))
@@ -156,19 +160,20 @@ class AbstractEvolution(AbstractEquation):
         solution = jnp.zeros((self.rows, *self.grid.shape)).at[0].set(1.0)
         return np.asarray(self.stack(self.Fields(first, *parameters, solution))) > 0
 
-    def hold(self, fields):
+    def stop_given(self, fields: FieldsT) -> FieldsT:
         """The same fields, of which no gradient reaches the given ones, nor row 0."""
         *given, u = jax.lax.stop_gradient(fields)
         first = jnp.zeros(self.rows, bool).at[0].set(True)
         first = first.reshape(-1, *[1] * (u.ndim - 1))
         return self.Fields(*given, jnp.where(first, u, fields[-1]))
 
-    def stack(self, fields) -> Stacked:
+    def stack(self, fields: FieldsT) -> Stacked:
         """The solution as one array: "time x channel", or "*grid channel" for rows."""
         solution = jnp.asarray(fields[-1])
-        return solution[..., None] if self.grid.ndim == 1 else _last(solution)
+        line = self.grid.ndim == 1
+        return solution[..., None] if line else jnp.moveaxis(solution, 0, -1)
 
-    def unstack(self, array: Stacked):
+    def unstack(self, array: Stacked) -> FieldsT:
         """The fields of one array: its solution, started from its own first row."""
         solution = self.unstack_solution(array)
         return self.Fields(solution[0], *self.parameters(solution), solution)
@@ -197,7 +202,7 @@ class AbstractEvolution(AbstractEquation):
                 f"{np.shape(field)}. For a batch, jax.vmap."
             )
 
-    def _checked(self, given):
+    def _checked(self, given: Sequence[Any]) -> list[Array]:
         if len(given) != len(self.given):
             raise ValueError(
                 f"{type(self).__name__} is solved from {', '.join(self.given)}, got "
@@ -206,10 +211,6 @@ class AbstractEvolution(AbstractEquation):
         for name, field in zip(self.given, given, strict=True):
             self.check_field(name, field)
         return [jnp.asarray(field) for field in given]
-
-
-def _last(solution):
-    return jnp.moveaxis(solution, 0, -1)
 
 
 def require_steps(**counts: int) -> None:

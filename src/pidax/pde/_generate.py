@@ -42,14 +42,14 @@ from ._dataset import (
     sample_checksums,
     stored,
 )
-from ._equation import AbstractEquation, Values, batched
+from ._equation import AbstractEquation, FieldsT, Values, batched
+from ._float64 import in_double
 from ._normaliser import Normaliser
-from ._precision import in_double
 
 
 def draw(
-    equation: AbstractEquation, n: int, *, key: Key, batch_size: int = 64
-) -> Values:
+    equation: AbstractEquation[FieldsT], n: int, *, key: Key, batch_size: int = 64
+) -> FieldsT:
     """A batch of `n` samples in memory: the fields, each with the samples first.
 
     The samples that `generate` would store, before they are rounded: solved in float64
@@ -65,14 +65,14 @@ def draw(
 
 
 def generate(
-    equation: AbstractEquation,
+    equation: AbstractEquation[FieldsT],
     n: int,
     *,
     key: Key,
     path: str | os.PathLike[str],
     batch_size: int = 64,
     progress: bool = True,
-) -> Dataset:
+) -> Dataset[FieldsT]:
     """Draw and solve `n` samples into the directory `path`; a `Dataset` of them.
 
     A run that was interrupted goes on where it was when it is called again, to the

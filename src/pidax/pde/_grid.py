@@ -11,8 +11,10 @@ side hold prescribed values: they are not *unknowns*. On cells all points are un
 and the conditions of the sides act through the faces.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import abc
+from collections.abc import Iterator, Sequence
+from operator import index
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,11 +22,70 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import is_traced
-from ..types import Field, FieldLike, Scalar, Shape
-from ._boundary import AbstractSide, Dirichlet, Periodic
-from ._grid_arguments import Sides, intervals, point_numbers, side_pairs
+from ..types import ElementwiseLike, Field, FieldLike, Scalar, Shape
 
 AXES = "xyz"
+
+
+class AbstractSide(eqx.Module):
+    """The condition on one side (an end, an edge, a face) of a grid."""
+
+    @property
+    @abc.abstractmethod
+    def data(self) -> ElementwiseLike:
+        """The number or array that the condition prescribes on the side."""
+
+    @abc.abstractmethod
+    def homogeneous(self) -> "AbstractSide":
+        """The same kind of condition with zero for its data."""
+
+
+class Dirichlet(AbstractSide):
+    r"""$u = g$ on the side: a wall at a temperature, a held membrane.
+
+    `value` is $g$: a number, or an array over the points of the side.
+    """
+
+    value: ElementwiseLike = 0.0
+
+    @property
+    def data(self) -> ElementwiseLike:
+        return self.value
+
+    def homogeneous(self) -> "Dirichlet":
+        return Dirichlet()
+
+
+class Neumann(AbstractSide):
+    r"""$\partial u / \partial n = g$ on the side, $n$ pointing out of the domain.
+
+    `slope` is $g$: a number, or an array over the points of the side. In the flux form
+    $\nabla\cdot(a\nabla u)$ the flux into the domain through the side is $a\, g$.
+    """
+
+    slope: ElementwiseLike = 0.0
+
+    @property
+    def data(self) -> ElementwiseLike:
+        return self.slope
+
+    def homogeneous(self) -> "Neumann":
+        return Neumann()
+
+
+class Periodic(AbstractSide):
+    """The side is glued to the opposite one, which must be periodic too."""
+
+    @property
+    def data(self) -> ElementwiseLike:
+        return 0.0
+
+    def homogeneous(self) -> "Periodic":
+        return self
+
+
+# What may be written for the sides of a grid: one for all, or one or two for each axis.
+Sides = AbstractSide | Sequence[AbstractSide | tuple[AbstractSide, AbstractSide]]
 
 
 class Grid(eqx.Module):
@@ -53,10 +114,10 @@ class Grid(eqx.Module):
         layout: Literal["nodes", "cells"] = "nodes",
         boundary: Sides = Dirichlet(),  # noqa: B008
     ):
-        self.shape = point_numbers(shape)
-        self.extent = intervals(extent, len(self.shape))
+        self.shape = _point_numbers(shape)
+        self.extent = _intervals(extent, len(self.shape))
         self.layout = layout
-        self.boundary = side_pairs(boundary, len(self.shape))
+        self.boundary = _side_pairs(boundary, len(self.shape))
 
     def __check_init__(self):
         if not 1 <= self.ndim <= 3:
@@ -82,7 +143,7 @@ class Grid(eqx.Module):
         for axis, pair in enumerate(self.boundary):
             self._check_sides(axis, pair)
 
-    def _check_sides(self, axis, pair):
+    def _check_sides(self, axis: int, pair: tuple[AbstractSide, AbstractSide]) -> None:
         name = AXES[axis]
         if len({isinstance(side, Periodic) for side in pair}) == 2:
             raise ValueError(
@@ -192,7 +253,7 @@ class Grid(eqx.Module):
         """The shape of a field without its prescribed values."""
         return tuple(s.indices(n)[1] - s.indices(n)[0] for s, n in self._unknowns())
 
-    def _unknowns(self):
+    def _unknowns(self) -> Iterator[tuple[slice, int]]:
         return zip(self.unknown, self.shape, strict=True)
 
     def restrict(self, u: FieldLike) -> Array:
@@ -250,9 +311,68 @@ class Grid(eqx.Module):
                     "field was made on; for a batch, jax.vmap."
                 )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         kinds = ["/".join(type(s).__name__ for s in pair) for pair in self.boundary]
         return (
             f"Grid({self.shape}, extent={self.extent}, {self.layout}, "
             f"{', '.join(kinds)})"
         )
+
+
+def _point_numbers(shape: Sequence[int] | int) -> Shape:
+    """The numbers of points as Python's whole numbers."""
+    try:
+        return tuple(index(n) for n in ([shape] if np.ndim(shape) == 0 else shape))
+    except TypeError:
+        raise ValueError(
+            f"shape must be whole numbers of points, one for each axis, got {shape!r}."
+        ) from None
+
+
+def _intervals(extent: Sequence[Any], ndim: int) -> tuple[tuple[float, float], ...]:
+    """One interval for each axis."""
+    try:
+        if all(np.ndim(x) == 0 for x in extent):
+            extent = (extent,) * ndim
+        pairs = tuple((float(low), float(high)) for low, high in extent)  # type: ignore[misc]
+    except (TypeError, ValueError):
+        raise ValueError(
+            "extent must be an interval (low, high), or one for each axis, got "
+            f"{extent!r}. Write extent=(0.0, 1.0); the numbers of points of all axes "
+            "come first, in one tuple: Grid((64, 64))."
+        ) from None
+    if len(pairs) != ndim:
+        raise ValueError(
+            f"extent must be one interval or one for each of {ndim} axes, got "
+            f"{len(pairs)}."
+        )
+    return pairs
+
+
+def _side_pairs(
+    boundary: Sides, ndim: int
+) -> tuple[tuple[AbstractSide, AbstractSide], ...]:
+    """A pair of conditions for each axis."""
+    if isinstance(boundary, AbstractSide):
+        boundary = (boundary,) * ndim
+    try:
+        pairs = tuple(
+            (side, side) if isinstance(side, AbstractSide) else tuple(side)
+            for side in boundary
+        )
+    except TypeError:
+        raise ValueError(
+            "boundary must be made of Dirichlet(...), Neumann(...) and Periodic(), got "
+            f"{boundary!r}. Mind the parentheses: Periodic()."
+        ) from None
+    if len(pairs) != ndim or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(
+            f"boundary must be one condition, or for each of {ndim} axes a condition "
+            f"or a pair (low, high); got {boundary}."
+        )
+    for side in (side for pair in pairs for side in pair):
+        if not isinstance(side, Dirichlet | Neumann | Periodic):
+            raise ValueError(
+                f"a side is Dirichlet(...), Neumann(...) or Periodic(), got {side!r}."
+            )
+    return tuple((pair[0], pair[1]) for pair in pairs)

@@ -6,7 +6,7 @@ Each coefficient in the eigenvectors of the Laplacian decays at its own rate, so
 of any length is exact.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,11 +16,9 @@ from jaxtyping import Array
 
 from .._checks import require_positive
 from ..types import Field, Key, Scalar, ScalarLike, Shape, SpaceTime, Stacked
-from ._boundary import Dirichlet, Neumann, Periodic
-from ._equation import Kind
-from ._evolution import AbstractEvolution, require_steps
-from ._grid import Grid
-from ._law import GaussianLaw, gaussian_law
+from ._equation import GaussianLaw, Kind, gaussian_law
+from ._evolution import AbstractEvolution, Evolution, require_steps
+from ._grid import Dirichlet, Grid, Neumann, Periodic
 from ._random_field import AbstractRandomField, Law, Matern, as_law
 from ._transform import Transform
 
@@ -28,7 +26,7 @@ RING = Grid((64,), boundary=Periodic())
 LONG_RING = Grid((100,), extent=(0.0, 2 * np.pi), boundary=Periodic())
 
 
-class Heat(AbstractEvolution):
+class Heat(AbstractEvolution[Evolution]):
     r"""$u_t = \nu\Delta u$ in one to three dimensions, with one diffusivity $\nu$.
 
     Sides may be periodic, or `Dirichlet()` or `Neumann()` with zero for their data.
@@ -73,7 +71,9 @@ class Heat(AbstractEvolution):
     def terms(self, u: Field, *parameters: Array) -> tuple[Field, ...]:
         return (_diffusion(self.grid, u, self.diffusivity),)
 
-    def impose(self, solution: SpaceTime, initial: Field, *parameters) -> SpaceTime:
+    def impose(
+        self, solution: SpaceTime, initial: Field, *parameters: Array
+    ) -> SpaceTime:
         return jax.vmap(self.grid.impose)(solution).at[0].set(initial)
 
     def law(self) -> GaussianLaw:
@@ -92,7 +92,7 @@ class Diffusing(NamedTuple):
     solution: SpaceTime
 
 
-class RandomHeat(AbstractEvolution):
+class RandomHeat(AbstractEvolution[Diffusing]):
     r"""$u_t = \nu\Delta u$ where each sample has a diffusivity of its own.
 
     $\nu$ is uniform in the interval `diffusivity`, and given beside the initial field.
@@ -110,7 +110,7 @@ class RandomHeat(AbstractEvolution):
     end: float = eqx.field(static=True)
     rows: int = eqx.field(static=True)
     initial: AbstractRandomField
-    Fields: ClassVar[type] = Diffusing
+    Fields: ClassVar[type[Any]] = Diffusing
     given: ClassVar[tuple[str, ...]] = ("initial", "diffusivity")
     kind: ClassVar[Kind] = "nonlinear"
 
@@ -150,7 +150,9 @@ class RandomHeat(AbstractEvolution):
     def terms(self, u: Field, *parameters: Array) -> tuple[Field, ...]:
         return (_diffusion(self.grid, u, parameters[0]),)
 
-    def impose(self, solution: SpaceTime, initial: Field, *parameters) -> SpaceTime:
+    def impose(
+        self, solution: SpaceTime, initial: Field, *parameters: Array
+    ) -> SpaceTime:
         return jax.vmap(self.grid.impose)(solution).at[0].set(initial)
 
     @property
@@ -179,7 +181,7 @@ class SineWave(AbstractRandomField):
         return jnp.sin(2 * np.pi / self.grid.lengths[0] * x + phase)
 
 
-def _diffuse(grid, u, diffusivity, time):
+def _diffuse(grid: Grid, u: Field, diffusivity: ScalarLike, time: float) -> Field:
     """The field after some time, exactly."""
     transform = Transform(grid)
     power = jnp.asarray(time * transform.squared_frequencies, u.dtype)
@@ -187,7 +189,7 @@ def _diffuse(grid, u, diffusivity, time):
     return grid.extend(transform.multiply(decay, grid.restrict(u)))
 
 
-def _diffusion(grid, u, diffusivity):
+def _diffusion(grid: Grid, u: Field, diffusivity: ScalarLike) -> Field:
     r"""$\nu\Delta u$, the Laplacian of the trigonometric polynomial."""
     transform = Transform(grid)
     power = jnp.asarray(transform.squared_frequencies, u.dtype)
@@ -195,13 +197,13 @@ def _diffusion(grid, u, diffusivity):
     return grid.extend(transform.multiply(rate, grid.restrict(u)))
 
 
-def _matern(grid):
+def _matern(grid: Grid) -> Matern:
     """The default law: with zeros at the sides if one of them is held at zero."""
     held = any(isinstance(side, Dirichlet) for pair in grid.boundary for side in pair)
     return Matern(grid, sides=Dirichlet() if held else Neumann())
 
 
-def _require_zero_sides(grid):
+def _require_zero_sides(grid: Grid) -> None:
     for side in (side for pair in grid.boundary for side in pair):
         if np.any(np.asarray(side.data) != 0):
             raise ValueError(

@@ -124,7 +124,7 @@ class KarhunenLoeve(AbstractGaussianField):
         )
 
 
-def _matrix(grid, covariance):
+def _matrix(grid: Grid, covariance: CovarianceFunction) -> np.ndarray:
     """$c(x_i, x_j)$, row by row of the first axis so that memory is one matrix."""
     x = np.stack(np.meshgrid(*grid._points, indexing="ij"), axis=-1)
     x = x.reshape(-1, grid.ndim)
@@ -163,7 +163,7 @@ def leading_modes(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarra
     return values, vectors * np.sign(vectors[rows, np.arange(count)])
 
 
-def _krylov(matrix, count):
+def _krylov(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     # A block as wide as any likely multiplicity: one vector finds one of equal modes.
     width = max(8, count // 4)
     start = np.random.default_rng(0).normal(size=(len(matrix), width))
@@ -185,12 +185,14 @@ def _krylov(matrix, count):
     return _last(*np.linalg.eigh(matrix), count)
 
 
-def _last(values, vectors, count):
+def _last(
+    values: np.ndarray, vectors: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The last `count` of what LAPACK returns rising, falling."""
     return values[::-1][:count], vectors[:, ::-1][:, :count]
 
 
-def _require_psd(least, largest):
+def _require_psd(least: float, largest: float) -> None:
     if least < -1e-10 * largest:
         raise ValueError(
             "the function is no covariance: on this grid it has the eigenvalue "

@@ -8,17 +8,15 @@ A diffusion model sees y; physics sees x. A residual is formed of restored field
 
 import abc
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..types import Shape, typed
+from ..types import Coordinates, CoordinatesLike, Shape, Stacked, StackedLike, typed
 
-Channels: TypeAlias = Float[Array, "*grid channel"]
-ChannelsLike: TypeAlias = Float[Array | np.ndarray, "*grid channel"]
+_FEW = 8  # more channels than these must be said to be channels
 
 
 class AbstractNormaliser(eqx.Module):
@@ -37,25 +35,25 @@ class AbstractNormaliser(eqx.Module):
         """
 
     @abc.abstractmethod
-    def normalise(self, stacked: ChannelsLike) -> Array:
+    def normalise(self, stacked: StackedLike) -> Coordinates:
         """The coordinates of stacked fields; any axes may lead, a batch's too."""
 
     @abc.abstractmethod
-    def restore(self, coordinates: Array) -> Channels:
+    def restore(self, coordinates: CoordinatesLike) -> Stacked:
         """The stacked fields, in physical units; any axes may lead."""
 
-    def distance(self, stacked: ChannelsLike) -> Channels:
+    def distance(self, stacked: StackedLike) -> Stacked:
         """How far values are from their channel's mean, in its standard deviations.
 
         Infinite where no field can be, zero where nothing is known (the default).
         """
         return jnp.zeros_like(jnp.asarray(stacked))
 
-    def hold(self, coordinates: Array) -> Array:
+    def stop_given(self, coordinates: Coordinates) -> Coordinates:
         """The same coordinates, where no gradient reaches those of what is given.
 
-        For a chart in which coordinates of given fields make other fields too; in any
-        other nothing is to be held.
+        For a chart in which coordinates of given fields make other fields too; any
+        other returns them as they are.
         """
         return coordinates
 
@@ -94,12 +92,17 @@ class Normaliser(AbstractNormaliser):
     @classmethod
     @typed
     def fit(
-        cls, samples: Float[Array | np.ndarray, "sample *grid channel"]
+        cls,
+        samples: Float[Array | np.ndarray, "sample *grid channel"],
+        *,
+        channels: int | None = None,
     ) -> "Normaliser":
         """To mean 0 and standard deviation 1 over samples and points together.
 
-        A channel that is constant is shifted to 0 and keeps its size.
+        A channel that is constant is shifted to 0 and keeps its size. `channels`, the
+        length of the last axis, must be said where there are more than eight.
         """
+        require_channels(samples, channels)
         rows = np.asarray(samples, np.float64).reshape(-1, samples.shape[-1])
         return cls.of_moments(rows.mean(axis=0), rows.std(axis=0))
 
@@ -116,21 +119,21 @@ class Normaliser(AbstractNormaliser):
         return cls([-b / a for a, b in pairs], [1 / a for a, _ in pairs])
 
     @typed
-    def normalise(self, stacked: ChannelsLike) -> Channels:
+    def normalise(self, stacked: StackedLike) -> Coordinates:
         """The channels as numbers of order one."""
         x = self._checked(stacked)
         return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
 
     @typed
-    def restore(self, coordinates: ChannelsLike) -> Channels:
+    def restore(self, coordinates: CoordinatesLike) -> Stacked:
         """The channels in physical units; the inverse of `normalise`, to rounding."""
         y = self._checked(coordinates)
         return y * jnp.asarray(self.std, y.dtype) + jnp.asarray(self.mean, y.dtype)
 
-    def distance(self, stacked: ChannelsLike) -> Channels:
+    def distance(self, stacked: StackedLike) -> Stacked:
         return jnp.abs(self.normalise(stacked))
 
-    def _checked(self, stacked: ChannelsLike) -> Channels:
+    def _checked(self, stacked: StackedLike | CoordinatesLike) -> Array:
         if stacked.shape[-1] != len(self.mean):
             raise ValueError(
                 f"this normaliser is of {len(self.mean)} channels, got an array of "
@@ -138,3 +141,15 @@ class Normaliser(AbstractNormaliser):
                 "equation.stack(fields) makes them so."
             )
         return jnp.asarray(stacked)
+
+
+def require_channels(samples: Array | np.ndarray, channels: int | None) -> None:
+    """The last axis is one of channels and not of the grid: many are said to be."""
+    count = samples.shape[-1]
+    if count != channels and (channels is not None or count > _FEW):
+        raise ValueError(
+            "samples must be stacked fields, whose last axis is their channels, got "
+            f"shape {samples.shape} with channels={channels}. If its last axis is one "
+            "of the grid, add one for the channel, samples[..., None]; if it is that "
+            f"of the channels, say channels={count}."
+        )

@@ -40,7 +40,7 @@ class AbstractOperator(lx.AbstractLinearOperator):
     grid: AbstractVar[Grid]
 
     @abc.abstractmethod
-    def __call__(self, u) -> Any:
+    def __call__(self, u: Any) -> Any:
         """The operator with the data of the grid's sides."""
 
     @property
@@ -101,22 +101,22 @@ def _function(operator: AbstractOperator) -> lx.FunctionLinearOperator:
 
 
 @lx.is_symmetric.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return operator.symmetric
 
 
 @lx.is_positive_semidefinite.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return operator.sign > 0
 
 
 @lx.is_negative_semidefinite.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return operator.sign < 0
 
 
 @lx.is_tridiagonal.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return operator.tridiagonal
 
 
@@ -124,30 +124,30 @@ def _(operator):
 @lx.is_lower_triangular.register(AbstractOperator)
 @lx.is_upper_triangular.register(AbstractOperator)
 @lx.has_unit_diagonal.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return False
 
 
 @lx.linearise.register(AbstractOperator)
 @lx.conj.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return operator.homogeneous()
 
 
 @lx.materialise.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     if operator.tridiagonal:
         return lx.TridiagonalLinearOperator(*lx.tridiagonal(operator))
     return lx.materialise(_function(operator))
 
 
 @lx.diagonal.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     return jnp.diagonal(operator.as_matrix())
 
 
 @lx.tridiagonal.register(AbstractOperator)
-def _(operator):
+def _(operator: AbstractOperator) -> Any:
     # Columns three apart do not meet in a row: three products tell all entries.
     n = operator.in_size()
     column = jnp.arange(n)

@@ -20,8 +20,7 @@ from jaxtyping import Array, Float
 
 from .._checks import is_traced, require_positive
 from ..types import ElementwiseLike, Field, FieldLike, Key
-from ._boundary import AbstractSide, Neumann, Periodic
-from ._grid import Grid
+from ._grid import AbstractSide, Grid, Neumann, Periodic
 from ._transform import Transform
 
 
@@ -154,7 +153,7 @@ class Fixed(AbstractGaussianField):
     """No chance: every draw is the same field (or number)."""
 
     grid: Grid
-    value: ElementwiseLike | Array
+    value: ElementwiseLike
 
     def __check_init__(self):
         if np.shape(self.value) != ():

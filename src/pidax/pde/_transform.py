@@ -26,9 +26,8 @@ import numpy as np
 from jaxtyping import Array
 
 from ..types import Elementwise, FieldLike, typed
-from ._boundary import Dirichlet, Periodic
-from ._grid import Grid
-from ._precision import full_product
+from ._float64 import full_product
+from ._grid import AbstractSide, Dirichlet, Grid, Periodic
 
 
 class Axis(NamedTuple):
@@ -113,7 +112,7 @@ class Transform(eqx.Module):
         coefficients = self.forward(inner)
         return self.inverse(jnp.asarray(symbol, coefficients.dtype) * coefficients)
 
-    def _check(self, inner):
+    def _check(self, inner: FieldLike) -> None:
         shape = tuple(len(m.weights) for m in self.modes)
         if inner.shape != shape:
             raise ValueError(
@@ -147,37 +146,43 @@ def axis_modes(axis: Axis) -> Modes:
     # pi m x / L in turns, (2m)(2x/h) / (4 * 2L/h): whole ones are taken off exactly.
     phase = 2 * np.pi * (np.outer(places, twice) % (4 * steps)) / (4 * steps)
     vectors = np.sin(phase) if axis.sides[0] == "D" else np.cos(phase)
-    return _modes(vectors, weights, twice / 2, axis.length, h)
+    return _normalised(vectors, weights, twice / 2, axis.length, h)
 
 
-def _periodic_modes(axis):
+def _periodic_modes(axis: Axis) -> Modes:
     """1, then cosine and sine of each wave; for even n only cosine of the shortest."""
     n, h = axis.n, axis.length / axis.n
     waves = (np.arange(n) + 1) // 2
     phase = 2 * np.pi * (np.outer(np.arange(n), waves) % n) / n
     sine = (np.arange(n) % 2 == 0) & (waves > 0)
     vectors = np.where(sine, np.sin(phase), np.cos(phase))
-    return _modes(vectors, np.full(n, h), 2.0 * waves, axis.length, h)
+    return _normalised(vectors, np.full(n, h), 2.0 * waves, axis.length, h)
 
 
-def _modes(vectors, weights, numbers, length, h):
+def _normalised(
+    vectors: np.ndarray,
+    weights: np.ndarray,
+    numbers: np.ndarray,
+    length: float,
+    h: float,
+) -> Modes:
     vectors = vectors / np.sqrt(weights @ vectors**2)
     frequencies = np.pi * numbers / length
     eigenvalues = -4 / h**2 * np.sin(frequencies * h / 2) ** 2
     return Modes(vectors, weights, numbers, frequencies, eigenvalues)
 
 
-def _kind(side):
+def _kind(side: AbstractSide) -> str:
     if isinstance(side, Periodic):
         return "P"
     return "D" if isinstance(side, Dirichlet) else "N"
 
 
-def _outer_sum(axes):
+def _outer_sum(axes: list[np.ndarray]) -> np.ndarray:
     return functools.reduce(np.add.outer, axes, np.zeros(()))
 
 
-def _along_axes(matrices, u):
+def _along_axes(matrices: list[np.ndarray], u: Array) -> Array:
     """A matrix along each axis: contract the first, put the result last, repeat."""
     for matrix in matrices:
         u = full_product(u, jnp.asarray(matrix, u.dtype), axes=((0,), (1,)))

@@ -12,10 +12,19 @@ A denoiser makes errors of about one size in all its coordinates. A differential
 operator amplifies small scales by $1/h^2$; in the channels' own units they are what a
 model knows least, here they are seen as well as the others. The damping $\delta$ keeps
 modes that hardly vary from being blown up to noise.
+
+    coefficients = forward(z),      z = inverse(coefficients)
+
+are what a basis says. `Principal` finds the directions along which samples vary, all
+channels together; `Conditional` those of what is given, and of what it does not explain
+in the rest; `Spectral` has sines, cosines or Fourier modes for each channel, which cost
+a product along each axis instead of one dense matrix.
 """
 
+import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -24,15 +33,246 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..types import Shape, typed
-from ._basis import AbstractBasis, Conditional, Principal, batched
-from ._bend import bend, check_rough, straighten
+from ..types import Coordinates, CoordinatesLike, Shape, Stacked, StackedLike, typed
+from ._float64 import full_product
 from ._grid import Grid
-from ._normaliser import AbstractNormaliser, Channels, ChannelsLike, Normaliser
+from ._normaliser import AbstractNormaliser, Normaliser, require_channels
+from ._transform import Transform
 
+Coefficients = Float[Array, " mode"]
 Form = Literal["modes", "grid"]
+_SAMPLES_A_MODE = 2
+_ROUNDING = 1e-12  # a variance below this share of the largest is no direction at all
 _LOST = 1e-3  # of a channel: more is no rounding
 _JUDGED = 1024  # samples are enough to see it
+
+
+class AbstractBasis(eqx.Module):
+    """Stacked fields as coefficients of modes, and back."""
+
+    @property
+    @abc.abstractmethod
+    def orthonormal(self) -> bool:
+        """Whether `inverse` is the adjoint of `forward`, in some weights of points."""
+
+    @abc.abstractmethod
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        """The groups of the `size` coefficients whose sizes are damped together."""
+
+    @property
+    @abc.abstractmethod
+    def given_count(self) -> int:
+        """How many of the first coefficients are of what is given, and of it alone."""
+
+    @abc.abstractmethod
+    def forward(self, fields: Stacked) -> Coefficients:
+        """The coefficients of one sample's fields."""
+
+    @abc.abstractmethod
+    def inverse(self, coefficients: Coefficients) -> Stacked:
+        """The fields with these coefficients."""
+
+
+class Principal(AbstractBasis):
+    """The principal directions of samples: see `Whitened.fit`, which finds them.
+
+    `vectors` has an orthonormal row for each mode. Dense: a product with
+    modes x points x channels numbers. Linear relations between fields, such as boundary
+    conditions or a linear equation, hold for every combination of the modes.
+    """
+
+    vectors: Float[np.ndarray | Array, "mode *event"]
+
+    @property
+    def orthonormal(self) -> bool:
+        return True
+
+    @property
+    def given_count(self) -> int:
+        return 0
+
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        return (slice(size),)
+
+    @staticmethod
+    def find(
+        centred: Float[np.ndarray, "sample *event"],
+        rank: int | None = None,
+        floor: float = 0.0,
+    ) -> "Principal":
+        """From samples about their mean: directions of variance, the largest first.
+
+        At most `rank` of them; those without variance beyond rounding, or beyond
+        `floor`, are left out.
+        """
+        rows = centred.reshape(len(centred), -1)
+        n, size = rows.shape
+        if size < n:  # the same singular vectors, and far fewer rows
+            rows = np.linalg.qr(rows, mode="r")
+        _, singular, vectors = np.linalg.svd(rows, full_matrices=False)
+        variances = singular**2 / n
+        least = max(_ROUNDING * variances[0], floor)
+        kept = int((variances > least).sum())
+        kept = kept if rank is None else min(kept, rank)
+        found = _oriented(vectors[:kept])
+        return Principal(found.reshape(kept, *centred.shape[1:]))
+
+    def forward(self, fields: Stacked) -> Coefficients:
+        vectors = jnp.asarray(self.vectors, fields.dtype)
+        rows = vectors.reshape(len(vectors), fields.size)
+        return full_product(rows, fields.ravel(), axes=1)
+
+    def inverse(self, coefficients: Coefficients) -> Stacked:
+        vectors = jnp.asarray(self.vectors, coefficients.dtype)
+        size = math.prod(vectors.shape[1:])
+        rows = vectors.reshape(len(vectors), size)
+        return full_product(coefficients, rows, axes=1).reshape(vectors.shape[1:])
+
+
+class Conditional(AbstractBasis):
+    r"""What is given, and what it leaves unexplained in the rest.
+
+    $$ \xi = P^T z_{given}, \qquad
+       \eta = Q^T \bigl(z_{rest} - B\,\xi\bigr), $$
+
+    $P$ and $Q$ principal directions and $B$ the linear regression of the rest on what
+    is given: see `Whitened.fit(given=)`, which finds them. All coefficients are
+    uncorrelated, and the second ones move the rest alone: a model corrects the solution
+    for a coefficient without touching the coefficient. Where the rest depends linearly
+    on what is given, as in a linear equation, there are no second ones.
+
+    A regression on $k$ modes explains too much of the $n$ samples that it is found
+    from: on others the second coordinates are larger, in mean square by
+    $(1 - k/n)^{-2}$ where the rest is linear in what is given, and by more where
+    it is not. Take eight samples a mode; two are the least.
+    """
+
+    first: Principal
+    regression: Float[np.ndarray | Array, "mode rest"]
+    second: Principal
+    given: tuple[int, ...] = eqx.field(static=True)
+    shape: Shape = eqx.field(static=True)
+
+    @staticmethod
+    def find(
+        centred: Float[np.ndarray, "sample *grid channel"],
+        given: np.ndarray,
+        rank: int | None = None,
+    ) -> "Conditional":
+        """From samples about their mean; `given` is a mask of the entries of one."""
+        rows = centred.reshape(len(centred), -1)
+        mask = given.ravel()
+        known, rest = rows[:, mask], rows[:, ~mask]
+        first = Principal.find(known, rank)
+        count = len(first.vectors)
+        if len(rows) < _SAMPLES_A_MODE * count:
+            raise ValueError(
+                "what is given is regressed upon: expected at least "
+                f"{_SAMPLES_A_MODE} samples for each of its modes, got {len(rows)} "
+                f"samples of {count} modes. Pass more samples, or a rank of at most "
+                f"{len(rows) // _SAMPLES_A_MODE}."
+            )
+        xi = known @ np.asarray(first.vectors).T
+        # In-sample they are uncorrelated: the regression is one mode at a time.
+        regression = (xi.T @ rest) / (xi**2).sum(axis=0)[:, None]
+        left = rest - xi @ regression
+        second = Principal.find(left, rank, floor=_ROUNDING * (rest**2).mean(0).max())
+        places = tuple(np.flatnonzero(mask).tolist())
+        return Conditional(first, regression, second, places, centred.shape[1:])
+
+    @property
+    def orthonormal(self) -> bool:
+        return False
+
+    @property
+    def given_count(self) -> int:
+        return len(self.first.vectors)
+
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        return slice(self.given_count), slice(self.given_count, size)
+
+    def forward(self, fields: Stacked) -> Coefficients:
+        known, rest = self._split(fields.ravel())
+        xi = self.first.forward(known)
+        return jnp.concatenate([xi, self.second.forward(rest - self._explained(xi))])
+
+    def inverse(self, coefficients: Coefficients) -> Stacked:
+        here, there = self.blocks(coefficients.size)
+        xi, eta = coefficients[here], coefficients[there]
+        rest = self._explained(xi) + self.second.inverse(eta)
+        flat = jnp.zeros(math.prod(self.shape), xi.dtype)
+        known, others = self._places()
+        flat = flat.at[known].set(self.first.inverse(xi)).at[others].set(rest)
+        return flat.reshape(self.shape)
+
+    def _explained(self, xi: Array) -> Array:
+        return full_product(xi, jnp.asarray(self.regression, xi.dtype), axes=1)
+
+    def _split(self, flat: Array) -> tuple[Array, Array]:
+        known, others = self._places()
+        return flat[known], flat[others]
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        known = np.asarray(self.given, int)
+        return known, np.delete(np.arange(math.prod(self.shape)), known)
+
+
+class Spectral(AbstractBasis):
+    """The eigenvectors of the Laplacian on a grid for each channel.
+
+    A grid's sides choose them: sines for Dirichlet, cosines for Neumann, Fourier modes
+    for periodic sides. A channel of zero Dirichlet sides is then zero there, whatever
+    its coefficients. Time counts as an axis with Neumann sides.
+
+        Spectral([grid.with_boundary(Neumann()), grid])     # a coefficient, a solution
+    """
+
+    grids: tuple[Grid, ...] = eqx.field(static=True)
+
+    def __init__(self, grids: Sequence[Grid]):
+        self.grids = tuple(grid.homogeneous() for grid in grids)
+
+    def __check_init__(self):
+        shapes = {grid.shape for grid in self.grids}
+        if len(shapes) != 1:
+            raise ValueError(
+                "a spectral basis has one grid for each channel, all of one shape, "
+                f"got grids of shapes {[grid.shape for grid in self.grids]}."
+            )
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """One a channel; made of the grids, and not kept beside them."""
+        return tuple(map(Transform, self.grids))
+
+    @property
+    def orthonormal(self) -> bool:
+        return True
+
+    @property
+    def given_count(self) -> int:
+        return 0
+
+    def blocks(self, size: int) -> tuple[slice, ...]:
+        return (slice(size),)
+
+    def forward(self, fields: Stacked) -> Coefficients:
+        pairs = zip(self.grids, self.transforms, strict=True)
+        found = [
+            transform.forward(grid.restrict(fields[..., i])).ravel()
+            for i, (grid, transform) in enumerate(pairs)
+        ]
+        return jnp.concatenate(found)
+
+    def inverse(self, coefficients: Coefficients) -> Stacked:
+        sizes = [int(np.prod(grid.unknown_shape)) for grid in self.grids]
+        parts = jnp.split(coefficients, np.cumsum(sizes)[:-1])
+        triples = zip(self.grids, self.transforms, parts, strict=True)
+        channels = [
+            grid.extend(transform.inverse(part.reshape(grid.unknown_shape)))
+            for grid, transform, part in triples
+        ]
+        return jnp.stack(channels, axis=-1)
 
 
 class Whitened(AbstractNormaliser):
@@ -73,6 +313,7 @@ class Whitened(AbstractNormaliser):
         cls,
         samples: Float[Array | np.ndarray, "sample *grid channel"],
         *,
+        channels: int | None = None,
         positive: Sequence[int] = (),
         rough: Mapping[int, Grid] | None = None,
         damping: float | int = 0.02,
@@ -85,6 +326,8 @@ class Whitened(AbstractNormaliser):
 
         **Arguments:**
 
+        - `channels`: the length of the last axis; to be said if it is more than eight,
+          so that an axis of the grid is not taken for channels.
         - `positive`: channels that are positive and stay so: of their logarithm.
         - `rough`: channels that are seen through the Laplacian of a grid, as
           $\Delta u$, and restored by solving for $u$ with the grid's sides: the size of
@@ -97,15 +340,16 @@ class Whitened(AbstractNormaliser):
           modes of each.
         - `form`: `"modes"` or `"grid"`.
         """
+        require_channels(samples, channels)
         x = np.asarray(samples, np.float64)
         logs = tuple(i in positive for i in range(x.shape[-1]))
         grids = tuple((rough or {}).get(i) for i in range(x.shape[-1]))
         _check(x, positive, damping, form)
-        check_rough(x, rough or {}, positive)
+        _check_rough(x, rough or {}, positive)
         with jax.enable_x64(True):
-            z = np.asarray(bend(jnp.asarray(x), logs, grids))
-        channels = Normaliser.fit(z)
-        z = (z - np.asarray(channels.mean)) / np.asarray(channels.std)
+            z = np.asarray(_log_or_laplacian(jnp.asarray(x), logs, grids))
+        seen = Normaliser.fit(z, channels=channels)
+        z = (z - np.asarray(seen.mean)) / np.asarray(seen.std)
         centre = z.mean(axis=0)
         found = _basis(z - centre, basis, given, rank)
         if form == "grid" and not found.orthonormal:
@@ -114,8 +358,8 @@ class Whitened(AbstractNormaliser):
                 'leaves unexplained. Leave given out, or take form="modes".'
             )
         scale = _scale(found, _coefficients(found, z - centre), damping)
-        units = Normaliser.fit(x)
-        made = cls(found, channels, units, centre, scale, logs, grids, form, 1.0, ())  # type: ignore[arg-type]
+        units = Normaliser.fit(x, channels=channels)
+        made = cls(found, seen, units, centre, scale, logs, grids, form, 1.0, ())  # type: ignore[arg-type]
         return made._finished(x[:_JUDGED], strict=rank is None)
 
     def _finished(self, x: np.ndarray, strict: bool) -> "Whitened":
@@ -147,7 +391,7 @@ class Whitened(AbstractNormaliser):
     def given(self) -> np.ndarray:
         """Which coordinates are of what is given (`Conditional`): a mask."""
         mask = np.zeros(self.shape, bool)
-        mask[: self.basis.held] = True
+        mask[: self.basis.given_count] = True
         return mask
 
     @property
@@ -158,40 +402,42 @@ class Whitened(AbstractNormaliser):
         return tuple(size for size in sizes if size)
 
     @typed
-    def normalise(self, stacked: ChannelsLike) -> Float[Array, "..."]:
+    def normalise(self, stacked: StackedLike) -> Coordinates:
         """The coordinates of stacked fields; any axes may lead."""
         x = jnp.asarray(stacked)
         self._check(x.shape, self.centre.shape, "stacked fields")
-        z = self.channels.normalise(bend(x, self.positive, self.rough))
+        z = _log_or_laplacian(x, self.positive, self.rough)
+        z = self.channels.normalise(z)
         z = z - jnp.asarray(self.centre, z.dtype)
         scale = jnp.asarray(self.scale, z.dtype)
 
-        def one(z):
+        def one(z: Stacked) -> Coordinates:
             y = self.basis.forward(z) / scale
             return y if self.form == "modes" else self.basis.inverse(y) / self.turned
 
-        return batched(one, z, self.centre.ndim)
+        return _batched(one, z, self.centre.ndim)
 
     @typed
-    def restore(self, coordinates: Float[Array | np.ndarray, "..."]) -> Channels:
+    def restore(self, coordinates: CoordinatesLike) -> Stacked:
         """The stacked fields, in physical units; any axes may lead."""
         y = jnp.asarray(coordinates)
         self._check(y.shape, self.shape, "coordinates")
         scale, centre = (jnp.asarray(a, y.dtype) for a in (self.scale, self.centre))
 
-        def one(y):
+        def one(y: Coordinates) -> Stacked:
             modes = y if self.form == "modes" else self.basis.forward(self.turned * y)
             return self.basis.inverse(scale * modes) + centre
 
-        z = batched(one, y, len(self.shape))
-        return straighten(self.channels.restore(z), self.positive, self.rough)
+        z = _batched(one, y, len(self.shape))
+        z = self.channels.restore(z)
+        return _log_or_laplacian(z, self.positive, self.rough, inverse=True)
 
-    def hold(self, coordinates: Array) -> Array:
+    def stop_given(self, coordinates: Coordinates) -> Coordinates:
         """No gradient reaches the coordinates of what is given (`Conditional`)."""
-        held = jax.lax.stop_gradient(coordinates)
-        return jnp.where(self.given, held, coordinates)
+        stopped = jax.lax.stop_gradient(coordinates)
+        return jnp.where(self.given, stopped, coordinates)
 
-    def distance(self, stacked: ChannelsLike) -> Channels:
+    def distance(self, stacked: StackedLike) -> Stacked:
         x = jnp.asarray(stacked)
         impossible = jnp.asarray(self.positive) & (x <= 0)
         return jnp.where(impossible, jnp.inf, self.units.distance(x))
@@ -205,7 +451,12 @@ class Whitened(AbstractNormaliser):
             )
 
 
-def _basis(centred: np.ndarray, basis, given, rank: int | None) -> AbstractBasis:
+def _basis(
+    centred: np.ndarray,
+    basis: AbstractBasis | None,
+    given: Sequence[int] | np.ndarray | Array | None,
+    rank: int | None,
+) -> AbstractBasis:
     if basis is not None:
         if given is not None or rank is not None:
             raise ValueError(
@@ -232,7 +483,7 @@ def _coefficients(basis: AbstractBasis, centred: np.ndarray) -> np.ndarray:
     """In float64 whatever the session's precision."""
     with jax.enable_x64(True):
         z = jnp.asarray(centred, jnp.float64)
-        return np.asarray(batched(basis.forward, z, z.ndim - 1))
+        return np.asarray(_batched(basis.forward, z, z.ndim - 1))
 
 
 def _scale(basis: AbstractBasis, found: np.ndarray, damping: float) -> np.ndarray:
@@ -267,4 +518,63 @@ def _check(x: np.ndarray, positive: Sequence[int], damping: float, form: str) ->
                 f"positive everywhere, got {channel}, whose least value is "
                 f"{x[..., channel].min() if channel < x.shape[-1] else 'none'}. Leave "
                 "it out."
+            )
+
+
+def _oriented(vectors: np.ndarray) -> np.ndarray:
+    """With the sign of each row that makes its first large entry positive.
+
+    A decomposition leaves the signs to the machine and its number of threads.
+    """
+    size = np.abs(vectors)
+    large = np.argmax(size > 0.5 * size.max(axis=1, keepdims=True), axis=1)
+    return vectors * np.sign(vectors[np.arange(len(vectors)), large])[:, None]
+
+
+def _batched(function: Callable[[Array], Array], many: Array, axes: int) -> Array:
+    """`function` of each sample of an array whose last `axes` axes are one sample."""
+    lead = many.shape[: many.ndim - axes]
+    flat = many.reshape(-1, *many.shape[many.ndim - axes :])
+    found = jax.vmap(function)(flat)
+    return found.reshape(*lead, *found.shape[1:])
+
+
+def _log_or_laplacian(
+    x: Stacked,
+    positive: tuple[bool, ...],
+    rough: tuple[Grid | None, ...],
+    *,
+    inverse: bool = False,
+) -> Stacked:
+    """The logarithm of positive channels, the Laplacian of rough ones; or back."""
+    channels = list(jnp.moveaxis(x, -1, 0))
+    for i, (log, grid) in enumerate(zip(positive, rough, strict=True)):
+        if log:
+            channels[i] = jnp.exp(channels[i]) if inverse else jnp.log(channels[i])
+        elif grid is not None:
+            channels[i] = _laplacian(grid, channels[i], -1 if inverse else 1)
+    return jnp.stack(channels, axis=-1)
+
+
+def _laplacian(grid: Grid, u: Array, power: int) -> Array:
+    r"""$\Delta^{power}$ with zero data; a mode of eigenvalue zero is kept."""
+    transform = Transform(grid)
+    values = transform.eigenvalues
+    symbol = np.where(values == 0, 1.0, values) ** power
+    one = lambda u: grid.pad(transform.multiply(symbol, grid.restrict(u)))
+    return _batched(one, u, grid.ndim)
+
+
+def _check_rough(
+    x: np.ndarray, rough: Mapping[int, Grid], positive: Sequence[int]
+) -> None:
+    for channel, grid in rough.items():
+        fine = 0 <= channel < x.shape[-1] and channel not in positive
+        zero = grid.homogeneous()
+        if not fine or grid.shape != x.shape[1:-1] or zero != grid:
+            raise ValueError(
+                f"rough names channels (0 to {x.shape[-1] - 1}, none of them positive) "
+                f"and for each a grid of their shape {x.shape[1:-1]} whose sides have "
+                f"zero data, got {channel} with {grid}. Pass {{{channel}: "
+                "equation.grid}."
             )

@@ -29,23 +29,23 @@ def in_double(fn: _F, *, explain: bool = False) -> _F:
     compiled = eqx.filter_jit(fn)
 
     @functools.wraps(fn)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         if is_traced(args, kwargs):
             return fn(*args, **kwargs)
         with jax.enable_x64(True):
-            wide = jax.tree.map(_widen, (args, kwargs))
+            args, kwargs = jax.tree.map(_widen, (args, kwargs))
             try:
-                found = compiled(*wide[0], **wide[1])
+                found = compiled(*args, **kwargs)
             except RuntimeError:
                 if explain:
-                    fn(*wide[0], **wide[1])  # raises the same in better words
+                    fn(*args, **kwargs)  # raises the same in better words
                 raise
-        return jax.tree.map(lambda x: narrow(x), found)
+        return jax.tree.map(_narrow, found)
 
     return call  # type: ignore[return-value]
 
 
-def _widen(leaf):
+def _widen(leaf: Any) -> Any:
     """A floating-point array in float64; all else as it is."""
     if not eqx.is_array_like(leaf) or isinstance(leaf, bool | int | float):
         return leaf
@@ -54,7 +54,7 @@ def _widen(leaf):
     return leaf
 
 
-def narrow(leaf):
+def _narrow(leaf: Any) -> Any:
     """A floating-point array in the session's default precision; all else as it is."""
     if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
         return jnp.asarray(np.asarray(leaf), float)

@@ -1,5 +1,16 @@
-r"""Conjugate gradients for $\nabla\cdot(a\nabla u) = f$, preconditioned by a transform.
+r"""The solvers of elliptic equations: one direct, one by conjugate gradients.
 
+With constant coefficients, $(\Delta + s)\, u = f$ is a division in the eigenvectors of
+the Laplacian (`Transform`),
+
+$$ \hat u_k = \hat f_k / (\lambda_k + s), $$
+
+wherever $\lambda_k + s$ is not zero. It is zero for the constant mode when $s = 0$ and
+no side is Dirichlet: then $f$ must have zero mean, and so has the $u$ that is returned.
+It is (nearly) zero at *resonance*, $s \approx -\lambda_k$, where a small source has a
+large answer: that is refused, with the mode's name.
+
+$\nabla\cdot(a\nabla u) = f$ takes conjugate gradients, preconditioned by a transform.
 With $w = \sqrt a\, u$ the operator is nearly one of constant coefficients,
 
 $$ -a^{-1/2}\, \nabla\cdot\bigl(a \nabla (a^{-1/2} w)\bigr) = -\Delta w + q\, w,
@@ -12,22 +23,98 @@ of no harm where $a$ is smooth. Without the factors of $a$ many more iterations 
 needed where it ranges widely, without smoothing where it jumps.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._checks import require, require_finite
-from ..types import Field, FieldLike, typed
-from ._boundary import Neumann, Periodic
-from ._constant import compatible, is_singular, solve_constant
+from .._checks import is_traced, require, require_finite, show
+from ..types import Elementwise, Field, FieldLike, Scalar, ScalarLike, typed
 from ._diffusion import Diffusion, Laplacian
-from ._grid import Grid
+from ._grid import Grid, Neumann, Periodic
 from ._transform import Transform
 
 MAX_STEPS = 2000
 SMOOTHING = 1.5  # the length over which a is smoothed, in spacings
+Linear = Callable[[Array], Array]
+
+
+@typed
+def solve_constant(grid: Grid, rhs: FieldLike, shift: ScalarLike = 0.0) -> Elementwise:
+    r"""The unknowns $u$ of $(\Delta + s) u = f$ with zero data on all sides.
+
+    Exact up to rounding, and linear in `rhs`, the unknowns of $f$ (`grid.restrict`). To
+    use it with data on the sides, move what they contribute to the right-hand side. Two
+    transforms: $O(n)$ a point.
+    """
+    transform, rhs = Transform(grid), jnp.asarray(rhs)
+    divisor = check_resonance(grid, shift, rhs.dtype)
+    if is_singular(grid, shift):
+        rhs = compatible(grid, rhs)
+        # The mean of the answer is zero.
+        divisor = divisor.at[(0,) * grid.ndim].set(jnp.inf)
+    return transform.multiply(1 / divisor, rhs)
+
+
+def is_singular(grid: Grid, shift: ScalarLike = 0.0) -> bool:
+    """Whether constants solve the homogeneous equation: no side holds a value."""
+    sides = Transform(grid).axes
+    zero = not is_traced(shift) and float(shift) == 0
+    return zero and all("D" not in axis.sides for axis in sides)
+
+
+def compatible(grid: Grid, rhs: FieldLike) -> Elementwise:
+    """`rhs` itself, after a check that its integral is zero up to rounding.
+
+    The fluxes of the sides count as part of the right-hand side.
+    """
+    mean, size = grid.mean(rhs), jnp.sqrt(grid.mean(jnp.square(rhs)))
+    tolerance = float(jnp.finfo(rhs.dtype).eps ** 0.5)
+    total = mean * float(np.prod(grid.lengths))
+    return require(
+        rhs,
+        jnp.abs(mean) <= tolerance * size,
+        "without a side that holds a value, what flows in must flow out: the source "
+        "and the fluxes through the sides must integrate to zero, and their integral "
+        f"is {show(total)} (their mean {show(mean)}, their size {show(size)}). "
+        "Subtract the mean from the source, or hold a value on one side.",
+    )
+
+
+def check_resonance(grid: Grid, shift: ScalarLike, dtype: DTypeLike) -> Elementwise:
+    r"""$\lambda + s$ of every mode, none of which is near zero.
+
+    Near means that half of the digits would be lost: $|\lambda + s|$ below
+    $\sqrt{\epsilon}\,|s|$. The constant mode at $s = 0$ is no resonance.
+    """
+    transform = Transform(grid)
+    eigenvalues = transform.eigenvalues
+    near = float(jnp.finfo(dtype).eps ** 0.5)
+    if is_traced(shift):
+        shift = jnp.asarray(shift, dtype)
+        divisor = jnp.asarray(eigenvalues, dtype) + shift
+        ok = jnp.abs(divisor).min() > near * jnp.abs(shift)
+        return require(divisor, ok, _resonance(shift, "an eigenvalue", ""))
+    divisor = eigenvalues + float(shift)
+    index = np.unravel_index(np.argmin(np.abs(divisor)), divisor.shape)
+    if float(shift) != 0 and abs(divisor[index]) <= near * abs(float(shift)):
+        number = f"the eigenvalue {eigenvalues[index]:.12g}"
+        waves = transform.numbers(tuple(map(int, index)))
+        mode = f", whose mode has {waves} half waves along the axes"
+        raise ValueError(_resonance(shift, number, mode))
+    return jnp.asarray(divisor, dtype)
+
+
+def _resonance(shift: ScalarLike, eigenvalue: str, mode: str) -> str:
+    return (
+        f"the equation is at resonance: its shift, {show(shift)}, cancels {eigenvalue} "
+        f"of the grid's Laplacian{mode}. There is no solution then, or no only one. "
+        "Change the wavenumber, the size of the domain or the number of points."
+    )
 
 
 @typed
@@ -74,7 +161,7 @@ def solve_diffusion(grid: Grid, coefficient: FieldLike, rhs: FieldLike) -> Field
     return lifted + grid.pad(u - grid.mean(u) if null else u)
 
 
-def _lift(grid, dtype):
+def _lift(grid: Grid, dtype: DTypeLike) -> Field:
     """The field of zero Laplacian with the data of the sides.
 
     A jump from the data to zero would be a load of size 1/h^2, and a residual small
@@ -91,14 +178,14 @@ def _lift(grid, dtype):
     return grid.extend(solve_constant(grid, Laplacian(grid).load(zero)))
 
 
-def _size(source, load):
+def _size(source: Array, load: Array) -> Scalar:
     """What a residual should be small beside: the source, if there is one, or less."""
     source, load = (jnp.sqrt(jnp.mean(jnp.square(v))) for v in (source, load))
     size = jnp.where(source > 0, jnp.minimum(source, load), load)
     return jnp.where(size > 0, size, 1)
 
 
-def _linear_solve(matrix, inverse, b, limit):
+def _linear_solve(matrix: Linear, inverse: Linear, b: Array, limit: Scalar) -> Array:
     """`y` with `matrix(y) = b`, where `b` and all its derivatives have their own size.
 
     JAX calls the same solver for the derivatives, with right sides of any size, and an
@@ -107,10 +194,10 @@ def _linear_solve(matrix, inverse, b, limit):
     and zero in derivatives of it, which are brought to their own.
     """
 
-    def marked(v):
+    def marked(v: Array) -> Array:
         return jnp.append(matrix(v[:-1].reshape(b.shape)), v[-1])
 
-    def solve(_, right):
+    def solve(_: Linear, right: Array) -> Array:
         inner, marker = right[:-1].reshape(b.shape), right[-1]
         own = jnp.max(jnp.abs(inner))
         size = jnp.where((marker == 0) & (own > 0), own, 1)
@@ -123,7 +210,7 @@ def _linear_solve(matrix, inverse, b, limit):
     return found[:-1].reshape(b.shape)
 
 
-def _conjugate_gradients(matrix, inverse, b):
+def _conjugate_gradients(matrix: Linear, inverse: Linear, b: Array) -> Array:
     """Lineax's, to a residual small beside one, as a whole and not entry by entry."""
     tags = (lx.symmetric_tag, lx.positive_semidefinite_tag)
     structure = jax.eval_shape(lambda b: b, b)  # its place among devices too
@@ -144,12 +231,12 @@ def _conjugate_gradients(matrix, inverse, b):
     return found.value
 
 
-def _tolerance(dtype) -> float:
+def _tolerance(dtype: DTypeLike) -> float:
     """1e-11 in float64, 1e-5 in float32: a few digits above rounding."""
     return float(jnp.finfo(dtype).eps) ** 0.7
 
 
-def _accurate(y, residual, limit):
+def _accurate(y: Array, residual: Array, limit: Scalar) -> Array:
     """`y`, after a check of its residual against what its rounding can explain."""
     norm = lambda v: jnp.sqrt(jnp.mean(jnp.square(v)))
     rounding = 10 * float(jnp.finfo(y.dtype).eps) * limit * norm(y)
@@ -165,7 +252,9 @@ def _accurate(y, residual, limit):
     )
 
 
-def _preconditioner(grid, a, part, lowest, stiffness):
+def _preconditioner(
+    grid: Grid, a: Field, part: Array, lowest: float, stiffness: Scalar
+) -> Linear:
     """The inverse of M, in the units of the matrix."""
     transform = Transform(grid)
     eigenvalues = np.maximum(-transform.eigenvalues, lowest)
@@ -180,7 +269,7 @@ def _preconditioner(grid, a, part, lowest, stiffness):
     return inverse
 
 
-def _smooth(grid, field):
+def _smooth(grid: Grid, field: Field) -> Array:
     """A field smoothed over `SMOOTHING` spacings, as heat would in a closed box."""
     closed = grid.with_boundary(
         tuple(Periodic() if p else Neumann() for p in grid.periodic)
