@@ -63,6 +63,16 @@ def test_a_normaliser_is_saved_with_what_holds_it(tmp_path):
     assert not jax.tree.leaves(normaliser)  # nothing that an optimiser would train
 
 
+def test_an_axis_of_the_grid_is_not_taken_for_channels():
+    u = np.random.default_rng(0).normal(size=(30, 4, 9))  # samples, times, points
+    for chart in (Normaliser, px.pde.Whitened):
+        for channels in (None, 8):
+            with pytest.raises(ValueError, match=r"shape \(30, 4, 9\).*channels=9\."):
+                chart.fit(u, channels=channels)
+    assert Normaliser.fit(u[..., None]).mean == pytest.approx((u.mean(),))
+    assert len(Normaliser.fit(u, channels=9).mean) == 9
+
+
 def test_a_normaliser_refuses_what_is_not_its_own():
     with pytest.raises(ValueError, match=r"of 2 channels, got an array of shape \(3,"):
         Normaliser((0.0, 0.0), (1.0, 1.0)).restore(jnp.ones((3, 4)))
@@ -282,7 +292,7 @@ def test_another_equation_key_or_fewer_samples_are_refused(rod, tmp_path):
         px.pde.open(tmp_path)
     with pytest.raises(FileExistsError, match="new or a dataset, got"):
         px.pde.generate(rod, 2, key=KEY, path=tmp_path)
-    with pytest.raises(ValueError, match="n must be a whole number of samples"):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1"):
         make(n=0)
 
 

@@ -185,6 +185,22 @@ def test_a_report_is_a_table_and_json(found, tmp_path):
         found["student"]
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_report_of_fields_of_any_size_is_that_of_theirs(rod, truth, found, size, x32):
+    """Float32 has no squares of them; nor are they written as what is no number."""
+    sets = [type(truth)(*(np.float32(f) * size for f in truth))] * 2
+    one = px.pde.report(rod, part(sets[0], 20), part(sets[1], 20, 60), **OPTIONS)
+    saved = json.loads(json.dumps(one.as_dict(), allow_nan=False))
+    exact, row = found.as_dict()["rows"]["exact"], saved["rows"]["samples"]
+    for name in ("amplitude", "mean_error", "spread_error", "sliced_wasserstein"):
+        assert_close(row[name], exact[name], 1e-5)
+    assert max(row["residual"]) < 1e-5
+    energy = row["spectra"]["solution"]["energy"]
+    assert_close(
+        np.array(energy) / size**2, exact["spectra"]["solution"]["energy"], 1e-5
+    )
+
+
 def test_what_is_no_sample_of_the_equation_is_refused(rod, truth, x64):
     samples, reference = part(truth, 20), part(truth, 20, 40)
     make = lambda s, r=reference: px.pde.report(rod, s, r, **OPTIONS)

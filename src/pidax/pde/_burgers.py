@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import require, require_positive, show
+from .._checks import require, require_positive, require_whole, show
 from ..types import Field, Key, Scalar, ScalarLike, SpaceTime
 from ._equation import Kind
-from ._evolution import AbstractEvolution, require_steps
+from ._evolution import AbstractEvolution
 from ._fourier import (
     check_periodic,
     multiply,
@@ -73,7 +73,8 @@ class Burgers(AbstractSemilinear):
 
     def __check_init__(self):
         require_positive(viscosity=self.viscosity, end=self.end)  # type: ignore
-        require_steps(rows=self.rows, substeps=self.substeps)
+        require_whole(least=2, rows=self.rows)
+        require_whole(substeps=self.substeps)
         check_periodic(self.grid, "Burgers")
         if self.grid.ndim != 1:
             raise ValueError(
@@ -142,7 +143,7 @@ class InviscidBurgers(AbstractEvolution[Shock]):
 
     def __check_init__(self):
         require_positive(end=self.end)
-        require_steps(rows=self.rows)
+        require_whole(least=2, rows=self.rows)
         sides = (Dirichlet, Neumann)
         got = self.grid.boundary[0]
         right_kind = all(isinstance(s, k) for s, k in zip(got, sides, strict=True))

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._checks import require_whole
 from ..store import describe, differences
 from ..types import Key
 from ._equation import AbstractEquation, FieldsT
@@ -126,8 +127,7 @@ class Dataset(Generic[FieldsT]):
         meets the batches that it would have met. Only the rows of a batch are read.
         `normaliser` is in place of the dataset's own.
         """
-        if batch_size < 1:
-            raise ValueError(f"a batch has at least one sample, got {batch_size=}.")
+        require_whole(batch_size=batch_size)
         chosen = self.normaliser if normaliser is None else normaliser
         seed = [int(word) for word in np.ravel(jax.random.key_data(key))]
         orders: dict[int, np.ndarray] = {}

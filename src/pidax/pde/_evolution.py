@@ -211,14 +211,3 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         for name, field in zip(self.given, given, strict=True):
             self.check_field(name, field)
         return [jnp.asarray(field) for field in given]
-
-
-def require_steps(**counts: int) -> None:
-    """Each named count is a whole number of at least one; rows at least two."""
-    for name, count in counts.items():
-        least = 2 if name == "rows" else 1
-        if not isinstance(count, int) or count < least:
-            raise ValueError(
-                f"{name} must be a whole number of at least {least}, got "
-                f"{name}={count!r}."
-            )

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import require_whole
 from .._files import LEFTOVERS, LOCK, lock_directory, write_whole
 from ..types import Key
 from ._dataset import (
@@ -55,7 +56,7 @@ def draw(
     The samples that `generate` would store, before they are rounded: solved in float64
     and handed back in default precision, `batch_size` at a time.
     """
-    _check_counts(n, batch_size)
+    require_whole(n=n, batch_size=batch_size)
     parts = []
     for start in range(0, n, batch_size):
         rows = np.arange(start, start + min(n, batch_size), dtype=np.int32)
@@ -92,7 +93,7 @@ def generate(
     The code of `equation` is not looked at, only its class and its fields: whoever
     changes a method makes the dataset again.
     """
-    _check_counts(n, batch_size)
+    require_whole(n=n, batch_size=batch_size)
     path = Path(path)
     _require_place(path)
     if (path / HEADER).exists():
@@ -324,11 +325,3 @@ def _finish(path: Path, header: Header) -> None:
         for name, values in zip(("solved", "stored"), residuals.T, strict=True)
     }
     _write(path, header)
-
-
-def _check_counts(n: int, batch_size: int) -> None:
-    for name, number in (("n", n), ("batch_size", batch_size)):
-        if isinstance(number, bool) or int(number) != number or number < 1:
-            raise ValueError(
-                f"{name} must be a whole number of samples, at least 1, got {number!r}."
-            )

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import require_positive
+from .._checks import check_interval, require_positive, require_whole
 from ..types import Field, Key, Scalar, ScalarLike, Shape, SpaceTime, Stacked
 from ._equation import GaussianLaw, Kind, gaussian_law
-from ._evolution import AbstractEvolution, Evolution, require_steps
+from ._evolution import AbstractEvolution, Evolution
 from ._grid import Dirichlet, Grid, Neumann, Periodic
 from ._random_field import AbstractRandomField, Law, Matern, as_law
 from ._transform import Transform
@@ -59,7 +59,7 @@ class Heat(AbstractEvolution[Evolution]):
 
     def __check_init__(self):
         require_positive(diffusivity=self.diffusivity, end=self.end)  # type: ignore[arg-type]
-        require_steps(rows=self.rows)
+        require_whole(least=2, rows=self.rows)
         _require_zero_sides(self.grid)
 
     def draw(self, *, key: Key) -> tuple[Array, ...]:
@@ -129,14 +129,10 @@ class RandomHeat(AbstractEvolution[Diffusing]):
 
     def __check_init__(self):
         require_positive(end=self.end)
-        require_steps(rows=self.rows)
+        require_whole(least=2, rows=self.rows)
         _require_zero_sides(self.grid)
-        low, high = self.diffusivity
-        if not 0 < low < high < float("inf"):
-            raise ValueError(
-                "diffusivity must be an interval (low, high) of positive numbers, got "
-                f"{self.diffusivity}. For one number, Heat."
-            )
+        cure = "For one number, Heat."
+        check_interval("diffusivity", self.diffusivity, positive=True, cure=cure)
 
     def draw(self, *, key: Key) -> tuple[Array, ...]:
         first, second = jax.random.split(key)

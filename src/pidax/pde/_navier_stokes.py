@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import require_positive
+from .._checks import require_positive, require_whole
 from ..types import Field2, FieldLike, Key, ScalarLike, typed
 from ._equation import Kind
-from ._evolution import require_steps
 from ._fourier import (
     check_periodic,
     multiply,
@@ -79,7 +78,8 @@ class NavierStokes(AbstractSemilinear):
 
     def __check_init__(self):
         require_positive(viscosity=self.viscosity, end=self.end)  # type: ignore
-        require_steps(rows=self.rows, substeps=self.substeps)
+        require_whole(least=2, rows=self.rows)
+        require_whole(substeps=self.substeps)
         check_periodic(self.grid, "NavierStokes")
         if self.grid.ndim != 2:
             raise ValueError(
