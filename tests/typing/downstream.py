@@ -1,4 +1,5 @@
 """A downstream user's code, as pyright sees it: checked in CI, never run."""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from typing import assert_type
 
@@ -89,6 +90,18 @@ def comparing(flow: px.ProbabilityFlow, student: px.Student) -> float:
     return report.endpoint_rms
 
 
+def solving() -> Float[Array, "x y"]:
+    darcy = px.pde.Darcy(px.pde.Grid((16, 16)))
+    fields = darcy.sample(key=jax.random.key(0))
+    assert_type(fields, px.pde.DarcyFields)
+    assert_type(darcy.resolve(fields), px.pde.DarcyFields)
+    data = px.pde.generate(darcy, 64, key=jax.random.key(1), path="data/darcy")
+    assert_type(data, px.pde.Dataset[px.pde.DarcyFields])
+    heat = px.pde.draw(px.pde.Heat(), 8, key=jax.random.key(2))
+    assert_type(heat, px.pde.Evolution)
+    return data.fields(0).solution + fields.coefficient
+
+
 def mistakes() -> None:
     px.solve(px.EDM(), jax.numpy.ones(2))  # pyright: ignore[reportArgumentType]
     flow = px.ProbabilityFlow(px.Circle(), px.EDM())
@@ -96,3 +109,10 @@ def mistakes() -> None:
     px.solve(flow, jax.numpy.ones(2), rtol="1")  # pyright: ignore[reportArgumentType]
     px.karras("18", px.EDM())  # pyright: ignore[reportArgumentType]
     px.fit(flow, px.EDM(), steps=1, batch_size=1, key=jax.random.key(0))  # pyright: ignore[reportArgumentType]
+    darcy, key = px.pde.Darcy(px.pde.Grid((16, 16))), jax.random.key(0)
+    darcy.sample(key=key).solutoin  # pyright: ignore[reportAttributeAccessIssue]
+    px.pde.draw(darcy, 8, key=key).source  # pyright: ignore[reportAttributeAccessIssue]
+    data = px.pde.open("data/darcy", darcy)
+    data.fields(0).solutoin  # pyright: ignore[reportAttributeAccessIssue]
+    poisson = px.pde.Poisson(px.pde.Grid((16, 16))).sample(key=key)
+    darcy.relative_residual(poisson)  # pyright: ignore[reportArgumentType]

@@ -47,7 +47,7 @@ class Advection(AbstractOperator):
     ):
         self.grid = grid
         parts = velocity if isinstance(velocity, tuple | list) else (velocity,)
-        self.velocity = tuple(_component(v) for v in parts)
+        self.velocity = tuple(_component(v) for v in parts)  # type: ignore[arg-type]
         self.scheme = scheme
 
     def __check_init__(self):

@@ -301,8 +301,9 @@ def _finish(path: Path, header: Header) -> None:
     parts = [fields[i : i + step] for i in range(0, len(fields), step)]
     axes = tuple(range(fields.ndim - 1))
     size = fields[..., 0].size
-    mean = sum(p.sum(axis=axes, dtype=np.float64) for p in parts) / size
-    square = sum(np.square(p - mean).sum(axis=axes) for p in parts) / size
+    total = [p.sum(axis=axes, dtype=np.float64) for p in parts]
+    mean = np.sum(total, axis=0) / size
+    square = np.sum([np.square(p - mean).sum(axis=axes) for p in parts], axis=0) / size
     least = np.min([p.min(axis=axes) for p in parts], axis=0)
     greatest = np.max([p.max(axis=axes) for p in parts], axis=0)
     normaliser = Normaliser.of_moments(mean, np.sqrt(square))

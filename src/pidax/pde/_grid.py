@@ -319,7 +319,7 @@ class Grid(eqx.Module):
         )
 
 
-def _point_numbers(shape: Sequence[int] | int) -> Shape:
+def _point_numbers(shape: Any) -> Shape:
     """The numbers of points as Python's whole numbers."""
     try:
         return tuple(index(n) for n in ([shape] if np.ndim(shape) == 0 else shape))
