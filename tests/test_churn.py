@@ -1,5 +1,6 @@
 """The stochastic sampler: Heun's steps without churn, a law in closed form with it."""
 
+import functools
 import itertools
 
 import diffrax
@@ -44,6 +45,25 @@ def test_noise_is_added_inside_the_interval_alone(key, x64):
     assert_close(run((81, 1000)), still, 0)
     assert_close(run((0.0, 0.0019)), still, 0)
     assert jnp.abs(run((0.05, 1.0)) - still).max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [px.EDM, px.VE, px.VP, px.SubVP])
+def test_churn_of_every_process_is_finite_by_default(make, x32, key):
+    """No noise is the difference of equal squares: nothing, and not NaN."""
+    flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(2), 0.25), make())
+    z = flow.process.prior(key, (8, 2))
+
+    @jax.jit
+    @jax.vmap
+    def draws(z):
+        run = functools.partial(px.sample_with_churn, flow, z, key=key)
+        off = run(churn=30, interval=(1e9, 2e9))
+        return run(), off, run(churn=np.float32(30), interval=(0.05, 1.0))
+
+    still, off, churned = draws(z)
+    assert_close(off, still, 1e-6)
+    assert jnp.isfinite(churned).all()
+    assert jnp.abs(churned - still).max() > 1e-2
 
 
 def test_the_law_of_its_samples_for_gaussian_data(x64):

@@ -24,10 +24,14 @@ from pidax.metrics import (
     sliced_wasserstein,
     wasserstein_1d,
 )
-from pidax.metrics._energy import _nearness
-from pidax.metrics._kernel import _gaussian
-from pidax.metrics._pairs import discrepancy, row_sums, squares
-from pidax.metrics._sliced import _NUMBERS, directions, projected
+from pidax.metrics._kernel_distances import (
+    _gaussian,
+    _nearness,
+    discrepancy,
+    row_sums,
+    squares,
+)
+from pidax.metrics._wasserstein import _NUMBERS, directions, projected
 
 KEY = jax.random.key(7)
 KEYS = jax.random.split(KEY, 2000)
@@ -335,6 +339,23 @@ def test_order_and_origin_do_not_matter_and_scale_does(name, x64):
 
 
 @everything
+def test_no_square_overflows_or_vanishes(name, x32):
+    """Distances are as large as the numbers, of which float32 has more than squares."""
+    x, y = two_sets(dtype=np.float32)
+    value = ALL[name](x, y)
+    for scale in (np.float32(2.0**64), np.float32(2.0**-70)):
+        if "mmd" in name:
+            bandwidth = scale * ALL[name].keywords["bandwidth"]
+            assert_close(
+                ALL[name](scale * x, scale * y, bandwidth=bandwidth), value, 1e-6
+            )
+        else:
+            assert_close(ALL[name](scale * x, scale * y) / scale, value, 1e-6)
+            apart = px.metrics.rms_error(scale * x, scale * y) / scale
+            assert_close(apart, px.metrics.rms_error(x, y), 1e-6)
+
+
+@everything
 def test_float32_keeps_the_distances_of_points_far_from_the_origin(name, x32):
     """Where $|x|^2 + |y|^2 - 2xy$ would be off by several times the spread."""
     x, y = (np.float32(1000 + z) for z in two_sets())
@@ -430,6 +451,28 @@ def test_mixed_and_half_precision(x64):
 
 
 # --- what is refused -----------------------------------------------------------------
+
+
+def test_sizes_are_checked_without_types_too(x64):
+    """As with JAXTYPING_DISABLE=1: a set is not broadcast against another."""
+    x, y = two_sets()
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for distance in (*ALL.values(), px.metrics.mean_error, px.metrics.spread_error):
+            with pytest.raises(
+                ValueError, match=r"one shape, got .*\(9, 1\)\. Reshape"
+            ):
+                distance(x, y[:, :1])
+        for error in (px.metrics.rms_error, sample_errors, error_summary):
+            for other in (y[:1], y[:, :1]):
+                with pytest.raises(
+                    ValueError, match=r"the same samples, got .* Reshape"
+                ):
+                    error(x, other)
+        with pytest.raises(ValueError, match=r"sets of numbers, got .*\(9, 3\)\. Use"):
+            wasserstein_1d(x, y)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @kinds

@@ -133,6 +133,11 @@ def test_the_interval_covers_as_often_as_it_says(x64):
     found = jax.jit(jax.vmap(one))(x, keys)
     covered = np.mean((found.low < 0) & (found.high > 0))
     assert abs(covered - 0.95) < 0.03
+    # Of a spread less often, as the docstring says.
+    one = lambda x, key: bootstrap(jnp.std, x, key=key, resamples=300)
+    found = jax.jit(jax.vmap(one))(x, keys)
+    covered = np.mean((found.low < 1) & (found.high > 1))
+    assert abs(covered - 0.91) < 0.03
 
 
 def test_sets_are_resampled_each_on_its_own_and_trees_together(x64):
@@ -163,5 +168,5 @@ def test_what_cannot_be_resampled_is_refused():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"at least two samples.*got \[1\]"):
         bootstrap(mean, np.ones((1, 3)), key=key)
-    with pytest.raises(ValueError, match="0 < level < 1"):
+    with pytest.raises(ValueError, match="between 0 and 1, got level=95"):
         bootstrap(mean, np.ones((4, 3)), key=key, level=95)

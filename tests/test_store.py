@@ -561,7 +561,7 @@ MALFORMED = {
     "no tuple": {"tuple": 3},
     "no finite float": {"float": "1.0"},
     "no fields": {"class": "pidax:EDM"},
-    "abstract": instance("pidax.flow._clock:AbstractClock"),
+    "abstract": instance("pidax.flow._clocks:AbstractClock"),
 }
 
 

@@ -4,6 +4,7 @@ A value known at once raises `ValueError` at once; a traced value raises the sam
 words when the compiled program meets it (`equinox.error_if`).
 """
 
+import inspect
 import operator
 from typing import Any
 
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
+
+_UNKNOWN = object()
 
 
 def is_traced(*values: object) -> bool:
@@ -135,3 +138,70 @@ def check_condition(condition: PyTree, count: int) -> PyTree:
         return leaf
 
     return jax.tree.map(spread, condition)
+
+
+def not_negative(alpha: Array) -> Array:
+    """`alpha`, and zero where it rounds below, with the derivative of `alpha`."""
+    return alpha + jax.lax.stop_gradient(jnp.maximum(-alpha, 0))
+
+
+def check_network(network: Any, *keywords: str) -> Any:
+    """The network, if it can be called as `network(x, c_noise, condition, key=)`.
+
+    `keywords` are the names of the arguments passed by keyword.
+    """
+    call = ", ".join(["x, c_noise, condition", *(f"{name}=" for name in keywords)])
+    cure = (
+        f"A network is called as network({call}) on one sample, as pidax.nn.MLP is; "
+        "wrap yours in an equinox.Module that takes these arguments."
+    )
+    name = type(network).__name__
+    if inspect.isclass(network):
+        raise ValueError(
+            f"expected a network, got the class {network.__name__}. Make one of it. "
+            f"{cure}"
+        )
+    if not callable(network):
+        raise ValueError(f"expected a network, got an object of type {name}. {cure}")
+    try:
+        signature = inspect.signature(network)
+    except ValueError:  # not written in Python; it shows when it is called
+        return network
+    try:
+        signature.bind(None, None, None, **dict.fromkeys(keywords))
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        raise ValueError(
+            f"expected another network, got a {name} that takes ({takes}): {error}. "
+            f"{cure}"
+        ) from None
+    return network
+
+
+def one_sample(out: Array, x: Array, who: str, cure: str) -> Array:
+    """`out`, if it is one array of the shape of the sample `x`."""
+    shape = getattr(out, "shape", None)
+    if shape != x.shape:
+        raise ValueError(
+            f"{who} must return one array of the shape {x.shape} of its sample, got "
+            f"{type(out).__name__ if shape is None else shape}. {cure}"
+        )
+    return out
+
+
+def classes_of(model: Any) -> Any:
+    """Its classes: a number, None, or unknown for a model that does not say.
+
+    What is wrapped around a denoiser (`Guided`, say) has those of that denoiser.
+    """
+    while model is not None:
+        classes = getattr(model, "classes", _UNKNOWN)
+        if classes is not _UNKNOWN:
+            return classes
+        model = getattr(model, "denoiser", None)
+    return _UNKNOWN
+
+
+def is_known(classes: Any) -> bool:
+    """Whether `classes_of` found a model that says."""
+    return classes is not _UNKNOWN

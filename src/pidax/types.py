@@ -8,7 +8,7 @@ switch the check off. Under `jax.jit` it costs nothing after the first trace.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import (
     Bool,
     Float,
     Int,
+    Integer,
     PRNGKeyArray,
     PyTree,
     Real,
@@ -53,13 +54,13 @@ else:
 Scalar: TypeAlias = Float[Array, ""]
 Number: TypeAlias = Array | np.ndarray | np.number | float | int
 ScalarLike: TypeAlias = Real[Number, ""]
-WholeLike: TypeAlias = Int[Array | np.ndarray | np.integer | int, ""]
+WholeLike: TypeAlias = Integer[Array | np.ndarray | np.integer | int, ""]
 Sample: TypeAlias = Float[Array, "*event"]
 SampleLike: TypeAlias = Float[Array | np.ndarray, "*event"]
 Batch: TypeAlias = Float[Array, "batch *event"]
 BatchLike: TypeAlias = Float[Array | np.ndarray, "batch *event"]
 Times: TypeAlias = Float[Array, " time"]
-TimesLike: TypeAlias = Float[Array | np.ndarray, " time"]
+TimesLike: TypeAlias = Real[Array | np.ndarray, " time"] | Sequence[float | int]
 Elementwise: TypeAlias = Float[Array, "..."]
 ElementwiseLike: TypeAlias = Real[Number, "..."]
 # A field on a grid: a value at each of its points; and one that leads with time.

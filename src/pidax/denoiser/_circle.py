@@ -11,6 +11,8 @@ At small noise $\kappa$ is huge and $1 - A \approx 1/2\kappa$ is the whole story
 $1 - A$ is computed by itself, and never as a difference.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import i0e, i1e
@@ -26,9 +28,10 @@ from ..types import (
     Scalar,
     ScalarLike,
     Shape,
+    at_least_float32,
     typed,
 )
-from ._base import AbstractExactDenoiser, as_arrays
+from ._denoiser import AbstractExactDenoiser, as_arrays
 
 
 class Circle(AbstractExactDenoiser):
@@ -58,14 +61,14 @@ class Circle(AbstractExactDenoiser):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Sample:
-        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
-        norm = _norm(x)
-        kappa = alpha * self.radius * norm / sigma**2
+        dtype = jnp.asarray(x).dtype
+        x, norm, sigma, radius = self._seen(x, sigma, alpha)
+        kappa = (radius / sigma) * (norm / sigma)
         # At the centre A(kappa)/|x| -> kappa/2|x|, and x makes it zero: no 0/0.
-        at_centre = 0.5 * alpha * self.radius / sigma**2
+        at_centre = 0.5 * (radius / sigma) / sigma
         nonzero = jnp.where(norm > 0, norm, 1.0)
         ratio = jnp.where(norm > 0, (1 - bessel_deficit(kappa)) / nonzero, at_centre)
-        return self.radius * ratio * x
+        return (self.radius * ratio * x).astype(dtype)
 
     @typed
     def log_density(
@@ -75,11 +78,22 @@ class Circle(AbstractExactDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
-        norm, variance = _norm(x), sigma**2
-        kappa = alpha * self.radius * norm / variance
-        gauss = -0.5 * (norm - alpha * self.radius) ** 2 / variance
-        return gauss + log_i0e(kappa) - jnp.log(2 * jnp.pi * variance)
+        _, norm, sigma, radius = self._seen(x, sigma, alpha)
+        gauss = -0.5 * ((norm - radius) / sigma) ** 2
+        kappa = (radius / sigma) * (norm / sigma)
+        return gauss + log_i0e(kappa) - math.log(2 * math.pi) - 2 * jnp.log(sigma)
+
+    def _seen(
+        self, x: SampleLike, sigma: ScalarLike, alpha: ScalarLike
+    ) -> tuple[Sample, Scalar, Scalar, Scalar]:
+        r"""$x$, $|x|$, $\sigma$ and the noised circle's $\alpha R$, in float32 or more.
+
+        Half precision has no squares of small noise.
+        """
+        level = as_arrays(x, sigma, alpha, self.shape)
+        dtype = at_least_float32(level[0].dtype)
+        x, sigma, alpha = (a.astype(dtype) for a in level)
+        return x, _norm(x), sigma, alpha * self.radius
 
     @typed
     def sample(self, *, key: Key, condition: Condition = None) -> Sample:
@@ -127,7 +141,9 @@ def _log_i0e_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, 
 
 
 def _norm(x: Array) -> Array:
-    """|x| with the derivative zero at the origin instead of NaN."""
-    square = jnp.sum(x**2)
-    positive = jnp.where(square > 0, square, 1.0)
-    return jnp.where(square > 0, jnp.sqrt(positive), 0.0)
+    """|x| with the derivative zero at the origin instead of NaN, and no overflow."""
+    most = jax.lax.stop_gradient(jnp.abs(x).max())
+    zero = most == 0
+    size = jnp.where(zero, 1.0, most)
+    square = jnp.sum((x / size) ** 2)
+    return jnp.where(zero, 0.0, size * jnp.sqrt(jnp.where(zero, 1.0, square)))

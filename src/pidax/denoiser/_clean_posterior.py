@@ -9,8 +9,20 @@ A denoiser is the mean of this law. Where the data's law is known, so is all of 
   $c\sigma^2/(\alpha^2c+\sigma^2)$;
 - a mixture: each component's own, weighted by how likely it is. With components of no
   width it is the law of a finite set: those points, and a softmax of distances.
+
+For data that a function makes, $x_0 = G(\xi)$ with $\xi \sim N(0, I)$ (the modes of a
+coefficient, and a solver), the latent given $x = \alpha x_0 + \sigma\epsilon$ has
+
+$$ -\log p(\xi \mid x) = \tfrac12 |\xi|^2
+   + \frac{|x - \alpha G(\xi)|^2}{2\sigma^2} + \text{const}. $$
+
+Gauss and Newton find its maximum, $H = I + \alpha^2 J^T J/\sigma^2$ is its curvature
+there, $N(\xi_*, H^{-1})$ proposes samples, and weights correct what is not Gaussian.
+Linear $G$ needs no correction; nor does a smooth one at small noise, where a finite
+set of samples says nothing at all.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,13 +31,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import is_traced
-from ..types import Key, Sample, SampleLike, Scalar, ScalarLike, typed
-from ._base import AbstractDenoiser, as_arrays
+from ..types import Key, Sample, SampleLike, Scalar, ScalarLike, WholeLike, typed
 from ._circle import Circle
-from ._covariance import Covariance
-from ._gaussian import Gaussian
+from ._denoiser import AbstractDenoiser, as_arrays
+from ._gaussian import Covariance, Gaussian
 from ._mixture import GaussianMixture
 
+_FRACTIONS = (1.0, 0.5, 0.2, 0.05, 0.0)  # of a Newton step: the best is taken
 _REACH = 16.0  # standard deviations: what lies beyond is below rounding
 
 
@@ -61,7 +73,7 @@ def clean_posterior(
     alpha: ScalarLike = 1.0,
     *,
     key: Key | None = None,
-    samples: int = 1024,
+    samples: WholeLike = 1024,
 ) -> WeightedSamples:
     r"""Weighted samples of $x_0$ given $\alpha x_0 + \sigma\epsilon = x$.
 
@@ -86,10 +98,62 @@ def clean_posterior(
     )
 
 
+@typed
+def latent_posterior(
+    make: Callable[..., Sample],
+    latents: WholeLike,
+    x: SampleLike,
+    sigma: ScalarLike,
+    alpha: ScalarLike = 1.0,
+    *,
+    key: Key,
+    samples: WholeLike = 512,
+    iterations: WholeLike = 10,
+) -> WeightedSamples:
+    r"""Weighted samples of $x_0 = G(\xi)$ given $\alpha x_0 + \sigma\epsilon = x$.
+
+    `make` is $G$, from `latents` standard normal numbers to one sample. The weighted
+    mean is a denoiser of the true law, not of a data set's; how many samples it is
+    worth is `.effective`, and near one it is worth nothing: the posterior is then far
+    from Gaussian (jumps, several maxima), or $\xi$ has too many directions.
+
+    Costs `samples + iterations * (latents + 5)` calls of $G$, most of them at once.
+    """
+    x, sigma, alpha = as_arrays(x, sigma, alpha)
+    signal = lambda xi: alpha * make(xi).ravel() / sigma
+    target = x.ravel() / sigma
+
+    def energy(xi):
+        return 0.5 * (jnp.sum((target - signal(xi)) ** 2) + jnp.sum(xi**2))
+
+    def curvature(xi):
+        jacobian = jax.jacfwd(signal)(xi)
+        return jacobian, jacobian.T @ jacobian + jnp.eye(latents, dtype=x.dtype)
+
+    def newton(xi, _):
+        jacobian, hessian = curvature(xi)
+        slope = jacobian.T @ (target - signal(xi)) - xi
+        step = jnp.linalg.solve(hessian, slope)
+        tried = xi + jnp.asarray(_FRACTIONS, x.dtype)[:, None] * step
+        best = jnp.argmin(jax.vmap(energy)(tried))
+        return tried[best], None
+
+    start = jnp.zeros(latents, x.dtype)
+    mode, _ = jax.lax.scan(newton, start, length=iterations)
+    root = jnp.linalg.cholesky(curvature(mode)[1])
+    half = jax.random.normal(key, (max(1, -(-samples // 2)), latents), x.dtype)
+    z = jnp.concatenate([half, -half])
+    xi = mode + jax.scipy.linalg.solve_triangular(root.T, z.T, lower=False).T
+    values = jax.vmap(make)(xi)
+    distance = jnp.sum((target - alpha * values.reshape(len(z), -1) / sigma) ** 2, 1)
+    log_weights = 0.5 * (jnp.sum(z**2, 1) - distance - jnp.sum(xi**2, 1))
+    return WeightedSamples(values, jax.nn.softmax(log_weights))
+
+
 def _of_circle(circle, x, sigma, alpha, samples):
     """Equal steps of the angle, over the whole circle or 16 widths of a narrow law."""
     norm = jnp.sqrt(jnp.sum(x**2))
-    kappa = alpha * circle.radius * norm / sigma**2
+    kappa = (alpha * circle.radius / sigma) * (norm / sigma)
     reach = jnp.minimum(jnp.pi, _REACH / jnp.sqrt(_or_one(kappa)))
     steps = jnp.asarray((2 * jnp.arange(samples) + 1) / samples - 1, x.dtype)
     angle = jnp.where(kappa > 0, reach, jnp.pi) * steps

@@ -1,7 +1,7 @@
 """Classifier-free guidance as a denoiser made of a denoiser (Ho & Salimans 2022)."""
 
 from ..types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
-from ._base import AbstractDenoiser
+from ._denoiser import AbstractDenoiser
 
 
 class Guided(AbstractDenoiser):

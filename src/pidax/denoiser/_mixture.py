@@ -7,30 +7,28 @@ $$ D = \sum_k r_k D_k, \qquad
 """
 
 import math
-from typing import TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
-from .._checks import require, show
+from .._checks import require, show, whole_number
 from ..types import (
     Condition,
+    ElementwiseLike,
     Key,
     Sample,
     SampleLike,
     Scalar,
     ScalarLike,
     Shape,
+    WholeLike,
     typed,
 )
-from ._base import AbstractExactDenoiser, as_arrays
-from ._covariance import Covariance, is_small
-from ._gaussian import Gaussian
-
-FloatsLike: TypeAlias = Float[Array | np.ndarray, "..."]
+from ._denoiser import AbstractExactDenoiser, as_arrays
+from ._gaussian import Covariance, Gaussian, is_small
 
 
 class GaussianMixture(AbstractExactDenoiser):
@@ -48,18 +46,18 @@ class GaussianMixture(AbstractExactDenoiser):
     means: Float[Array, "component *event"]
     covariances: Covariance
     log_weights: Float[Array, " component"]
-    labels: Int[Array, " component"] | None
+    labels: Integer[Array, " component"] | None
     classes: int | None = eqx.field(static=True)
 
     @typed
     def __init__(
         self,
         means: Float[Array | np.ndarray, "component *event"],
-        scales: float | int | FloatsLike | None = None,
+        scales: ElementwiseLike | None = None,
         weights: Float[Array | np.ndarray, " component"] | None = None,
         *,
         covariances: Float[Array | np.ndarray, "component size size"] | None = None,
-        labels: Int[Array | np.ndarray, " component"] | None = None,
+        labels: Integer[Array | np.ndarray, " component"] | None = None,
     ):
         self.means = jnp.asarray(means)
         count = self.means.shape[0]
@@ -85,9 +83,10 @@ class GaussianMixture(AbstractExactDenoiser):
     @classmethod
     @typed
     def ring(
-        cls, count: int = 8, *, radius: float | int = 0.7, scale: float | int = 0.08
+        cls, count: WholeLike = 8, *, radius: ScalarLike = 0.7, scale: ScalarLike = 0.08
     ) -> "GaussianMixture":
         """`count` equal components on a circle in the plane, labelled in order."""
+        count = whole_number("count", count)
         angles = 2 * jnp.pi * jnp.arange(count, dtype=float) / count
         means = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return cls(means, scale, labels=jnp.arange(count))
@@ -95,9 +94,10 @@ class GaussianMixture(AbstractExactDenoiser):
     @classmethod
     @typed
     def grid(
-        cls, side: int = 3, *, spacing: float | int = 0.5, scale: float | int = 0.05
+        cls, side: WholeLike = 3, *, spacing: ScalarLike = 0.5, scale: ScalarLike = 0.05
     ) -> "GaussianMixture":
         """`side * side` equal components on a square lattice about the origin."""
+        side = whole_number("side", side)
         ticks = spacing * (jnp.arange(side, dtype=float) - (side - 1) / 2)
         means = jnp.stack(jnp.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
         return cls(means, scale, labels=jnp.arange(side * side))
@@ -105,9 +105,14 @@ class GaussianMixture(AbstractExactDenoiser):
     @classmethod
     @typed
     def two_moons(
-        cls, count: int = 16, *, radius: float | int = 0.5, scale: float | int = 0.05
+        cls,
+        count: WholeLike = 16,
+        *,
+        radius: ScalarLike = 0.5,
+        scale: ScalarLike = 0.05,
     ) -> "GaussianMixture":
         """Two interleaved half circles, each of `count` components and one class."""
+        count = whole_number("count", count)
         angles = jnp.pi * (jnp.arange(count, dtype=float) + 0.5) / count
         arc = radius * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         offset = radius * jnp.array([0.5, -0.25])
@@ -119,9 +124,9 @@ class GaussianMixture(AbstractExactDenoiser):
     def from_samples(
         cls,
         samples: Float[Array | np.ndarray, "sample *event"],
-        bandwidth: float | int,
+        bandwidth: ScalarLike,
         *,
-        labels: Int[Array | np.ndarray, " sample"] | None = None,
+        labels: Integer[Array | np.ndarray, " sample"] | None = None,
     ) -> "GaussianMixture":
         """A Gaussian of standard deviation `bandwidth` on every sample.
 
@@ -200,7 +205,7 @@ class GaussianMixture(AbstractExactDenoiser):
             )
         condition = jnp.asarray(condition)
         if condition.ndim == 0 and jnp.issubdtype(condition.dtype, jnp.integer):
-            admitted = self.labels == condition
+            admitted = self.labels == condition.astype(self.labels.dtype)
             chosen = jnp.where(admitted, self.log_weights, -jnp.inf)
         elif condition.shape == (self.classes,):
             # p(x | c) has the weights of its class; probabilities mix the classes.
@@ -221,8 +226,9 @@ class GaussianMixture(AbstractExactDenoiser):
         chosen = require(
             chosen,
             admitted.any(),
-            f"the condition {show(condition)} names no component of the mixture. Its "
-            "classes are the labels it was made with.",
+            "the condition must name a component of the mixture: one of its classes, "
+            f"at most {self.classes} - 1, or probabilities of them, got "
+            f"{show(condition)}. Pass one of the labels it was made with.",
         )
         return jax.nn.log_softmax(chosen)
 

@@ -16,20 +16,34 @@ and $\varphi = \operatorname{atan2}(\sigma, \alpha\,\sigma_{data})$:
 
 Nothing is divided by $\alpha$: they are homogeneous as the denoiser is, finite without
 signal ($\alpha = 0$), and give $D = x/\alpha$ without noise ($\sigma = 0$).
+
+Networks that predict the noise have, with $r = \sigma/\alpha$ and $x/\alpha$ as in Karras
+et al. 2022, Table 1:
+
+| class | $c_{skip}$ | $c_{out}$ | $c_{in}$ | $c_{noise}$ |
+|---|---|---|---|---|
+| `VPCoefficients` | $1/\alpha$ | $-r$ | $1/\sqrt{\alpha^2+\sigma^2}$ | $999\,t(r)$ |
+| `VECoefficients` | $1/\alpha$ | $r$ | $1/\alpha$ | $\ln(r/2)$ |
+| `IDDPMCoefficients` | $1/\alpha$ | $-r$ | $1/\sqrt{\alpha^2+\sigma^2}$ | $M - 1 - \arg\min_j \lvert r - u_j\rvert$ |
+
+The noise says nothing about the data where there is no signal. Above the largest ratio
+$r_{max}$ of the process $\alpha$ is therefore taken as $\sigma/r_{max}$: the answer is
+finite at $\alpha = 0$, and continuous. The error of the network is amplified $r$ times,
+and there is no start for a student in it (`Student.from_teacher`).
 """  # noqa: E501
 
 import abc
+import math
 from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..process import AbstractProcess, level_scale, ratio_ends
+from .._checks import check_network, one_sample, require_positive
+from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
-from ._base import AbstractDenoiser, as_arrays
-from ._network import check_network
-from ._wrap import one_sample
+from ._denoiser import AbstractDenoiser, as_arrays
 
 Coefficients: TypeAlias = tuple[Scalar, Scalar, Scalar, Scalar]
 
@@ -93,7 +107,7 @@ class ConsistencyCoefficients(AbstractCoefficients):
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
     ) -> Coefficients:
         _, _, c_in = _unit_variance(sigma, alpha, process)
-        above = sigma - ratio_ends(process, sigma.dtype)[0] * alpha
+        above = sigma - process.ratio_ends(sigma.dtype)[0] * alpha
         size = process.sigma_data
         c_skip = alpha * size**2 / (above**2 + (alpha * size) ** 2)
         c_noise = self.slope * log_ratio(sigma, alpha, process)
@@ -134,6 +148,92 @@ class FlowCoefficients(AbstractCoefficients):
         shrink = 1 / (alpha + sigma)
         t = sigma * shrink
         return shrink, -t, shrink, t
+
+
+class VPCoefficients(AbstractCoefficients):
+    r"""The network predicts the noise, given the time of its own process.
+
+    $c_{noise} = steps \cdot t$ with $t$ the time of the process at this noise level,
+    from `t_min` on. `steps=999` is that of Song et al. 2021 for $t \le 1$, whose
+    networks count a thousand steps. In EDM's words the coefficients `VPPrecond`, with
+    `process=VP(t_min=1e-5)`.
+    """
+
+    steps: float = eqx.field(static=True, default=999.0)
+
+    def __check_init__(self):
+        require_positive(steps=self.steps)
+
+    def __call__(
+        self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
+    ) -> Coefficients:
+        low, alpha = _with_signal(sigma, alpha, process)
+        time = process.time(jnp.maximum(sigma, low * alpha), alpha)
+        c_in = 1 / jnp.hypot(sigma, alpha)
+        return 1 / alpha, -sigma / alpha, c_in, self.steps * time
+
+
+class VECoefficients(AbstractCoefficients):
+    r"""The network predicts the negative noise, given $\ln(\sigma/2\alpha)$.
+
+    In EDM's words `VEPrecond`, with `process=VE()`.
+    """
+
+    def __call__(
+        self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
+    ) -> Coefficients:
+        _, some = _with_signal(sigma, alpha, process)
+        c_noise = log_ratio(sigma, alpha, process, factor=0.5)
+        return 1 / some, sigma / some, 1 / some, c_noise
+
+
+class IDDPMCoefficients(AbstractCoefficients):
+    r"""The network predicts the noise, given the number of the nearest of its levels.
+
+    `levels` are $u_0 > u_1 > \ldots > u_M = 0$ as ratios $\sigma/\alpha$, by default
+    those of `iddpm_levels()`. $c_{noise}$ is piecewise constant: smooth solvers see
+    steps unless they stop at the levels themselves. Of $2C$ output channels the first
+    $C$ are the noise and the others a variance, which is not used. In EDM's words
+    `iDDPMPrecond` (Nichol & Dhariwal 2021), with the process `EDM(levels[-2],
+    levels[0])`.
+    """
+
+    levels: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, levels: tuple[float, ...] | None = None):
+        levels = iddpm_levels() if levels is None else levels
+        self.levels = tuple(float(level) for level in levels)
+
+    def __check_init__(self):
+        pairs = zip(self.levels, self.levels[1:], strict=False)
+        falling = all(a > b for a, b in pairs) and self.levels[-1:] == (0.0,)
+        if len(self.levels) < 3 or not falling or not math.isfinite(self.levels[0]):
+            raise ValueError(
+                "levels must be finite and decrease to 0, the last of them, got "
+                f"{len(self.levels)} from {self.levels[:1]} to {self.levels[-1:]}. "
+                "Leave them out, or take the buffer `u` of the checkpoint."
+            )
+
+    def __call__(
+        self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
+    ) -> Coefficients:
+        _, alpha = _with_signal(sigma, alpha, process)
+        _, index = self._nearest(sigma / alpha)
+        c_noise = (len(self.levels) - 2 - index).astype(sigma.dtype)
+        return 1 / alpha, -sigma / alpha, 1 / jnp.hypot(sigma, alpha), c_noise
+
+    def nearest_level(self, ratio: Array) -> Array:
+        table, index = self._nearest(ratio)
+        return table[index]
+
+    def _nearest(self, ratio: Array) -> tuple[Array, Array]:
+        table = jnp.asarray(self.levels, ratio.dtype)
+        return table, jnp.argmin(jnp.abs(ratio[..., None] - table), axis=-1)
+
+    def prediction(self, out: Array, x: Sample) -> Array:
+        channels = x.shape[-1] if x.ndim else 0
+        doubled = (*x.shape[:-1], 2 * channels)
+        return out[..., :channels] if getattr(out, "shape", None) == doubled else out
 
 
 class Preconditioned(AbstractDenoiser):
@@ -229,7 +329,7 @@ def log_ratio(
     signal $r_{max} = 160\,\sigma_{data}$, as in the time grids. `factor` is $f$, which
     adds its logarithm without another rounding.
     """
-    low, high = ratio_ends(process, sigma.dtype)
+    low, high = process.ratio_ends(sigma.dtype)
     above, below = sigma > high * alpha, sigma < low * alpha
     inside = ~(above | below)
     ratio = jnp.where(inside, sigma, 1.0) / jnp.where(inside, alpha, 1.0)
@@ -243,6 +343,36 @@ def _unit_variance(
 ) -> tuple[Scalar, Scalar, Scalar]:
     """c_skip, c_out and c_in of Karras et al. 2022, eq. 7, in any chart."""
     scale = process.sigma_data
-    c_in = 1 / level_scale(sigma, alpha, scale)
+    c_in = 1 / jnp.hypot(alpha * scale, sigma)
     signal, noise = alpha * scale * c_in, sigma * c_in  # cos and sin of the angle
     return scale * signal * c_in, scale * noise, c_in
+
+
+def iddpm_levels(
+    steps: int = 1000, *, least: float = 0.001, offset: float = 0.008
+) -> tuple[float, ...]:
+    r"""The noise levels of iDDPM's cosine schedule, from the largest to zero.
+
+    $$ u_M = 0, \qquad u_{j-1}^2 = \frac{u_j^2 + 1}{\max(\bar\alpha_{j-1}/\bar\alpha_j,
+    \text{least})} - 1, \qquad
+    \bar\alpha_j = \sin^2\Bigl(\frac{\pi j}{2 M (1 + \text{offset})}\Bigr) $$
+
+    Nichol & Dhariwal 2021 as in Karras et al. 2022, Table 1.
+    """
+    signal = [
+        math.sin(0.5 * math.pi * j / (steps * (1 + offset))) ** 2
+        for j in range(steps + 1)
+    ]
+    levels = [0.0]
+    for j in range(steps, 0, -1):
+        ratio = max(signal[j - 1] / signal[j], least)
+        levels.append(math.sqrt((levels[-1] ** 2 + 1) / ratio - 1))
+    return tuple(reversed(levels))
+
+
+def _with_signal(
+    sigma: Scalar, alpha: Scalar, process: AbstractProcess
+) -> tuple[Scalar, Scalar]:
+    """The least ratio of the process, and `alpha` with its largest at most."""
+    low, high = process.ratio_ends(sigma.dtype)
+    return low, jnp.maximum(alpha, sigma / high)

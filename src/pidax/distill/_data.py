@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._checks import require
-from ..denoiser import AbstractDenoiser, classes_of, is_known
+from .._checks import classes_of, is_known, require
+from ..denoiser import AbstractDenoiser
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, Scalar, at_least_float32
 from ._laws import AbstractTimeLaw

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_interval, is_traced, require, require_positive
+from .._checks import check_interval, require, require_positive, show
 from ..process import karras
-from ..types import Condition, Key, Sample, SampleLike, TimesLike, typed
-from ._flow import ProbabilityFlow
+from ..types import Condition, Key, Sample, SampleLike, ScalarLike, TimesLike, typed
+from ._probability_flow import ProbabilityFlow
 
 _STEPS = 18
 _MOST = 2**0.5 - 1  # of gamma: at most as much noise is added as is there
@@ -26,9 +26,9 @@ def sample_with_churn(
     *,
     key: Key,
     times: TimesLike | None = None,
-    churn: float | int = 0.0,
-    interval: tuple[float | int, float | int] = (0.0, float("inf")),
-    noise: float | int = 1.0,
+    churn: ScalarLike = 0.0,
+    interval: tuple[ScalarLike, ScalarLike] = (0.0, float("inf")),
+    noise: ScalarLike = 1.0,
     condition: Condition = None,
 ) -> Sample:
     r"""One clean sample from the prior draw `z`, by Heun's steps with churn.
@@ -62,23 +62,23 @@ def sample_with_churn(
     low, high = check_interval("interval", interval, least=0, most=float("inf"))
     if times is None:
         times = karras(_STEPS, process, final_zero=True)
-    times = jnp.asarray(times)
+    x = jnp.asarray(z)
+    times = jnp.asarray(times, x.dtype)
     sigma, alpha = process.level(times)
     sigma = jnp.where(times == 0, 0, sigma)
     alpha = jnp.where(times == 0, 1, alpha)
     fits = (alpha > 0).all() & (jnp.diff(sigma / alpha) < 0).all()
-    given = "unknown times" if is_traced(times) else str(times)
     sigma = require(
         sigma,
         fits,
         "times must decrease in noise, from one at which there is a signal "
-        f"(alpha > 0), got {given}. Leave them out, or start below the time of pure "
-        "noise.",
+        f"(alpha > 0), got {show(times)}. Leave them out, or start below the "
+        "time of pure noise.",
     )
     # Of a network that knows a table of levels alone (iDDPM), those are the times.
     nearest = getattr(flow.denoiser, "nearest_level", lambda level: level)
     levels = nearest(sigma / alpha)
-    gamma = min(churn / (times.size - 1), _MOST)
+    gamma = jnp.minimum(jnp.asarray(churn / (times.size - 1), x.dtype), _MOST)
     gammas = jnp.where((levels >= low) & (levels <= high), gamma, 0.0)[:-1]
 
     def denoised(x: Array, level: Array) -> Array:
@@ -87,7 +87,8 @@ def sample_with_churn(
     def step(x: Array, now: tuple[Array, ...]) -> tuple[Array, None]:
         level, after, gamma, key = now
         raised = nearest(level * (1 + gamma))
-        spread = noise * jnp.sqrt(raised**2 - level**2)
+        # As a product: a difference of squares is contracted, and goes below zero.
+        spread = noise * jnp.sqrt((raised - level) * (raised + level))
         x = x + spread * jax.random.normal(key, x.shape, x.dtype)
         slope = (x - denoised(x, raised)) / raised
         guess = x + (after - raised) * slope
@@ -98,9 +99,7 @@ def sample_with_churn(
 
         return jax.lax.cond(after > 0, heun, lambda: guess), None
 
-    x = jnp.asarray(z) / alpha[0].astype(z.dtype)
     keys = jax.random.split(key, times.size - 1)
-    dtype = x.dtype
-    rows = (levels[:-1].astype(dtype), levels[1:].astype(dtype), gammas.astype(dtype))
-    x, _ = jax.lax.scan(step, x, (*rows, keys))
-    return x * alpha[-1].astype(dtype)
+    rows = (levels[:-1], levels[1:], gammas, keys)
+    x, _ = jax.lax.scan(step, x / alpha[0], rows)
+    return x * alpha[-1]

@@ -5,29 +5,114 @@ Along a trajectory the log-density changes by minus the divergence of the field,
 $$ \log p_t(x) = \log p_T(x_T) + \int_t^T \nabla\cdot f \, d\tau, $$
 
 solved as one ODE with the trajectory, in the clock's coordinates; the change of
-volume between the clock's state and `x` is added at both ends.
+volume between the clock's state and `x` is added at both ends. The divergence is a
+trace of the denoiser's Jacobian, exact or by random probes:
+$\operatorname{tr} J = \sum_i e_i^T J e_i = E[v^T J v]$ for any $v$ with
+$E[vv^T] = I$ (Hutchinson 1989). The Jacobian is linearised once and applied to every
+direction, so one trace costs one evaluation and as many Jacobian-vector products as
+there are directions.
 """
 
+import abc
+import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from .._checks import is_traced, require
-from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, typed
-from ._engine import integrate, succeed
-from ._flow import ProbabilityFlow
-from ._options import Plan, SolveOptions, make_plan, rms_of_worst_leaf
-from ._times import check_times
-from ._trace import AbstractTrace, ExactTrace, Hutchinson, probe
-from ._trajectory import check_state
+from .._checks import is_traced, require, require_whole
+from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
+from ._integrate import (
+    Plan,
+    SolveOptions,
+    integrate,
+    make_plan,
+    rms_of_worst_leaf,
+    succeed,
+)
+from ._probability_flow import ProbabilityFlow
+from ._solve import check_state, check_times
 
 EXACT_UP_TO = 128  # components; beyond, an exact trace costs more than 16 probes by far
 
 Terminal = Callable[[Array, Array, Array], Array]
+
+
+class AbstractTrace(eqx.Module):
+    """How `log_density` finds the divergence of the flow."""
+
+    @abc.abstractmethod
+    def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
+        """The directions along which the Jacobian is probed, one a row."""
+
+    @abc.abstractmethod
+    def combine(self, products: Float[Array, " probe"]) -> Float[Array, " estimate"]:
+        """Independent estimates of the trace, from `v . J v` of every direction."""
+
+
+class ExactTrace(AbstractTrace):
+    """Every unit vector in turn: exact, at `size` Jacobian-vector products."""
+
+    def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
+        size = math.prod(shape)
+        return jnp.eye(size, dtype=dtype).reshape((size, *shape))
+
+    def combine(self, products: Float[Array, " probe"]) -> Float[Array, " estimate"]:
+        return products.sum(keepdims=True)
+
+
+class Hutchinson(AbstractTrace):
+    """Random probes, the same along the whole trajectory: unbiased at any size.
+
+    Rademacher probes have the smaller variance (none from the Jacobian's diagonal).
+    The spread over the probes gives the standard error of the density.
+    """
+
+    probes: int = 16
+    law: Literal["rademacher", "gaussian"] = "rademacher"
+
+    def __check_init__(self):
+        require_whole(probes=self.probes)
+        require(
+            None,
+            self.law in ("rademacher", "gaussian"),
+            f"law must be 'rademacher' or 'gaussian', got {self.law!r}.",
+        )
+
+    def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
+        if key is None:
+            raise ValueError(
+                "Hutchinson draws random probes (the default for large samples): pass "
+                "key=jax.random.key(0), or trace=ExactTrace()."
+            )
+        if self.law == "rademacher":
+            return jax.random.rademacher(key, (self.probes, *shape), dtype)
+        return jax.random.normal(key, (self.probes, *shape), dtype)
+
+    def combine(self, products: Float[Array, " probe"]) -> Float[Array, " estimate"]:
+        return products
+
+
+class _WithDivergence(eqx.Module):
+    """The flow beside its divergence, from one linearisation of the denoiser."""
+
+    flow: ProbabilityFlow
+    trace: AbstractTrace
+    along: Array
+
+    def __call__(
+        self, tau: Scalar, state: tuple[Sample, Array], args: Condition
+    ) -> tuple[Sample, Array]:
+        def traced(fn: Fn, u: Sample) -> tuple[Sample, Array]:
+            value, linear = jax.linearize(fn, u)
+            products = jax.vmap(lambda v: jnp.vdot(v, linear(v)))(self.along)
+            return value, self.trace.combine(products)
+
+        return self.flow.divergence(tau, state[0], args, traced)
 
 
 class LogDensity(eqx.Module):
@@ -85,7 +170,7 @@ def log_density(
         None,
         is_traced(start) or float(start) < process.t_max,
         "t is the time of x0 and must lie before "
-        f"t_max={process.t_max}, got t={start}.",
+        f"t_max={process.t_max}, got t={start}. Leave it out for t_min.",
     )
     times, _ = check_times(times, process, 1, x0.dtype)
     plan = make_plan(options, flow, times, rms_of_worst_leaf)
@@ -104,19 +189,11 @@ def _compiled(
     plan: Plan,
 ) -> LogDensity:
     directions = trace.directions(x.shape, x.dtype, key)
-
-    def traced(fn, u):
-        value, products = probe(fn, u, directions)
-        return value, trace.combine(products)
-
-    def field(tau, state, args):
-        return flow.divergence(tau, state[0], args, traced)
-
     process, taus = flow.process, flow.clock.reading(flow.process, ts)
     magnification = flow.magnification(ts)
     estimates = jnp.zeros(trace.combine(jnp.zeros(len(directions))).shape, x.dtype)
     solution = integrate(
-        field,
+        _WithDivergence(flow, trace, directions),
         flow,
         (x * magnification[0], estimates),
         (taus[0], taus[-1]),

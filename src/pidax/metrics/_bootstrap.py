@@ -56,7 +56,10 @@ def bootstrap(
       set is resampled on its own; what belongs together is one pytree.
     - `resamples`: the ends of a 95% interval are known to about a tenth of its width
       with 200 and a twentieth with 1000.
-    - `level`: the share of intervals that hold, over repetitions of the experiment.
+    - `level`: the share of intervals that hold, over repetitions of the experiment,
+      as far as the samples are many. At 0.95 and 60 normal draws it is 0.95 for their
+      mean and 0.91 for their standard deviation (0.92 if the quantiles were corrected
+      for bias and acceleration); with heavy tails it is less.
 
     The interval is the quantiles of the resampled values *minus their bias*: their
     mean less the estimate. Of a mean or a median that is hardly anything. But a

@@ -1,12 +1,14 @@
 """Distances between sets of samples that belong together, one to one."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import require
 from ..types import Scalar, typed
-from ._sets import SamplesLike, root
+from ._sets import SamplesLike, norm, same_shape
 
 
 @typed
@@ -19,10 +21,8 @@ def rms_error(
     divides by the root of the number of components, as one tolerance per component is
     stated.
     """
-    square = jnp.square(jnp.asarray(samples) - jnp.asarray(reference))
-    if per_component:
-        return jnp.sqrt(square.mean())
-    return jnp.sqrt(square.reshape(square.shape[0], -1).sum(axis=1).mean())
+    errors = sample_errors(samples, reference, per_component=per_component)
+    return norm(errors) / math.sqrt(errors.size)
 
 
 @typed
@@ -36,9 +36,11 @@ def sample_errors(
     of components. A sample that is not finite (a failed solve with `throw=False`) has
     an error that is not finite; the others keep theirs.
     """
-    square = jnp.square(jnp.asarray(samples) - jnp.asarray(reference))
-    square = square.reshape(square.shape[0], -1)
-    return root(square.mean(axis=1) if per_component else square.sum(axis=1))
+    same_shape(samples, reference)
+    apart = jnp.asarray(samples) - jnp.asarray(reference)
+    apart = apart.reshape(apart.shape[0], -1)
+    size = math.sqrt(apart.shape[1]) if per_component else 1.0
+    return norm(apart, axis=1) / size
 
 
 @typed

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from ..nn import VGG16
 from ..types import Scalar, typed
+from ._sets import same_shape
 
 Image: TypeAlias = Float[Array | np.ndarray, "h w c"]
 
@@ -68,6 +69,7 @@ class LPIPS(eqx.Module):
 
     @typed
     def __call__(self, x: Image, reference: Image) -> Scalar:
+        same_shape(x, reference)
         ours, theirs = (self.trunk(self._seen(image)) for image in (x, reference))
         parts = [
             ((_direction(a) - _direction(b)) ** 2 @ w.astype(a.dtype)).mean()

@@ -9,29 +9,35 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, require_finite
-from ..types import Flag
+from ..types import Flag, Scalar
 
 # Two sets of events of one shape; the sets may differ in size.
 SamplesLike: TypeAlias = Float[Array | np.ndarray, "sample *event"]
 ReferenceLike: TypeAlias = Float[Array | np.ndarray, "reference *event"]
 
 
-def one_set(
-    samples: SamplesLike, name: str = "samples", least: int = 1
-) -> Float[Array, "sample d"]:
-    """At least `least` finite samples as rows, in float32 or better."""
-    return _rows(_checked(samples, name, least))
-
-
 def two_sets(
     samples: SamplesLike, reference: ReferenceLike, least: int = 1
-) -> tuple[Float[Array, "sample d"], Float[Array, "reference d"]]:
-    """Both sets as rows, in the wider of their dtypes, from the reference's mean.
+) -> tuple[Float[Array, "sample d"], Float[Array, "reference d"], Scalar]:
+    """Both sets as rows in the wider of their dtypes, and the unit they are in.
 
-    No distance depends on the origin, and rounding is least when it is among the data.
+    From the reference's mean, since no distance depends on the origin and rounding is
+    least when it is among the data; in a power of two, so that no square overflows and
+    nothing is rounded.
     """
+    same_shape(samples, reference, first=1)
     x = _checked(samples, "samples", least)
     return _centred(x, _checked(reference, "reference", least))
+
+
+def same_shape(samples: Array, reference: Array, *, first: int = 0) -> None:
+    """Both have one shape from axis `first` on, lest one be broadcast."""
+    if jnp.shape(samples)[first:] != jnp.shape(reference)[first:]:
+        what = "samples of one shape" if first else "the same samples"
+        raise ValueError(
+            f"samples and reference must hold {what}, got the shapes "
+            f"{jnp.shape(samples)} and {jnp.shape(reference)}. Reshape one of them."
+        )
 
 
 def _checked(samples: SamplesLike, name: str, least: int) -> Array:
@@ -64,12 +70,30 @@ def _rows(samples: Array) -> Float[Array, "sample d"]:
 @jax.jit
 def _centred(
     samples: Array, reference: Array
-) -> tuple[Float[Array, "sample d"], Float[Array, "reference d"]]:
+) -> tuple[Float[Array, "sample d"], Float[Array, "reference d"], Scalar]:
     x, y = _rows(samples), _rows(reference)
     dtype = np.promote_types(x.dtype, y.dtype)
     x, y = x.astype(dtype), y.astype(dtype)
-    centre = jax.lax.stop_gradient(y.mean(axis=0))
-    return x - centre, y - centre
+    first = unit(y)
+    centre = first * jax.lax.stop_gradient((y / first).mean(axis=0))
+    x, y = x - centre, y - centre
+    size = jnp.maximum(unit(x), unit(y))
+    return x / size, y / size, size
+
+
+def unit(x: Array, axis: int | None = None) -> Array:
+    """The power of two next below the largest entry: a constant to autodiff."""
+    most = jax.lax.stop_gradient(jnp.abs(x).max(axis=axis, keepdims=axis is not None))
+    _, exponent = jnp.frexp(most)
+    size = jnp.ldexp(jnp.ones_like(most), exponent - 1)
+    return jnp.where((most > 0) & jnp.isfinite(most), size, 1)
+
+
+def norm(x: Array, axis: int = 0) -> Array:
+    """The 2-norm along an axis: no square overflows, and its derivative at 0 is 0."""
+    size = unit(x, axis)
+    length = root(jnp.square(x / size).sum(axis=axis))
+    return length * jnp.squeeze(size, axis)
 
 
 def root(square: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -10,8 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_traced, require, show
-from ..denoiser import classes_of, is_known
+from .._checks import classes_of, is_known, is_traced, require, show
 from ..flow import ProbabilityFlow
 from ..process import AbstractProcess
 from ..types import Batch, Condition, Shape, Times

@@ -24,14 +24,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_traced, require
+from .._checks import check_network, is_traced, one_sample, require
 from ..denoiser import (
     AbstractCoefficients,
     AbstractDenoiser,
     Preconditioned,
-    check_network,
     log_ratio,
-    one_sample,
 )
 from ..process import AbstractProcess
 from ..types import (

@@ -32,7 +32,7 @@ from ..types import (
     Shape,
     typed,
 )
-from ._clock import AbstractClock, AngleClock, magnification
+from ._clocks import AbstractClock, AngleClock, magnification
 
 _INTERVAL_SLACK = 1e-4  # relative; two float32 routes to one noise level differ less
 

@@ -12,7 +12,8 @@ import abc
 import equinox as eqx
 import jax.numpy as jnp
 
-from ..process import AbstractProcess, not_negative
+from .._checks import not_negative
+from ..process import AbstractProcess
 from ..types import (
     Condition,
     Key,

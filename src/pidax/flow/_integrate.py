@@ -1,23 +1,37 @@
-"""How to solve: the keyword arguments that every solve takes, and their defaults.
+"""One call of Diffrax for every solve: its options, its cost, its failures.
 
 The defaults are measured (`benchmarks/reference_solve.py`, docs/solvers.md): adaptive
 Tsit5 in the angle clock with a PI controller, Dopri8 when the tolerance is tight, and
 Dopri5 for a fixed number of steps, where long ones hurt it less.
+
+Every call of the denoiser counts: all stages of all steps, rejected steps too. A
+first-same-as-last method takes its first stage from the step before, except in every
+attempt at a first step and after a discontinuity; a controller that watches the steps
+counts those. The first step's size is not searched for, so it costs nothing.
 """
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from .._checks import is_traced, require, show, whole_number
-from ..types import Scalar, Times
-from ._flow import ProbabilityFlow
+from ..types import (
+    Condition,
+    Count,
+    Flag,
+    Scalar,
+    ScalarLike,
+    Times,
+    TimesLike,
+    WholeLike,
+)
+from ._probability_flow import ProbabilityFlow
 
 TOLERANCE = 1e-4
 TIGHT = 1e-6  # below this Dopri8 needs fewer evaluations than Tsit5
@@ -25,6 +39,17 @@ FIRST_STEP = 0.1  # of the way, by the clock and by the angle, whichever is less
 P_COEFFICIENT, I_COEFFICIENT = 0.3, 0.4  # rejects less than Diffrax's 0 and 1
 MAX_STEPS = 4096
 MAX_STEPS_DENSE = 256  # dense output allocates its whole history in advance
+_CAUSES = (
+    "The denoiser returned NaN or infinity somewhere on the way: evaluate it at the "
+    "noise levels of the path, beginning with the ends.",
+    "Likely causes: a tolerance below what the dtype and the denoiser can hold "
+    "(errors floor above its rounding, a rough network's earlier): loosen rtol and "
+    "atol, or "
+    "enable float64; a denoiser that returns NaN; a process started far outside the "
+    "data's scale. If none of these, raise max_steps.",
+    "The step size fell below the controller's minimum: loosen rtol and atol, or lower "
+    "dtmin.",
+)
 
 
 class SolveOptions(TypedDict, total=False):
@@ -45,14 +70,14 @@ class SolveOptions(TypedDict, total=False):
       solve is NaN and `path.result` says why.
     """
 
-    rtol: float | Scalar | None
-    atol: float | Scalar | None
-    steps: int | Float[Array, " time"] | None
+    rtol: ScalarLike | None
+    atol: ScalarLike | None
+    steps: WholeLike | TimesLike | None
     solver: diffrax.AbstractSolver | None
     stepsize_controller: diffrax.AbstractStepSizeController | None
     adjoint: diffrax.AbstractAdjoint | None
-    dt0: float | Scalar | None
-    max_steps: int | None
+    dt0: ScalarLike | None
+    max_steps: WholeLike | None
     progress_meter: diffrax.AbstractProgressMeter | None
     throw: bool
 
@@ -70,6 +95,52 @@ class Plan(eqx.Module):
     dt0: Scalar | None
     max_steps: int = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
+
+
+class Watched(diffrax.AbstractStepSizeController):
+    """A controller that counts the steps begun without a stored first stage."""
+
+    inner: diffrax.AbstractStepSizeController
+
+    def wrap(self, direction: Any) -> "Watched":
+        return Watched(self.inner.wrap(direction))
+
+    def init(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        end, state = self.inner.init(*args, **kwargs)
+        return end, (state, jnp.asarray(True), jnp.asarray(0))
+
+    def adapt_step_size(
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
+    ) -> tuple[Any, Any, Any, Any, Any, Any]:
+        state, fresh, count = controller_state
+        keep, next_t0, next_t1, jumped, state, result = self.inner.adapt_step_size(
+            t0, t1, y0, y1_candidate, args, y_error, error_order, state
+        )
+        count = count + jnp.where(fresh, 1, 0)
+        fresh = jnp.where(keep, jumped, fresh)
+        return keep, next_t0, next_t1, jumped, (state, fresh, count), result
+
+
+class _Leaves(eqx.Module):
+    """A vector field as the list of its leaves.
+
+    `diffrax.BacksolveAdjoint` carries an adjoint of the shape of the field, and fails
+    for one that holds an empty tuple, as a network without some layers does.
+    """
+
+    leaves: list[Any]
+    structure: Any = eqx.field(static=True)
+
+    def __call__(self, tau: Scalar, u: PyTree, args: Condition) -> PyTree:
+        return jax.tree.unflatten(self.structure, self.leaves)(tau, u, args)
 
 
 def make_plan(
@@ -106,6 +177,7 @@ def make_plan(
             dt0 = dt0 * jnp.sign(times[-1] - times[0])
         if max_steps is None:
             max_steps = MAX_STEPS_DENSE if dense else MAX_STEPS
+        max_steps = whole_number("max_steps", max_steps)
     return Plan(
         solver,
         controller,
@@ -185,7 +257,9 @@ def _refuse_beside_steps(options: SolveOptions) -> None:
         )
 
 
-def step_nodes(steps: int | Array, flow: ProbabilityFlow, times: Times) -> Times:
+def step_nodes(
+    steps: WholeLike | TimesLike, flow: ProbabilityFlow, times: Times
+) -> Times:
     """Clock readings of the ends of fixed steps, from the start to the end given."""
     start, end = flow.clock.reading(flow.process, times[jnp.array([0, -1])])
     if np.ndim(steps) == 0:
@@ -235,3 +309,116 @@ def rms(y: PyTree) -> Scalar:
     square = sum(jnp.sum(leaf**2) for leaf in leaves) / sum(a.size for a in leaves)
     positive = jnp.where(square > 0, square, 1.0)
     return jnp.where(square > 0, jnp.sqrt(positive), 0.0)
+
+
+def integrate(
+    field: eqx.Module,
+    flow: ProbabilityFlow,
+    u0: PyTree,
+    ends: tuple[Scalar, Scalar],
+    saveat: diffrax.SaveAt,
+    condition: Condition,
+    plan: Plan,
+) -> diffrax.Solution:
+    """Integrate the vector field between two clock readings; never raises.
+
+    The statistics gain `"evaluations"`, the calls of the flow's denoiser.
+    """
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_Leaves(*jax.tree.flatten(field))),
+        plan.solver,
+        *ends,
+        plan.dt0,
+        u0,
+        args=condition,
+        saveat=eqx.tree_at(lambda s: s.controller_state, saveat, True),
+        stepsize_controller=watch(plan.solver, _onto(plan.controller, ends)),
+        adjoint=plan.adjoint,
+        progress_meter=plan.progress_meter,
+        max_steps=plan.max_steps,
+        throw=False,
+    )
+    each = flow.denoiser.evaluations(condition)
+    solution.stats["evaluations"] = evaluations(plan.solver, solution, each)
+    return solution
+
+
+def _onto(controller: Any, ends: tuple[Scalar, Scalar]) -> Any:
+    """Steps given one by one, their ends moved onto the solve's if rounding parts them.
+
+    The same reading of a clock differs in its last bits from one place of a compiled
+    program to another, and Diffrax asks for the same bits. Other ends stay as they are.
+    """
+    if not isinstance(controller, diffrax.StepTo):
+        return controller
+    wanted = jnp.stack(ends)
+    outer = jnp.array([0, -1])
+    got = controller.ts[outer]
+    least = 16 * jnp.finfo(wanted.dtype).eps * jnp.abs(wanted).max()
+    moved = jnp.where(jnp.abs(got - wanted) <= least, wanted.astype(got.dtype), got)
+    return eqx.tree_at(lambda c: c.ts, controller, controller.ts.at[outer].set(moved))
+
+
+def succeed(
+    value: PyTree, solution: diffrax.Solution, finite: Flag, plan: Plan
+) -> tuple[PyTree, Flag]:
+    """`value` if the solve succeeded: else an error, or NaN everywhere."""
+    ok = diffrax.is_successful(solution.result)
+    good = ok & finite
+    if plan.throw:
+        stopped = solution.result == diffrax.RESULTS.max_steps_reached
+        index = jnp.where(ok, 0, jnp.where(stopped, 1, 2))
+        limit = plan.max_steps
+        messages = [
+            "the solve produced non-finite states.",
+            f"the solve did not reach its end within max_steps={limit} steps.",
+            "the solve failed.",
+        ]
+        joined = [
+            f"{message} There is no sample to return. {cause} (throw=False returns "
+            "NaN instead of raising.)"
+            for message, cause in zip(messages, _CAUSES, strict=True)
+        ]
+        return eqx.branched_error_if(value, ~good, index, joined), good
+    return jax.tree.map(lambda a: jnp.where(good, a, jnp.nan), value), good
+
+
+def evaluations(
+    solver: diffrax.AbstractSolver, solution: diffrax.Solution, each: int
+) -> Count | None:
+    """Denoiser evaluations of a solve whose controller was `Watched`.
+
+    `each` is what one call of the denoiser costs (2 with guidance). Known are Euler
+    and every explicit Runge-Kutta method with a tableau; a solver of your own may say
+    so itself by an attribute `evaluations = (calls at the start, calls a step)`. None
+    for others (implicit ones), whose calls cannot be counted.
+    """
+    steps: Array = solution.stats["num_steps"]
+    declared = getattr(solver, "evaluations", None)
+    if declared is not None:
+        return each * (declared[0] + declared[1] * steps)
+    if isinstance(solver, diffrax.Euler):
+        return each * steps
+    tableau = _tableau(solver)
+    if tableau is None:
+        return None
+    if not tableau.fsal:
+        return each * tableau.num_stages * steps
+    assert solution.controller_state is not None
+    *_, first_stages = solution.controller_state
+    return each * (first_stages + (tableau.num_stages - 1) * steps)
+
+
+def watch(
+    solver: diffrax.AbstractSolver, controller: diffrax.AbstractStepSizeController
+) -> diffrax.AbstractStepSizeController:
+    """The controller, watched if the solver's calls depend on how the steps went."""
+    tableau = _tableau(solver)
+    return controller if tableau is None or not tableau.fsal else Watched(controller)
+
+
+def _tableau(solver: diffrax.AbstractSolver) -> diffrax.ButcherTableau | None:
+    """The tableau of an explicit Runge-Kutta method."""
+    tableau = getattr(solver, "tableau", None)
+    explicit = isinstance(solver, diffrax.AbstractERK)
+    return tableau if explicit and isinstance(tableau, diffrax.ButcherTableau) else None

@@ -8,11 +8,13 @@ The mean and the standard deviation over the samples are fields themselves, and
 say how far apart those of two sets are. Neither sees a correlation between points.
 """
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..types import Scalar, typed
-from ._sets import ReferenceLike, SamplesLike, root, two_sets
+from ._sets import ReferenceLike, SamplesLike, norm, root, two_sets
 
 
 @typed
@@ -27,8 +29,8 @@ def mean_error(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
     **Floor:** two sets of $n$ and $m$ draws of one law are on average
     $(1/n + 1/m)$ times the law's mean variance apart, and not zero.
     """
-    x, y = two_sets(samples, reference)
-    return jnp.mean(jnp.square(x.mean(axis=0) - y.mean(axis=0)))
+    x, y, unit = two_sets(samples, reference)
+    return unit * (unit * jnp.mean(jnp.square(x.mean(axis=0) - y.mean(axis=0))))
 
 
 @typed
@@ -42,8 +44,8 @@ def spread_error(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
 
     **Floor:** for Gaussian draws about $(1/2n + 1/2m)$ times the mean variance.
     """
-    x, y = two_sets(samples, reference)
-    return jnp.mean(jnp.square(_spread(x) - _spread(y)))
+    x, y, unit = two_sets(samples, reference)
+    return unit * (unit * jnp.mean(jnp.square(_spread(x) - _spread(y))))
 
 
 @typed
@@ -53,9 +55,10 @@ def amplitude_ratio(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
     The root mean square over samples and points together. The residual of a linear
     equation is small for small fields, whatever they are: this is what shows it.
     """  # noqa: E501
-    x, y = jnp.asarray(samples), jnp.asarray(reference)
     two_sets(samples, reference)  # finite, and of one shape
-    return root(jnp.mean(jnp.square(x))) / root(jnp.mean(jnp.square(y)))
+    both = jnp.asarray(samples), jnp.asarray(reference)
+    x, y = (norm(a.ravel()) / math.sqrt(a.size) for a in both)
+    return x / y
 
 
 def _spread(x: Float[Array, "sample d"]) -> Float[Array, " d"]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from .._checks import is_traced, require_positive, whole_number
 from ..types import ScalarLike, Times, WholeLike, typed
-from ._base import AbstractProcess, ratio_ends
+from ._processes import AbstractProcess
 
 _Grid = TypeVar("_Grid", bound=Callable[..., Times])
 
@@ -53,7 +53,7 @@ def karras(
         + \tfrac{i}{n-1}(r_{min}^{1/\rho} - r_{max}^{1/\rho})\Bigr)^\rho $$
     """
     require_positive(rho=rho)
-    low, high = ratio_ends(process)
+    low, high = process.ratio_ends()
     ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
     return _finish(process, process.time(ratios), final_zero)
 
@@ -64,7 +64,7 @@ def uniform_log_snr(
     n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
     r"""Uniform in $\log(\alpha/\sigma)$, the grid of DPM-Solver (Lu et al. 2022)."""
-    low, high = ratio_ends(process)
+    low, high = process.ratio_ends()
     ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), n))
     return _finish(process, process.time(ratios), final_zero)
 

@@ -19,9 +19,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..process import RATIO_CAP, AbstractProcess, level_scale
+from .._checks import one_sample
+from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
-from ._base import AbstractDenoiser, as_arrays
+from ._denoiser import AbstractDenoiser, as_arrays
 
 Prediction = Literal["data", "noise", "score", "velocity"]
 
@@ -66,12 +67,10 @@ class Wrapped(AbstractDenoiser):
         process = self.process
         last = jnp.asarray(process.t_max, x.dtype)
         if self.prediction in ("noise", "score"):
-            silent = process.alpha(last) <= jnp.finfo(x.dtype).eps
-            capped = process.time(RATIO_CAP * process.sigma_data).astype(x.dtype)
-            last = jnp.where(silent, jnp.minimum(last, capped), last)
-        t = process.time(sigma, alpha)
-        t = jnp.clip(t, process.t_min, last)
-        x = x * (process.scale(t) / level_scale(sigma, alpha, process.sigma_data))
+            _, most = process.ratio_ends(x.dtype)
+            last = jnp.minimum(last, process.time(most))
+        t = jnp.clip(process.time(sigma, alpha), process.t_min, last)
+        x = x * (process.scale(t) / jnp.hypot(alpha * process.sigma_data, sigma))
         extra = () if condition is None else (condition,)
         return self._data(_checked(self.function(x, t, *extra), x), x, t)
 
@@ -126,17 +125,6 @@ def _checked(out: Array, x: Array) -> Array:
     return one_sample(
         out, x, "the wrapped model", "Wrap a function that returns just that."
     )
-
-
-def one_sample(out: Array, x: Array, who: str, cure: str) -> Array:
-    """`out`, if it is one array of the shape of the sample `x`."""
-    shape = getattr(out, "shape", None)
-    if shape != x.shape:
-        raise ValueError(
-            f"{who} must return one array of the shape {x.shape} of its sample, got "
-            f"{type(out).__name__ if shape is None else shape}. {cure}"
-        )
-    return out
 
 
 def from_score(

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ..process import AbstractProcess, level_scale
+from ..process import AbstractProcess
 from ..types import Elementwise, ElementwiseLike
 
 
@@ -38,7 +38,7 @@ def magnification(
 ) -> Elementwise:
     """`u / x`, the size of the clock's state beside the process's, at time `t`."""
     sigma, alpha = clock.level(process, clock.reading(process, t))
-    return level_scale(sigma, alpha, process.sigma_data) / process.scale(t)
+    return jnp.hypot(alpha * process.sigma_data, sigma) / process.scale(t)
 
 
 class AngleClock(AbstractClock):

@@ -75,7 +75,7 @@ def sliced_wasserstein(
     """
     _check_order(order)
     projections = whole_number("projections", projections, cure="Hundreds are usual.")
-    x, y = two_sets(samples, reference)
+    x, y, unit = two_sets(samples, reference)
     size = x.shape[1]
     if size == 1:
         thetas = jnp.ones((1, 1), x.dtype)
@@ -83,7 +83,7 @@ def sliced_wasserstein(
         thetas = directions(key, projections, size, x.dtype)
     block = max(1, _NUMBERS // (len(x) + len(y)))
     costs = projected(x, y, thetas, order=order, block=block)
-    return costs.mean() if order == 1 else root(costs.mean())
+    return unit * (costs.mean() if order == 1 else root(costs.mean()))
 
 
 @typed
@@ -100,10 +100,15 @@ def wasserstein_1d(
     features. At order 1 it is `scipy.stats.wasserstein_distance`. Cost: two sorts.
     """
     _check_order(order)
-    x, y = two_sets(samples, reference)
+    if np.ndim(samples) != 1:
+        raise ValueError(
+            "wasserstein_1d is for sets of numbers, got samples of the shape "
+            f"{np.shape(samples)}. Use sliced_wasserstein, or vmap over features."
+        )
+    x, y, unit = two_sets(samples, reference)
     along = jnp.ones((1, 1), x.dtype)
     cost = projected(x, y, along, order=order, block=1)[0]
-    return cost if order == 1 else root(cost)
+    return unit * (cost if order == 1 else root(cost))
 
 
 @partial(jax.jit, static_argnames=("count", "size", "dtype"))
