@@ -82,13 +82,13 @@ def angles(n):
 
 
 DERIVATIVES = {
-    "upwind, time": px.Upwind(px.TimeClock()),
+    "upwind, time": px.Upwind(px.flow.TimeClock()),
     "upwind, angle": px.Upwind(),
-    "central, time": px.Central(clock=px.TimeClock()),
+    "central, time": px.Central(clock=px.flow.TimeClock()),
     "central, angle": px.Central(),
-    "central at nodes, time": px.Central("nodes", px.TimeClock()),
+    "central at nodes, time": px.Central("nodes", px.flow.TimeClock()),
     "central at nodes, angle": px.Central("nodes"),
-    "Heun step, time": px.SolverStep(diffrax.Heun(), px.TimeClock()),
+    "Heun step, time": px.SolverStep(diffrax.Heun(), px.flow.TimeClock()),
     "Heun step, angle": px.SolverStep(diffrax.Heun()),
     "12 long steps of Bosh3": px.SolverStep(diffrax.Bosh3(), steps=12),
     "9 long steps of Dopri5": px.SolverStep(diffrax.Dopri5(), steps=9),

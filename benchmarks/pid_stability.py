@@ -22,10 +22,10 @@ import pidax as px
 
 SLOPES = (0.5, 1.0, 1.1, 1.2, 2.0)
 DERIVATIVES = {
-    "upwind, time": px.Upwind(px.TimeClock()),
+    "upwind, time": px.Upwind(px.flow.TimeClock()),
     "upwind, angle": px.Upwind(),
     "central, angle": px.Central(),
-    "central, time": px.Central(clock=px.TimeClock()),
+    "central, time": px.Central(clock=px.flow.TimeClock()),
     "12 long steps, angle": px.SolverStep(diffrax.Bosh3(), steps=12),
 }
 

@@ -54,7 +54,7 @@ class Problem:
             self.mean, self.factor = np.asarray(law.mean), np.asarray(law.factor)
         factor = jnp.asarray(self.factor, float)
         teacher = px.Gaussian(
-            jnp.asarray(self.mean, float), px.Covariance.low_rank(factor)
+            jnp.asarray(self.mean, float), px.denoiser.Covariance.low_rank(factor)
         )
         self.student = px.ExactStudent(teacher, px.EDM())
         identity = px.pde.Normaliser((0.0, 0.0), (1.0, 1.0))

@@ -231,5 +231,6 @@ def _exact(problem: Problem) -> px.Gaussian:
         factor = chart.normalise(columns + np.asarray(law.mean)) - base
         mean, factor = np.asarray(base), np.asarray(factor).T
     return px.Gaussian(
-        jnp.asarray(mean, float), px.Covariance.low_rank(jnp.asarray(factor, float))
+        jnp.asarray(mean, float),
+        px.denoiser.Covariance.low_rank(jnp.asarray(factor, float)),
     )

@@ -26,7 +26,11 @@ import pidax as px
 
 BATCH, SEEDS, STD, MEAN_RMS = 256, (1, 2, 3, 4, 5), 0.2, 0.7
 DATA_RMS = float(np.hypot(MEAN_RMS, STD))
-CLOCKS = {"angle": px.AngleClock, "time": px.TimeClock, "log-time": px.LogTimeClock}
+CLOCKS = {
+    "angle": px.flow.AngleClock,
+    "time": px.flow.TimeClock,
+    "log-time": px.flow.LogTimeClock,
+}
 FIXED = {
     "Euler": (diffrax.Euler, (16, 32, 64, 128, 256)),
     "Heun": (diffrax.Heun, (8, 17, 35, 64, 128)),

@@ -64,7 +64,7 @@ def main():
     more = jax.vmap(lambda key: law.sample(key=key))(jax.random.split(KEY, 2 * 4096))
     key = jax.random.fold_in(KEY, 3)
     pid = px.PID(flow)
-    grid = {"grid": pid.times, "clock": px.AngleClock()}
+    grid = {"grid": pid.times, "clock": px.flow.AngleClock()}
     sets, errors = {}, []
     size = parameters(flow.denoiser)
     head = f"{'parameters':>11} {'RMS':>8} {'sliced W2':>10} {'samples/s':>11}"

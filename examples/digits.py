@@ -83,7 +83,7 @@ def main():
         count=1000,
         condition=jnp.arange(1000) % 10,
         grid=pid.times,  # the student's own, on which Euler and Heun step beside it
-        clock=px.AngleClock(),
+        clock=px.flow.AngleClock(),
         samples=images[held_out],
         per_component=True,
     )

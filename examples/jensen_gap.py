@@ -57,7 +57,7 @@ def poisson(key):
     law = POISSON.law()
     size = jnp.sqrt(jnp.mean(jnp.sum(law.factor**2, -1), (0, 1)))  # of each channel
     chart = px.pde.Normaliser([0.0, 0.0], size.tolist())
-    spread = px.Covariance.low_rank(law.factor / size[:, None])
+    spread = px.denoiser.Covariance.low_rank(law.factor / size[:, None])
     teacher = px.Gaussian(chart.normalise(law.mean), spread)
     residual = px.Residual(POISSON, chart)
 

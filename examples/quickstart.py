@@ -54,7 +54,7 @@ def main():
     pid = px.PID(flow)
     student = distil(flow, pid)
     # Beside the student the teacher's Euler and Heun, on the student's grid and clock.
-    key, clock = jax.random.fold_in(KEY, 2), px.AngleClock()
+    key, clock = jax.random.fold_in(KEY, 2), px.flow.AngleClock()
     report = px.compare(flow, student, key=key, grid=pid.times, clock=clock)
     print(report)
     folder = Path("outputs")

@@ -29,7 +29,7 @@ def control(size: int, modes: int = 32):
     grid = px.pde.Grid((size, size))
     poisson = px.pde.Poisson(grid, px.pde.Matern(grid, alpha=2, tau=3, modes=modes))
     law = poisson.law()
-    teacher = px.Gaussian(law.mean, px.Covariance.low_rank(law.factor))
+    teacher = px.Gaussian(law.mean, px.denoiser.Covariance.low_rank(law.factor))
     variances = (np.asarray(law.factor) ** 2).sum(axis=-1)
     sizes = np.sqrt(variances.mean(axis=(0, 1)))
     return poisson, px.ExactStudent(teacher, px.EDM()), law, sizes

@@ -63,7 +63,7 @@ def errors_along_the_path(gaussian, z_unit, times):
     z = z_unit * process.t_max
     exact = closed_form(gaussian, process, z, times)
     angle = px.ProbabilityFlow(gaussian, process)
-    own = px.ProbabilityFlow(gaussian, process, clock=px.TimeClock())
+    own = px.ProbabilityFlow(gaussian, process, clock=px.flow.TimeClock())
     ways = {
         "adaptive, 1e-8": (angle, {"rtol": 1e-8}),
         "adaptive, 1e-4 (default)": (angle, {}),

@@ -13,7 +13,11 @@ PROCESSES = {
     "SubVP": px.SubVP,
     "RectifiedFlow": px.RectifiedFlow,
 }
-CLOCKS = {"angle": px.AngleClock, "time": px.TimeClock, "log-time": px.LogTimeClock}
+CLOCKS = {
+    "angle": px.flow.AngleClock,
+    "time": px.flow.TimeClock,
+    "log-time": px.flow.LogTimeClock,
+}
 
 
 def covariance(size: int, seed: int = 0) -> np.ndarray:
@@ -29,7 +33,7 @@ def gaussian() -> px.Gaussian:
 def low_rank() -> px.Gaussian:
     factor = 0.5 * np.random.default_rng(1).normal(size=(2, 2, 2))
     mean = jnp.array([[0.1, 0.2], [0.3, -0.4]])
-    cov = px.Covariance.low_rank(jnp.asarray(factor, float), floor=0.01)
+    cov = px.denoiser.Covariance.low_rank(jnp.asarray(factor, float), floor=0.01)
     return px.Gaussian(mean, cov)
 
 

@@ -29,7 +29,7 @@ def control(side: int, modes: int, x64: bool) -> Control:
     source = px.pde.Matern(grid, alpha=2, tau=3, modes=modes)
     equation = px.pde.Poisson(grid, source)
     law = equation.law()
-    teacher = px.Gaussian(law.mean, px.Covariance.low_rank(law.factor))
+    teacher = px.Gaussian(law.mean, px.denoiser.Covariance.low_rank(law.factor))
     student = px.ExactStudent(teacher, px.EDM())
     identity = px.pde.Normaliser((0.0, 0.0), (1.0, 1.0))
     stds = np.sqrt((np.asarray(law.factor) ** 2).sum(-1).mean((0, 1)))

@@ -10,7 +10,7 @@ import numpy as np
 import pidax as px
 from pidax.student import Stencil, residual
 
-ANGLE, TIME = px.AngleClock(), px.TimeClock()
+ANGLE, TIME = px.flow.AngleClock(), px.flow.TimeClock()
 
 
 @eqx.filter_jit

@@ -27,7 +27,7 @@ def test_without_churn_it_is_heuns_method_in_the_noise_to_signal_ratio(
         sigma_min=float(process.ratio_interval[0]),
         sigma_max=float(process.ratio_interval[1]),
     )
-    flow = px.ProbabilityFlow(teacher, edm, clock=px.TimeClock())
+    flow = px.ProbabilityFlow(teacher, edm, clock=px.flow.TimeClock())
     grid = px.karras(9, edm, final_zero=True)
     start = z / process.alpha(process.t_max)
     path = px.solve(flow, start, times=grid, steps=grid[:-1], solver=diffrax.Heun())

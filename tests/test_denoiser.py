@@ -128,8 +128,8 @@ def test_every_form_of_one_covariance_is_the_same_gaussian(x64):
     matrix = jnp.asarray(covariance(3))
     full = px.Gaussian(mean, matrix)
     factor = jnp.linalg.cholesky(matrix)
-    low = px.Gaussian(mean, px.Covariance.low_rank(factor))
-    one = px.Covariance.low_rank(factor[:, :1], floor=0.3)
+    low = px.Gaussian(mean, px.denoiser.Covariance.low_rank(factor))
+    one = px.denoiser.Covariance.low_rank(factor[:, :1], floor=0.3)
     spiked = px.Gaussian(mean, one)
     dense = px.Gaussian(mean, factor[:, :1] @ factor[:, :1].T + 0.3 * jnp.eye(3))
     iso = [px.Gaussian(mean, c) for c in (0.4, jnp.full(3, 0.4), 0.4 * jnp.eye(3))]
@@ -150,7 +150,9 @@ def dense_of(g):
 
 def test_singular_directions_stay_at_the_mean(dtype):
     """A rank-one law has no spread outside its line, at any noise, down to none."""
-    line = px.Gaussian(jnp.array([1.0, 2.0]), px.Covariance.low_rank(jnp.eye(2)[:, :1]))
+    line = px.Gaussian(
+        jnp.array([1.0, 2.0]), px.denoiser.Covariance.low_rank(jnp.eye(2)[:, :1])
+    )
     for sigma in (0.0, 1e-3, 1.0):
         assert line(jnp.array([0.5, 7.0]), sigma)[1] == 2.0
     assert line(jnp.array([0.5, 7.0]), 0.0)[0] == 0.5
@@ -503,7 +505,9 @@ def pair(x: Any, t: Any) -> Any:
         ),
         (lambda: gaussian().score(jnp.zeros((2, 3)), 1.0), "Use jax.vmap"),
         (
-            lambda: px.Gaussian(jnp.zeros(3), px.Covariance.low_rank(jnp.ones((4, 2)))),
+            lambda: px.Gaussian(
+                jnp.zeros(3), px.denoiser.Covariance.low_rank(jnp.ones((4, 2)))
+            ),
             r"events of shape \(4,\), but the mean has the shape \(3,\)",
         ),
         (lambda: px.Gaussian(jnp.array([jnp.nan, 0.0]), 1.0), "mean must be finite"),

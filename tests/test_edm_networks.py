@@ -164,7 +164,7 @@ def test_a_heun_solve_in_the_clock_of_time_is_the_published_sampler(x64):
 
     process = denoiser.process
     model = px.from_function(rounded, shape=denoiser.shape)
-    flow = px.ProbabilityFlow(model, process, clock=px.TimeClock())
+    flow = px.ProbabilityFlow(model, process, clock=px.flow.TimeClock())
     z = last(golden["latents"])[0] * golden["t_steps"][0]
     steps = px.karras(18, process)
     path = px.solve(flow, z, solver=diffrax.Heun(), steps=steps, denoise=True)

@@ -199,7 +199,7 @@ def test_a_grid_and_a_clock_of_ones_own(scene):
     flow, student, z, times = scene
     grid = px.karras(11, flow.process)
     report = compared(
-        student, flow, z=z, times=times, grid=grid, clock=px.AngleClock(), paths=0
+        student, flow, z=z, times=times, grid=grid, clock=px.flow.AngleClock(), paths=0
     )
     scale = lambda phi: 0.5 / np.cos(phi)  # x = y scale, t = sd tan(phi)
 

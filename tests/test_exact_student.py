@@ -57,7 +57,9 @@ def test_its_samples_are_clean_and_a_students_are_at_t_min(x64):
     assert student.end == 0.0
     z = px.EDM().prior(jax.random.key(0), (2, 2))
     np.testing.assert_array_equal(student.sample(z), student(z, 0.0))
-    flat = px.Gaussian(jnp.zeros(2), px.Covariance.low_rank(jnp.array([[1.0], [1.0]])))
+    flat = px.Gaussian(
+        jnp.zeros(2), px.denoiser.Covariance.low_rank(jnp.array([[1.0], [1.0]]))
+    )
     one = px.ExactStudent(flat, px.EDM()).sample(jnp.array([3.0, -1.0]))
     assert_close(one[0], one[1], 1e-12)  # in the span of the data, to rounding
 

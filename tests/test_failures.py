@@ -179,7 +179,7 @@ def test_things_in_each_others_places_are_named():
         with pytest.raises(jaxtyping.TypeCheckError, match=r"'(denoiser|process)'"):
             px.ProbabilityFlow(*arguments)  # type: ignore[arg-type]
     with pytest.raises(jaxtyping.TypeCheckError, match="'clock'"):
-        px.ProbabilityFlow(teacher, process, clock=px.TimeClock)  # type: ignore
+        px.ProbabilityFlow(teacher, process, clock=px.flow.TimeClock)  # type: ignore
 
 
 def test_an_unknown_option_is_named():

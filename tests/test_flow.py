@@ -30,7 +30,7 @@ every_exact = pytest.mark.parametrize("exact", EXACT.values(), ids=EXACT)
 def test_textbook_form_in_x_and_t(make, key, x64):
     """dx/dt = f x - g^2/2 score, f = (log alpha)', g^2 = (sigma^2)' - 2 f sigma^2."""
     process, teacher = make(), full_mixture()
-    flow = px.ProbabilityFlow(teacher, process, clock=px.TimeClock())
+    flow = px.ProbabilityFlow(teacher, process, clock=px.flow.TimeClock())
     t = jnp.asarray(0.3 * process.t_max)
     x = state(teacher, process, t, key)
     sigma, alpha = process.sigma(t), process.alpha(t)
@@ -169,7 +169,7 @@ def test_observed_order_in_the_angle_clock(solver, order, steps, x64):
 def test_edm_heun_and_ddim_are_fixed_steps_of_the_time_clock(key, x64):
     """EDM's Algorithm 1 and DDIM written out by hand, on the grid of Karras."""
     teacher, process = full_mixture(), px.EDM()
-    flow = px.ProbabilityFlow(teacher, process, clock=px.TimeClock())
+    flow = px.ProbabilityFlow(teacher, process, clock=px.flow.TimeClock())
     grid = px.karras(18, process, final_zero=True)
     z = process.prior(key, (2,))
 
@@ -215,6 +215,6 @@ def test_encode_keeps_its_tolerance_on_every_clock(name, clock, x64):
 
 def test_the_angle_clock_stays_on_the_side_of_the_data(x32):
     """pi/2 rounded to float32 lies beyond pi/2, where alpha would be negative."""
-    reading = px.AngleClock().reading(px.RectifiedFlow(), jnp.asarray(1.0))
-    _, alpha = px.AngleClock().level(px.RectifiedFlow(), reading)
+    reading = px.flow.AngleClock().reading(px.RectifiedFlow(), jnp.asarray(1.0))
+    _, alpha = px.flow.AngleClock().level(px.RectifiedFlow(), reading)
     assert 0 < alpha < 1e-6

@@ -82,7 +82,7 @@ def test_latents_of_a_linear_map_have_equal_weights(x64, key):
     """Its law is Gaussian, and the denoiser known; the gap of squares too."""
     rows = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)))
     mean = jnp.array([1.0, 0.0, -1.0, 0.5])
-    gaussian = px.Gaussian(mean, px.Covariance.low_rank(rows))
+    gaussian = px.Gaussian(mean, px.denoiser.Covariance.low_rank(rows))
     x = jnp.array([0.3, 1.0, 0.2, -0.7])
     law = latent_posterior(lambda z: mean + rows @ z, 3, x, 0.4, 0.9, key=key)
     assert_close(law.mean, gaussian(x, 0.4, 0.9), 1e-12)
@@ -141,7 +141,7 @@ def test_an_affine_residual_has_no_gap(x64, key):
     x = jax.random.normal(key, (*GRID.shape, 2))
     law = poisson.law()
     factor = law.factor / jnp.array([1.0, 0.05])[:, None]
-    cov = px.Covariance.low_rank(factor)
+    cov = px.denoiser.Covariance.low_rank(factor)
     denoiser = px.Gaussian(chart.normalise(law.mean), cov)
 
     @jax.jit

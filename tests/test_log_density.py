@@ -78,13 +78,13 @@ def test_hutchinson_is_unbiased_and_knows_its_error(law, key, x64):
     x = state(teacher, process, process.t_min, key)
     exact = teacher.log_density(x, *process.level(process.t_min))
     options = {"rtol": 1e-6, "terminal": teacher.log_density}
-    trace = px.Hutchinson(probes=400, law=law)
+    trace = px.flow.Hutchinson(probes=400, law=law)
     result = px.log_density(flow, x, trace=trace, key=key, **options)
     assert 0 < result.standard_error < 0.5
     assert abs(result.value - exact) < 4 * result.standard_error
     assert result.stats["jvps"] == 400 * result.stats["evaluations"]
     # The square of the stated error is the variance of independent estimates.
-    few = px.Hutchinson(probes=3, law=law)
+    few = px.flow.Hutchinson(probes=3, law=law)
     keys = jax.random.split(key, 400)
     estimate = lambda k: px.log_density(flow, x, trace=few, key=k, **options)
     many = jax.vmap(estimate)(keys)
@@ -94,11 +94,11 @@ def test_hutchinson_is_unbiased_and_knows_its_error(law, key, x64):
 def test_rademacher_probes_are_exact_for_a_diagonal_jacobian(key, x64):
     flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(4), 0.3), px.EDM())
     x = jnp.array([0.1, -0.4, 0.3, 1.0])
-    exact = px.log_density(flow, x, trace=px.ExactTrace())
-    probed = px.log_density(flow, x, trace=px.Hutchinson(2), key=key)
+    exact = px.log_density(flow, x, trace=px.flow.ExactTrace())
+    probed = px.log_density(flow, x, trace=px.flow.Hutchinson(2), key=key)
     assert_close(probed.value, exact.value, 1e-9)
     assert probed.standard_error < 1e-9
-    one = px.log_density(flow, x, trace=px.Hutchinson(1), key=key)
+    one = px.log_density(flow, x, trace=px.flow.Hutchinson(1), key=key)
     assert jnp.isnan(one.standard_error)
 
 
@@ -113,8 +113,8 @@ def test_large_samples_ask_for_a_key():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: px.Hutchinson(0), "probes must be a whole number"),
-        (lambda: px.Hutchinson(4, law="normal"), "'rademacher' or 'gaussian'"),  # type: ignore[arg-type]
+        (lambda: px.flow.Hutchinson(0), "probes must be a whole number"),
+        (lambda: px.flow.Hutchinson(4, law="normal"), "'rademacher' or 'gaussian'"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_probes_are_named(make, message):

@@ -617,7 +617,10 @@ def test_low_precision_in_another_dtype():
     ("make", "message"),
     [
         (lambda: nn.MLP(0, 2, key=KEY), "in_size must be a whole .* got in_size=0"),
-        (lambda: nn.MLP(2, 2, width=-1, key=KEY), "got width=-1. Pass an integer, 1 or more"),
+        (
+            lambda: nn.MLP(2, 2, width=-1, key=KEY),
+            "got width=-1. Pass an integer, 1 or more",
+        ),
         (lambda: nn.MLP(2, 2, depth=0, key=KEY), "got depth=0"),
         (lambda: nn.MLP(2, 2, classes=0, key=KEY), "got classes=0"),
         (lambda: nn.MLP(2, 2, features=5, key=KEY), "got 5 of them. Use .* 6"),

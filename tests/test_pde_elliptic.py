@@ -329,7 +329,9 @@ def test_the_law_makes_an_exact_denoiser(key, x64):
     equation = Poisson(Grid((6, 6)), Matern(Grid((6, 6)), modes=5))
     law = equation.law()
     # The solution is small beside its source, and the floor must be beside it.
-    gaussian = px.Gaussian(law.mean, px.Covariance.low_rank(law.factor, floor=1e-16))
+    gaussian = px.Gaussian(
+        law.mean, px.denoiser.Covariance.low_rank(law.factor, floor=1e-16)
+    )
 
     @eqx.filter_jit
     def judge(equation, gaussian):

@@ -224,7 +224,7 @@ def test_in_float32_no_reading_lies_beyond_a_quarter_circle(x32):
     """On a rectified flow the first node is pi/2, where a cosine may be negative."""
     process = px.RectifiedFlow()
     row = Upwind().stencil(process, px.uniform_time(5, process))[0]
-    sigma, alpha = px.AngleClock().level(process, row.start)
+    sigma, alpha = px.flow.AngleClock().level(process, row.start)
     assert sigma > 0.99
     assert alpha >= 0
 

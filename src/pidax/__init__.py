@@ -19,7 +19,6 @@ from . import types as types
 from .denoiser import AbstractDenoiser as AbstractDenoiser
 from .denoiser import AbstractExactDenoiser as AbstractExactDenoiser
 from .denoiser import Circle as Circle
-from .denoiser import Covariance as Covariance
 from .denoiser import Gaussian as Gaussian
 from .denoiser import GaussianMixture as GaussianMixture
 from .denoiser import Guided as Guided
@@ -41,14 +40,7 @@ from .distill import KnowledgeDistillation as KnowledgeDistillation
 from .distill import Opening as Opening
 from .distill import PseudoHuber as PseudoHuber
 from .evaluate import compare as compare
-from .flow import AngleClock as AngleClock
-from .flow import ExactTrace as ExactTrace
-from .flow import Hutchinson as Hutchinson
-from .flow import LogDensity as LogDensity
-from .flow import LogTimeClock as LogTimeClock
-from .flow import Path as Path
 from .flow import ProbabilityFlow as ProbabilityFlow
-from .flow import TimeClock as TimeClock
 from .flow import encode as encode
 from .flow import log_density as log_density
 from .flow import sample as sample

@@ -36,7 +36,7 @@ def physics(mean: Float[Array, " x"], cov: Float[Array, "x x"]) -> Float[Array, 
     own = px.ProbabilityFlow(
         px.from_score(lambda x, t: -x / (1 + t**2), px.VP(), shape=(3,)),
         Cosine(1e-3, 1.57, 0.5),
-        clock=px.AngleClock(),
+        clock=px.flow.AngleClock(),
         extrapolate=True,
     )
     z = flow.process.prior(jax.random.key(0), (3,))
@@ -47,9 +47,9 @@ def physics(mean: Float[Array, " x"], cov: Float[Array, "x x"]) -> Float[Array, 
         solver=diffrax.Tsit5(),
         rtol=1e-5,
     )
-    assert_type(path, px.Path)
+    assert_type(path, px.flow.Path)
     density = px.log_density(
-        own, path.end, trace=px.Hutchinson(8), key=jax.random.key(1)
+        own, path.end, trace=px.flow.Hutchinson(8), key=jax.random.key(1)
     )
     assert_type(density.value, Array)
     posterior = prior.posterior(jax.numpy.eye(3)[:1], jax.numpy.ones(1), 0.1)

@@ -203,8 +203,9 @@ def gaussian_law(
 ) -> GaussianLaw:
     """The law of all fields when the one given field is drawn from `given`.
 
-    `px.Gaussian(law.mean, px.Covariance.low_rank(law.factor))` is the exact denoiser of
-    the equation's samples, and the answer key to samplers and inverse methods.
+    `Gaussian(law.mean, Covariance.low_rank(law.factor))`, both of `pidax.denoiser`, is
+    the exact denoiser of the equation's samples, and the answer key to samplers and
+    inverse methods.
 
     For an equation of `kind` "linear" with one given field. One solve for each mode of
     `given`; take a law with few (`Matern(grid, modes=64)`), as the factor has as many

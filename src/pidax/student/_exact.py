@@ -22,7 +22,7 @@ class ExactStudent(AbstractStudent):
     r"""The solution of the ODE of Gaussian data: one call, no network, no error.
 
         law = poisson.law()
-        teacher = px.Gaussian(law.mean, px.Covariance.low_rank(law.factor))
+        teacher = px.Gaussian(law.mean, px.denoiser.Covariance.low_rank(law.factor))
         student = px.ExactStudent(teacher, px.EDM())
 
     The oracle of everything that acts on students: what is generated under constraints
