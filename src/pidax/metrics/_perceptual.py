@@ -69,11 +69,11 @@ class LPIPS(eqx.Module):
 
     @typed
     def __call__(self, x: Image, reference: Image) -> Scalar:
-        same_shape(x, reference)
-        ours, theirs = (self.trunk(self._seen(image)) for image in (x, reference))
+        same_shape(x[..., :1], reference[..., :1])  # grey and colour may meet
+        maps = jax.vmap(self.trunk)(jnp.stack([self._seen(x), self._seen(reference)]))
         parts = [
-            ((_direction(a) - _direction(b)) ** 2 @ w.astype(a.dtype)).mean()
-            for a, b, w in zip(ours, theirs, self.weights, strict=True)
+            (jnp.square(jnp.subtract(*_direction(m))) @ w.astype(m.dtype)).mean()
+            for m, w in zip(maps, self.weights, strict=True)
         ]
         return jnp.stack(parts).sum()
 
@@ -93,7 +93,7 @@ class LPIPS(eqx.Module):
         return ((colours + 1) / 2 - mean) / std
 
 
-def _direction(features: Float[Array, "h w c"]) -> Array:
+def _direction(features: Float[Array, "two h w c"]) -> Array:
     """Each pixel's features as a unit vector; zero where all are zero.
 
     The small number is inside the root, whose derivative would not be finite at zero.
