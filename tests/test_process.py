@@ -1,5 +1,6 @@
 """Processes against their defining formulas; grids against theirs."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +193,18 @@ def test_processes_are_vmappable_and_differentiable(x64):
     slopes = jax.vmap(jax.grad(px.VP().angle))(t)
     numeric = (px.VP().angle(t + 1e-6) - px.VP().angle(t - 1e-6)) / 2e-6
     assert_close(slopes, numeric, 1e-8)
+
+
+def test_numbers_of_numpy_are_pythons(x64):
+    """They take the dtype of what they meet; arrays of JAX stay, to be traced."""
+    for make in (px.EDM, px.VE, px.VP, px.SubVP, px.RectifiedFlow):
+        process = make(sigma_data=np.float32(0.25))
+        assert type(process.sigma_data) is float
+        assert eqx.tree_equal(process, make(sigma_data=0.25))
+    assert type(px.VP(beta_max=np.int64(20)).beta_max) is float
+    slope = jax.grad(lambda s: px.EDM(sigma_data=s).scale(2.0))(0.5)
+    assert_close(slope, 0.5 / np.hypot(0.5, 2.0), 1e-12)
+    assert px.karras(np.int64(3), px.EDM(), rho=np.float32(7)).shape == (3,)
 
 
 class Cosine(px.process.AbstractProcess):

@@ -15,6 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .types import ScalarLike
+
 _UNKNOWN = object()
 
 
@@ -96,6 +98,14 @@ def check_interval(
     above = low > 0 if positive else low > -infinity if least is None else low >= least
     below = high < infinity if most is None else high <= most
     return require((low, high), above & (low < high) & below, message)
+
+
+def as_float(value: ScalarLike) -> float:
+    """NumPy's number as Python's, which takes the dtype of what it meets.
+
+    An array of JAX, which may be traced or differentiated, stays one.
+    """
+    return value if isinstance(value, Array) else float(value)  # type: ignore[return-value]
 
 
 def require_positive(**numbers: Any) -> None:

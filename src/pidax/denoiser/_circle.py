@@ -13,12 +13,13 @@ $1 - A$ is computed by itself, and never as a difference.
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import i0e, i1e
 from jaxtyping import Array
 
-from .._checks import require_positive
+from .._checks import as_float, require_positive
 from ..types import (
     Condition,
     Elementwise,
@@ -41,7 +42,7 @@ class Circle(AbstractExactDenoiser):
     The condition is ignored.
     """
 
-    radius: float = 1.0
+    radius: float = eqx.field(default=1.0, converter=as_float)
 
     def __check_init__(self):
         require_positive(radius=self.radius)

@@ -28,6 +28,7 @@ from .._checks import is_traced, require, require_finite, show
 from ..types import (
     Condition,
     Elementwise,
+    ElementwiseLike,
     Key,
     Sample,
     SampleLike,
@@ -168,7 +169,7 @@ class Gaussian(AbstractExactDenoiser):
     def __init__(
         self,
         mean: SampleLike,
-        cov: float | int | Float[Array | np.ndarray, "..."] | Covariance,
+        cov: ElementwiseLike | Covariance,
     ):
         self.mean = jnp.asarray(mean)
         shape, size = self.mean.shape, self.mean.size

@@ -1,5 +1,8 @@
 """Classifier-free guidance as a denoiser made of a denoiser (Ho & Salimans 2022)."""
 
+import equinox as eqx
+
+from .._checks import as_float
 from ..types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
 from ._denoiser import AbstractDenoiser
 
@@ -12,7 +15,7 @@ class Guided(AbstractDenoiser):
     """
 
     denoiser: AbstractDenoiser
-    scale: ScalarLike
+    scale: ScalarLike = eqx.field(converter=as_float)
 
     @property
     def shape(self) -> Shape | None:

@@ -40,7 +40,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_network, one_sample, require_positive
+from .._checks import as_float, check_network, one_sample, require_positive
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
 from ._denoiser import AbstractDenoiser, as_arrays
@@ -81,7 +81,7 @@ class EDMCoefficients(AbstractCoefficients):
     thousands of it, 250.
     """
 
-    slope: float = eqx.field(static=True, default=0.25)
+    slope: float = eqx.field(static=True, default=0.25, converter=as_float)
 
     def __call__(
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
@@ -101,7 +101,7 @@ class ConsistencyCoefficients(AbstractCoefficients):
     but the end of the trajectory: $f(z, T)$ is a sample, in one evaluation.
     """
 
-    slope: float = eqx.field(static=True, default=250.0)
+    slope: float = eqx.field(static=True, default=250.0, converter=as_float)
 
     def __call__(
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
@@ -159,7 +159,7 @@ class VPCoefficients(AbstractCoefficients):
     `process=VP(t_min=1e-5)`.
     """
 
-    steps: float = eqx.field(static=True, default=999.0)
+    steps: float = eqx.field(static=True, default=999.0, converter=as_float)
 
     def __check_init__(self):
         require_positive(steps=self.steps)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_interval, require, require_positive, show
+from .._checks import as_float, check_interval, require, require_positive, show
 from ..process import karras
 from ..types import Condition, Key, Sample, SampleLike, ScalarLike, TimesLike, typed
 from ._probability_flow import ProbabilityFlow
@@ -53,6 +53,7 @@ def sample_with_churn(
     time below 1.
     """
     process = flow.process
+    churn, noise = as_float(churn), as_float(noise)
     require_positive(noise=noise)
     require(
         None,

@@ -21,6 +21,7 @@ with $b(t) = \beta_{min} t + \tfrac12 (\beta_{max} - \beta_{min}) t^2$.
 """  # noqa: E501
 
 import abc
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -29,7 +30,13 @@ import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array
 
-from .._checks import check_interval, is_traced, not_negative, require_positive
+from .._checks import (
+    as_float,
+    check_interval,
+    is_traced,
+    not_negative,
+    require_positive,
+)
 from ..types import (
     Elementwise,
     ElementwiseLike,
@@ -43,6 +50,7 @@ from ..types import (
 )
 
 RATIO_CAP = 160.0  # in units of sigma_data
+number = functools.partial(eqx.field, converter=as_float)
 
 
 class AbstractProcess(eqx.Module):
@@ -183,9 +191,9 @@ class EDM(AbstractProcess):
     models"; the constants are theirs for images scaled to [-1, 1].
     """
 
-    t_min: float
-    t_max: float
-    sigma_data: float
+    t_min: float = number()
+    t_max: float = number()
+    sigma_data: float = number()
 
     def __init__(
         self,
@@ -220,9 +228,9 @@ class VE(AbstractProcess):
     sigma, between the same levels.
     """
 
-    t_min: float
-    t_max: float
-    sigma_data: float
+    t_min: float = number()
+    t_max: float = number()
+    sigma_data: float = number()
 
     def __init__(
         self,
@@ -281,11 +289,11 @@ class VP(AbstractLinearBeta):
     Ho et al. 2020; Song et al. 2021, with their linear $\beta$ from 0.1 to 20.
     """
 
-    t_min: float = 1e-3
-    t_max: float = 1.0
-    sigma_data: float = 0.5
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    t_min: float = number(default=1e-3)
+    t_max: float = number(default=1.0)
+    sigma_data: float = number(default=0.5)
+    beta_min: float = number(default=0.1)
+    beta_max: float = number(default=20.0)
 
     def sigma(self, t: ElementwiseLike) -> Elementwise:
         return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
@@ -298,11 +306,11 @@ class VP(AbstractLinearBeta):
 class SubVP(AbstractLinearBeta):
     r"""Sub-variance preserving: $\sigma = 1 - \alpha^2$ (Song et al. 2021)."""
 
-    t_min: float = 1e-3
-    t_max: float = 1.0
-    sigma_data: float = 0.5
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    t_min: float = number(default=1e-3)
+    t_max: float = number(default=1.0)
+    sigma_data: float = number(default=0.5)
+    beta_min: float = number(default=0.1)
+    beta_max: float = number(default=20.0)
 
     def sigma(self, t: ElementwiseLike) -> Elementwise:
         return -jnp.expm1(-self.beta_integral(t))
@@ -320,9 +328,9 @@ class RectifiedFlow(AbstractProcess):
     "Flow straight and fast". At $t = 1$ the signal is gone: $\alpha = 0$.
     """
 
-    t_min: float = 1e-3
-    t_max: float = 1.0
-    sigma_data: float = 0.5
+    t_min: float = number(default=1e-3)
+    t_max: float = number(default=1.0)
+    sigma_data: float = number(default=0.5)
 
     def __check_init__(self):
         require_positive(sigma_data=self.sigma_data)

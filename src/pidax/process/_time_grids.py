@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
-from .._checks import is_traced, require_positive, whole_number
+from .._checks import as_float, is_traced, require_positive, whole_number
 from ..types import ScalarLike, Times, WholeLike, typed
 from ._processes import AbstractProcess
 
@@ -52,6 +52,7 @@ def karras(
     $$ r_i = \Bigl(r_{max}^{1/\rho}
         + \tfrac{i}{n-1}(r_{min}^{1/\rho} - r_{max}^{1/\rho})\Bigr)^\rho $$
     """
+    rho = as_float(rho)
     require_positive(rho=rho)
     low, high = process.ratio_ends()
     ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
