@@ -107,7 +107,7 @@ class _WithDivergence(eqx.Module):
     def __call__(
         self, tau: Scalar, state: tuple[Sample, Array], args: Condition
     ) -> tuple[Sample, Array]:
-        def traced(fn: Fn, u: Sample) -> tuple[Sample, Array]:
+        def traced(fn: Callable[[Array], Array], u: Sample) -> tuple[Sample, Array]:
             value, linear = jax.linearize(fn, u)
             products = jax.vmap(lambda v: jnp.vdot(v, linear(v)))(self.along)
             return value, self.trace.combine(products)
