@@ -372,6 +372,7 @@ def _rows(data, batch):
     return [int(np.abs(pool - row).sum((1, 2)).argmin()) for row in batch]
 
 
+@pytest.mark.slow
 def test_fit_trains_on_the_batches_of_a_dataset(rod, tmp_path, x32):
     import optax
 

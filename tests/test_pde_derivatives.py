@@ -243,7 +243,7 @@ def check_identities(cases, dtype):
     for (_, q), grid, (u, *vector) in zip(cases, grids, fields, strict=True):
         # Each compiled by itself: one within another takes ten times as long.
         curl, gradient, divergence = map(
-            jax.jit,
+            eqx.filter_jit,
             (Curl(grid, q), Gradient(grid, "points", q), Divergence(grid, "points", q)),
         )
         swirl = curl(gradient(u))

@@ -182,5 +182,5 @@ def test_resonance_is_refused_by_its_mode(x64):
         solve_constant(grid, jnp.ones((7, 7)), shift * (1 + 1e-10))
     compiled = jax.jit(lambda f, s: solve_constant(grid, f, s))
     jax.block_until_ready(compiled(jnp.ones((7, 7)), shift * (1 + 1e-3)))
-    with pytest.raises(RuntimeError, match="at resonance"):
+    with pytest.raises(Exception, match="at resonance"):
         jax.block_until_ready(compiled(jnp.ones((7, 7)), shift))
