@@ -154,28 +154,29 @@ def step_memory(work: Work) -> dict[str, Any]:
     `arguments` is the state (weights, moments, average), the data of a dispatch, and
     the teacher; donated, so that the outputs need none of their own (`aliased`).
     """
-    from pidax.train._start import first_state
-    from pidax.train._step import Recipe, dispatch
+    from pidax.train._state import Numbers
+    from pidax.train._step import Recipe, dispatch, sample_loss
 
+    whole = work.model, work.objective, ()
+    static = eqx.filter(whole, eqx.is_array, inverse=True)
     recipe = Recipe(
-        model=eqx.filter(work.model, eqx.is_array, inverse=True),
-        objective=(),
-        trainable=eqx.is_inexact_array,
+        model=static[0],
+        state=(),
+        objective=static[1],
+        trainable=px.nn.trainable(work.model),
         optimiser=optax.radam(work.rate),
-        steps=work.steps,
+        loss=sample_loss(*static),
         batch_size=work.batch_size,
         accumulate=1,
         per_dispatch=1,
         unroll=False,
-        clip=None,
-        decays=(DECAY,),
-        ramp=None,
     )
-    state = first_state(work.model, (), work.objective, recipe, key=jax.random.key(0))
+    numbers = Numbers.of(work.steps, None, (DECAY,), None)
+    state = fit(work, steps=1).state
     samples = jnp.asarray(work.data[: work.batch_size])[None]
     first, one, no = jnp.array(0), jnp.array(1), jnp.array(False)
     step: Any = eqx.filter_jit(dispatch(recipe, 1, None), donate="all")
-    lowered = step.lower(state, work.objective, samples, first, one, no)
+    lowered = step.lower(state, work.objective, numbers, samples, first, one, no)
     account: Any = lowered.compile().compiled.memory_analysis()
     model = 4 * parameters(work.model)
     arguments = account.argument_size_in_bytes

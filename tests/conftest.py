@@ -2,16 +2,16 @@
 
 import gc
 import os
+import shutil
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
-# What one test or an earlier session has compiled is not compiled again;
-# `pytest --cache-clear` empties it.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR",
-    str(Path(__file__).parent.parent / ".pytest_cache/d/compiled"),
-)
+# What one test of this session has compiled its others, on either process, need not:
+# in a directory of the session's own, so that no earlier one can hide a failure.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp("-of-pidax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
@@ -28,6 +28,12 @@ def depends_on_precision(item):
     return room not in NO_ARRAYS and not PRECISION & set(item.fixturenames)
 
 
+def pytest_unconfigure(config):
+    directory = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if directory.endswith("-of-pidax") and not hasattr(config, "workerinput"):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def pytest_collection_modifyitems(config, items):
     """In a float64 session run what the session's default changes, once is enough."""
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
@@ -37,15 +43,42 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if depends_on_precision(item)]
 
 
+BUDGET = 8  # seconds of a file, as CI's machine runs it
+seconds: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report):
+    seconds[report.nodeid.split("::")[0]] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The ten slowest files, and which are over their budget."""
+    terminalreporter.section("the slowest files")
+    for file, spent in seconds.most_common(10):
+        over = f"  over the budget of {BUDGET} s" if spent > BUDGET else ""
+        terminalreporter.line(f"{spent:7.1f} s  {file}{over}")
+
+
+def nearly_out_of_memory_maps() -> bool:
+    """A compiled program holds some eight of the 65,530 that Linux allows a process.
+
+    A process that comes to the limit ends in a segmentation fault.
+    """
+    try:
+        limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+        with open("/proc/self/maps", "rb") as maps:
+            return sum(1 for _ in maps) > 0.6 * limit
+    except OSError:  # not Linux
+        return False
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_are_dropped():
-    """A compiled program holds some eight memory maps, of 65,530 that Linux allows.
-
-    A process that keeps those of all modules ends in a segmentation fault.
-    """
+    """Only where they must be: the next module may call the same ones."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if nearly_out_of_memory_maps():
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

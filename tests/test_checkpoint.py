@@ -25,8 +25,7 @@ from objectives import (
 
 import pidax as px
 from pidax.store import describe, differences, header
-from pidax.train._checkpoint import Checkpoints
-from pidax.train._restore import restore
+from pidax.train._checkpoint import Checkpoints, restore
 from pidax.train._state import TrainState
 
 KEY = jax.random.key(7)
@@ -175,6 +174,60 @@ def test_memory_mapped_files_are_arrays(whole, tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
     data = tuple(np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in "xy")
     assert_same_bits(fit(data=data).state, whole[0].state)
+
+
+def test_steps_may_not_grow_under_another_schedule(tmp_path):
+    grow = lambda steps, length: fit(
+        tmp_path, steps=steps, optimiser=optax.adam(px.warmup_cosine(1e-2, length))
+    )
+    grow(10, 10)
+    with pytest.raises(ValueError, match=r"(?s)\b10 in .* 20 now.*grow keeps"):
+        grow(20, 20)
+    assert grow(20, 10).finished
+
+
+class Rows:
+    """A data set of HDF5: rows by slices, or by places that increase."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, places):
+        if isinstance(places, np.ndarray):
+            assert (np.diff(places) > 0).all(), "in increasing order, each once"
+        return self.array[places]
+
+
+def test_what_is_sliced_like_an_array_is_one(whole):
+    """Also where it can be iterated over: `whole` saw the same rows in memory."""
+    data = tuple(map(Rows, regression()))
+    assert_same_bits(fit(data=data).state, whole[0].state)
+    bad = Rows(np.where(np.arange(50)[:, None] == 33, np.nan, regression()[0]))
+    with pytest.raises(ValueError, match=r"finite.*data\[0\] of steps"):
+        fit(data=(bad, data[1]))
+    with pytest.raises(ValueError, match=r"all of one length.*\(49,\)"):
+        fit(data=(data[0], Rows(regression(49)[1])))
+
+
+def test_a_run_with_a_nan_in_its_log_resumes(whole, tmp_path):
+    def callback(step, terms, result):
+        if step == 20:
+            raise px.StopTraining
+        return {"score": np.nan if step == 10 else 1.0}
+
+    fit(tmp_path, callback=callback)
+    result = fit(tmp_path)
+    assert_same_bits(result.state, whole[0].state)
+    np.testing.assert_array_equal(result.history["score"][:3], [1.0, np.nan, 1.0])
+
+
+def test_the_first_line_of_progress_says_that_it_compiles(capsys):
+    fit(steps=5, progress=True)
+    said = capsys.readouterr().err
+    assert said.index("compiling") < said.index("loss=")
 
 
 # --- signals -------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from objectives import (
 )
 
 import pidax as px
-from pidax.train._data import ArrayData
-from pidax.train._state import rate_at
+from pidax.train._sources import ArrayData
+from pidax.train._state import Numbers
 
 TWO = jax.devices()[:2]
 
@@ -92,7 +92,7 @@ def test_averages_follow_their_formula():
         mean = decay * mean + (1 - decay) * point
     assert_close(weights(ramped), mean, tolerance(ramped.w.dtype))
     for decay in (0.9, 0.99999):
-        late = float(rate_at(decay, 0.2, jnp.array(10_000_000)))
+        late = float(Numbers.of(1, None, [decay], 0.2).rate(0, jnp.array(10_000_000)))
         assert late == pytest.approx(1 - decay, rel=1e-6)
 
 
@@ -224,6 +224,80 @@ def test_one_compilation_for_a_whole_run(devices, tmp_path):
     assert seen[-1][1] == seen[2][1]  # after the first checkpoint too
 
 
+TRACES = []
+
+
+class Noticed(px.distill.AbstractStatelessObjective):
+    """Least squares, noticing every time that Python runs its loss."""
+
+    inner: LeastSquares
+
+    def check(self, model, data):
+        pass
+
+    def loss(self, model, state, sample, progress, *, key):
+        TRACES.append(1)
+        return self.inner.loss(model, state, sample, progress, key=key)
+
+
+def test_one_program_serves_every_run_of_one_structure():
+    """Traced once; other weights, data, key, steps and decays are its arguments."""
+
+    def run(noise=0.3, rate=1e-2, **options):
+        TRACES.clear()
+        result = fit(
+            objective=Noticed(LeastSquares(jnp.array(noise))),
+            optimiser=optax.chain(optax.adam(rate)),
+            **options,
+        )
+        return len(TRACES), result
+
+    traces, first = run()
+    assert traces == 1
+    another = dict(
+        noise=0.1,
+        model=Line(jnp.ones(3), jnp.ones(())),
+        steps=29,
+        key=jax.random.key(8),
+        data=regression(33, seed=4),
+        ema=(0.7,),
+    )
+    traces, found = run(**another)
+    assert traces == 0
+    jax.clear_caches()  # the bits are those of a program that was just compiled
+    traces, fresh = run(**another)
+    assert traces == 1
+    assert_same_bits(fresh.state, found.state)
+    traces, again = run()
+    assert traces == 0
+    assert_same_bits(again.state, first.state)
+    other = Line(jnp.ones(3), jnp.array(0.1, jnp.bfloat16))  # another structure
+    with jax.numpy_dtype_promotion("standard"):
+        assert run(model=other, steps=1)[0] == 1
+    assert not np.array_equal(run(rate=1e-1)[1].model.w, first.model.w)
+
+
+def test_optimisers_are_compared_by_what_they_close_over():
+    from pidax.train._programs import mark
+
+    rate: Any = lambda: px.warmup_cosine(1e-3, 100)
+    make: dict[str, Any] = {
+        "adam": lambda: optax.adam(1e-3),
+        "another rate": lambda: optax.adam(2e-3),
+        "integer rate": lambda: optax.sgd(1),
+        "float rate": lambda: optax.sgd(1.0),
+        "array": lambda: optax.sgd(jnp.array(1.0)),
+        "schedule": lambda: optax.adamw(rate()),
+        "chain": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.radam(1e-3)),
+    }
+    marks = {name: mark(one()) for name, one in make.items()}
+    assert len(set(marks.values())) == len(marks)
+    assert marks == {name: mark(one()) for name, one in make.items()}
+    # What a function of the user's reads is not known: it is only equal to itself.
+    one, other = (lambda step: 1e-3 * (step + 1) for _ in range(2))
+    assert mark(optax.sgd(one)) == mark(optax.sgd(one)) != mark(optax.sgd(other))
+
+
 def test_the_callers_arrays_stay_alive():
     model, objective = line(), LeastSquares(jnp.array(0.3))
     for devices in (ONE, TWO):
@@ -235,24 +309,22 @@ def test_the_callers_arrays_stay_alive():
     assert_close(weights(model), weights(line()), 0.0)
 
 
-def test_a_dispatch_never_calls_the_host():
-    from pidax.train._start import first_state
-    from pidax.train._step import Recipe, dispatch
+def test_a_dispatch_never_calls_the_host(monkeypatch):
+    from pidax.train import _devices
 
-    model = line()
-    static = eqx.filter(model, eqx.is_array, inverse=True)
-    sizes = dict(steps=8, batch_size=4, accumulate=2, per_dispatch=4, unroll=False)
-    recipe = Recipe(
-        static, (), eqx.is_inexact_array, optax.radam(1e-3), **sizes,  # type: ignore[arg-type]
-        clip=1.0, decays=(0.9,), ramp=0.05,
-    )  # fmt: skip
-    state = first_state(model, (), NOISY, recipe, key=KEY)
-    x, y = regression(16)
-    samples = x.reshape(4, 4, 3), y.reshape(4, 4)
-    run = dispatch(recipe, 1, None)
-    text = str(jax.make_jaxpr(run)(state, NOISY, samples, 0, 4, jnp.array(False)))
-    assert "callback" not in text
-    assert "while" in text
+    texts, data_parallel = [], _devices.data_parallel
+
+    def seen(run, place):
+        def note(*args):
+            texts.append(str(jax.make_jaxpr(run)(*args)))
+            return run(*args)
+
+        return data_parallel(note, place)
+
+    monkeypatch.setattr(_devices, "data_parallel", seen)
+    fit(objective=NOISY, accumulate=2, clip=1.0, steps=2, ema=(0.7, 0.8, 0.9))
+    assert "callback" not in texts[0]
+    assert "while" in texts[0]
 
 
 # --- the objective's own state -------------------------------------------------------

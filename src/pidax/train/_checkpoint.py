@@ -14,9 +14,9 @@ is constructed.
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ from jaxtyping import PyTree
 
 from .._files import lock_directory
 from ..store import differences, header, load, save
-from ._state import is_key
+from ._state import M, is_key
 
 _NAME = re.compile(r"step_(\d{9,})\.pidax")
 
@@ -35,6 +35,10 @@ class Snapshot(eqx.Module):
 
     arrays: dict[str, Any]
     about: dict[str, Any]
+
+
+class _Different(ValueError):
+    """A whole checkpoint, but of another configuration."""
 
 
 @dataclasses.dataclass
@@ -147,6 +151,11 @@ class Checkpoints:
         found = differences(about["config"], self.config, "the checkpoint")
         if found:
             more = f"\n  and {len(found) - 8} more" if len(found) > 8 else ""
+            if any(line.startswith("optimiser") for line in found):
+                more += (
+                    "\nA schedule is part of the optimiser: a run whose steps are to "
+                    "grow keeps the length that its schedule was made with."
+                )
             raise _Different(
                 f"{path} is a checkpoint of another run:\n  "
                 + "\n  ".join(found[:8])
@@ -154,22 +163,6 @@ class Checkpoints:
                 + "\nChange the arguments back; or choose another directory, and start "
                 "from these weights with fit(px.restore(directory, model), ...)."
             )
-
-
-def checkpoints_in(
-    directory: str | Path | None,
-    config: Callable[[], Mapping[str, str]],
-    keep: int,
-    decays: tuple[float, ...],
-) -> Checkpoints | None:
-    """Those of a directory; None without one, and then nothing is described."""
-    if directory is None:
-        return None
-    return Checkpoints(Path(directory), config(), keep, decays)
-
-
-class _Different(ValueError):
-    """A whole checkpoint, but of another configuration."""
 
 
 def checkpoint_files(folder: Path) -> dict[int, Path]:
@@ -229,3 +222,61 @@ def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, source: Path) ->
         return jax.numpy.array(saved)
 
     return jax.tree_util.tree_map_with_path(fill, like)
+
+
+def restore(
+    directory: str | Path,
+    model: M,
+    *,
+    step: int | Literal["last", "best"] = "last",
+    ema: float | None = None,
+) -> M:
+    """The model that a run in `directory` had trained, without going on with it.
+
+    `model` is one like it, with any weights: it says what to build. `step` chooses the
+    checkpoint, the last one or the one of the lowest score or that of a step; `ema` an
+    average instead of the weights themselves. `pidax.save` then writes the model to a
+    file of its own, which needs no model to be read.
+    """
+    files = checkpoint_files(Path(directory) / "checkpoints")
+    if not files:
+        raise ValueError(
+            f"directory must be that of a run with checkpoints, got {directory}, which "
+            "has none. It is what was given to fit(directory=...)."
+        )
+    chosen = _choose(files, step)
+    snapshot = load(chosen)
+    decays = snapshot.about["decays"]
+    prefix = ".model"
+    if ema is not None and ema not in decays:
+        raise ValueError(f"ema must be one of {decays}, which were kept, got {ema}.")
+    arrays = _under(snapshot.arrays, prefix)
+    if ema is not None:
+        arrays |= _under(snapshot.arrays, f".averages[{decays.index(ema)}]")
+    mine, rest = eqx.partition(model, eqx.is_array)
+    for path, leaf in jax.tree.leaves_with_path(mine):
+        name = jax.tree_util.keystr(path)
+        if ema is not None and name in arrays:  # averages are at least float32
+            arrays[name] = arrays[name].astype(leaf.dtype)
+    return eqx.combine(from_arrays(arrays, mine, chosen), rest)
+
+
+def _under(arrays: dict, prefix: str) -> dict:
+    return {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def _choose(files: dict[int, Path], step: int | str) -> Path:
+    if step == "last":
+        return files[max(files)]
+    if step == "best":
+        scores = {s: read_about(path)["score"] for s, path in files.items()}
+        known = {s: score for s, score in scores.items() if score is not None}
+        if known:
+            return files[min(known, key=lambda s: (known[s], s))]
+        raise ValueError("no checkpoint of this run has a score. Use step='last'.")
+    if step in files:
+        return files[step]  # type: ignore[index]
+    raise ValueError(
+        f"step must be 'last', 'best' or one of {sorted(files)}, whose checkpoints are "
+        f"kept, got {step!r}."
+    )

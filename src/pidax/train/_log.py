@@ -27,6 +27,7 @@ class Log:
         self.bar = tqdm(total=steps, desc=label, unit="step", disable=not progress)
 
     def __enter__(self) -> "Log":
+        self.bar.set_postfix_str("compiling")  # until the first step is done
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -94,13 +95,9 @@ class Log:
         """Every term as an array over the lines; NaN where a line lacks it."""
         names = list(dict.fromkeys(name for line in self.lines for name in line))
         return {
-            name: np.array([_number(line.get(name)) for line in self.lines])
+            name: np.array([line.get(name, np.nan) for line in self.lines])
             for name in names
         }
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
 
 
 def _json(line: Mapping[str, Any]) -> str:
@@ -118,5 +115,5 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
         if isinstance(line, dict) and "step" in line:
-            lines.append(line)
+            lines.append({n: np.nan if x is None else x for n, x in line.items()})
     return lines

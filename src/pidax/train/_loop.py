@@ -7,31 +7,26 @@ a callback.
 
 import contextlib
 import dataclasses
+import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from ..distill import AbstractObjective
 from ..types import Key
-from ._checkpoint import Checkpoints
-from ._data import AbstractSource
-from ._feed import Dispatch, batches, plan, prefetched
-from ._guard import (
-    check_terms,
-    failed_term,
-    require_finite_state,
-    same_everywhere,
-)
+from ._checkpoint import Checkpoints, to_arrays
+from ._devices import Devices, Place
 from ._interrupt import Interrupt, StopTraining, listening
 from ._log import Log
-from ._parallel import Devices, Place
-from ._result import NonFiniteError, Result
-from ._state import TrainState, gathered
-from ._step import Recipe, Record, dispatch
+from ._sources import AbstractSource, Dispatch, batches, plan, prefetched
+from ._state import NonFiniteError, Numbers, Result, TrainState, gathered
+from ._step import LOSS_FAILED, RESERVED, UPDATE_FAILED, Recipe, Record
 
 
 class DisagreementError(RuntimeError):
@@ -54,6 +49,9 @@ class Run:
     """One call of `fit`, everything checked."""
 
     recipe: Recipe
+    steps: int
+    decays: tuple[float, ...]
+    numbers: Numbers
     objective: AbstractObjective
     place: Place
     source: AbstractSource
@@ -65,7 +63,7 @@ class Run:
     def go(self, state: TrainState) -> Result:
         """Resume or start, train, and return what there is."""
         recipe, looks = self.recipe, self.looks
-        numbers = [recipe.steps, recipe.batch_size, recipe.accumulate]
+        numbers = [self.steps, recipe.batch_size, recipe.accumulate]
         numbers += [recipe.per_dispatch, looks.log_every, looks.checkpoint_every]
         config = self.checkpoints and sorted(self.checkpoints.config.items())
         same_everywhere(self.place, (numbers, config))
@@ -75,9 +73,9 @@ class Run:
             if self.checkpoints is not None and self.writes:
                 lines = self.checkpoints.directory / "metrics.jsonl"
             progress = looks.progress and self.writes
-            with Log(recipe.steps, lines, self.place.total, progress) as self.log:
+            with Log(self.steps, lines, self.place.total, progress) as self.log:
                 self.log.resume(start)
-                if start < recipe.steps:
+                if start < self.steps:
                     with listening() as interrupt:
                         state = self._train(state, start, interrupt)
             return self._result(state)
@@ -107,19 +105,18 @@ class Run:
         start = int(self.place.share(np.int32(-1 if found is None else found[1])))
         if start < 0:
             return state, 0
-        if start > self.recipe.steps:
+        if start > self.steps:
             raise ValueError(
                 f"steps must be at least the {start} that this run has already taken, "
-                f"got {self.recipe.steps}. Raise it, or choose another directory."
+                f"got {self.steps}. Raise it, or choose another directory."
             )
         return self.place.share_state(state if found is None else found[0]), start
 
     def _train(self, state: TrainState, start: int, interrupt: Interrupt) -> TrainState:
         recipe, place = self.recipe, self.place
-        run = dispatch(recipe, place.total, place.axis)
-        devices = Devices(run, place, state, self.objective)
+        devices = Devices(recipe, place, state, self.objective, self.numbers)
         size, most = recipe.batch_size, recipe.per_dispatch
-        steps = plan(start, recipe.steps, most, self._intervals())
+        steps = plan(start, self.steps, most, self._intervals())
         stopping = lambda: place.processes == 1 and interrupt.signal is not None
         self.pending: deque[tuple[Dispatch, Record]] = deque()
         self.end = start
@@ -178,7 +175,7 @@ class Run:
         due = [self.objective.refresh_every]
         due.append(self.looks.checkpoint_every if self.checkpoints else None)
         due.append(self.looks.log_every if self.looks.callback else None)
-        return end == self.recipe.steps or any(n and end % n == 0 for n in due)
+        return end == self.steps or any(n and end % n == 0 for n in due)
 
     def _absorb(self, sent: Dispatch, record: Record, devices: Devices) -> bool:
         """Wait for a dispatch's record and read it; whether a process asks to stop."""
@@ -257,7 +254,7 @@ class Run:
     def _refresh(self, state: TrainState, end: int) -> TrainState:
         # On one device and free to be moved, as the teacher's arrays may not be.
         model = eqx.combine(gathered(state.model), self.recipe.model)
-        own = eqx.combine(gathered(state.objective), self.recipe.objective)
+        own = eqx.combine(gathered(state.objective), self.recipe.state)
         key = jax.random.fold_in(self.refresh_key, end)
         arrays = eqx.filter(self.objective.refresh(model, own, key=key), eqx.is_array)
         new, old = (jax.tree.structure(t) for t in (arrays, state.objective))
@@ -274,9 +271,63 @@ class Run:
         return Result(
             model=eqx.combine(state.model, self.recipe.model),
             step=step,
-            finished=step >= self.recipe.steps,
+            finished=step >= self.steps,
             history=self.log.history(),
             state=state,
-            decays=self.recipe.decays,
+            decays=self.decays,
             checkpoint=self.checkpoints.last_good if self.checkpoints else None,
         )
+
+
+def failed_term(code: int, terms: Mapping[str, np.ndarray], trained: PyTree) -> str:
+    """In words, what was not finite."""
+    if code == UPDATE_FAILED:
+        return "an update of the objective's state that is not finite"
+    if code == LOSS_FAILED:
+        bad = [n for n, value in terms.items() if not np.isfinite(value).all()]
+        bad = [n for n in bad if n not in ("loss", "gradient_norm")]
+        which = f", with {', '.join(bad)} not finite" if bad else ""
+        return f"a loss of {float(terms['loss'])}{which}"
+    paths = [path for path, _ in jax.tree.leaves_with_path(trained)]
+    leaf = code - LOSS_FAILED - 1
+    where = "the objective's own network"
+    if leaf < len(paths):
+        where = f"model{jax.tree_util.keystr(paths[leaf])}"
+    return f"a gradient that is not finite in {where}"
+
+
+def require_finite_state(
+    state: TrainState, step: int, last: Path | None, result: Callable[..., Result]
+) -> None:
+    """Weights that an optimiser has spoilt by itself are not saved, nor returned."""
+    for name, array in to_arrays((state.model, state.averages)).items():
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            what = f"weights that are not finite ({name})"
+            raise NonFiniteError(step - 1, what, last, result(state), intact=False)
+
+
+def same_everywhere(place: Place, configuration: Any) -> None:
+    """Every process was started with the same configuration."""
+    if place.processes == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    text = repr(configuration).encode()
+    mark = np.frombuffer(hashlib.sha256(text).digest()[:8], np.int32)
+    marks: Any = np.asarray(multihost_utils.process_allgather(mark))
+    other = [i for i, m in enumerate(marks) if (m != marks[0]).any()]
+    if other:
+        raise ValueError(
+            "every process must call fit with the same arguments, got others on "
+            f"processes {other} than on process 0."
+        )
+
+
+def check_terms(terms: Any) -> dict[str, float]:
+    """What a callback returned: numbers by names that are free."""
+    if not isinstance(terms, Mapping) or RESERVED & set(terms):
+        raise ValueError(
+            "callback must return None or a dict of numbers, under none of the names "
+            f"{sorted(RESERVED)}, got {terms!r}."
+        )
+    return {name: float(value) for name, value in terms.items()}

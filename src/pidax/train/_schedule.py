@@ -50,10 +50,3 @@ def half_life(samples: float, batch_size: int) -> float:
     """
     require_positive(samples=samples, batch_size=batch_size)
     return 0.5 ** (batch_size / samples)
-
-
-def default_optimiser() -> "optax.GradientTransformation":
-    """RAdam at 2e-4, as Tee et al. 2024 train CIFAR-10's students."""
-    import optax
-
-    return optax.radam(2e-4)

@@ -1,4 +1,6 @@
-r"""What a run carries from step to step, and nothing else: all of it is checkpointed.
+r"""What a run carries from step to step, and what it returns.
+
+All that is carried, and nothing else, is checkpointed.
 
 The weights' exponential moving averages follow
 $\bar\theta \leftarrow \bar\theta + (1 - d_t)(\theta - \bar\theta)$. A fixed decay $d$
@@ -7,15 +9,21 @@ grows with the run, $d_t = 2^{-1/\min(h,\, r t)}$ with $h = -1/\log_2 d$ (Karras
 al. 2022 use $r = 0.05$), so that an average of a short run is worth something too.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..types import Key, Scalar
+
+M = TypeVar("M")
 
 
 class TrainState(eqx.Module):
@@ -35,20 +43,114 @@ class TrainState(eqx.Module):
     key: Key
 
 
-def rate_at(decay: float, ramp: float | None, step: Int[Array, ""]) -> Scalar | float:
-    """One minus the decay of an average at this step, counted from 0."""
-    if ramp is None or decay == 0.0:
-        return 1 - decay
-    half_life = -1 / math.log2(decay)
-    now = jnp.minimum(half_life, ramp * step.astype(jnp.zeros(()).dtype))
-    return -jnp.expm1(-math.log(2) / jnp.maximum(now, 1e-3))
+class NonFiniteError(RuntimeError):
+    """Training met a NaN or an infinity, and stopped before it could spread.
+
+    `step` is the step that failed (as many were completed before it), `term` what was
+    not finite, `checkpoint` the last good one, `result` the run as it was before.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        term: str,
+        checkpoint: Path | None,
+        result: "Result[Any]",
+        *,
+        intact: bool = True,
+    ):
+        self.step, self.term, self.checkpoint = step, term, checkpoint
+        self.result = result
+        where = f"is {checkpoint}" if checkpoint else "does not exist"
+        weights = "still those before that step" if intact else "not to be used"
+        super().__init__(
+            f"expected finite numbers, got {term} at step {step}. The weights are "
+            f"{weights} (in .result of this error); the last good checkpoint {where}. "
+            "Lower the learning rate, warm it up, or clip the gradient (clip=1.0), and "
+            "start in another directory, perhaps from px.restore(directory, model); or "
+            "look at the loss of that step's samples."
+        )
 
 
-def averaged(averages: PyTree, weights: PyTree, rate: Scalar | float) -> PyTree:
+@dataclasses.dataclass(frozen=True)
+class Result(Generic[M]):
+    """A trained model, its averages, and how it came about.
+
+    **Fields:**
+
+    - `model`: the model with the weights of the last step.
+    - `step`: the number of steps taken; `finished` says whether those were all.
+    - `history`: each reported term as an array, by name, beside `history["step"]`.
+    - `state`: the whole `TrainState`, the optimiser's and the objective's included.
+    - `checkpoint`: the file that holds it, if there is one.
+    """
+
+    model: M
+    step: int
+    finished: bool
+    history: dict[str, np.ndarray]
+    state: TrainState
+    decays: tuple[float, ...]
+    checkpoint: Path | None
+
+    def ema(self, decay: float | None = None) -> M:
+        """The model with averaged weights: the average of this decay, or the only one.
+
+        Which average samples best is found by sampling; the longest is not always it.
+        """
+        if decay is None and len(self.decays) == 1:
+            decay = self.decays[0]
+        if decay not in self.decays:
+            raise ValueError(
+                f"decay must be one of those that were averaged, {list(self.decays)}, "
+                f"got {decay}. Ask fit for others with ema=(...)."
+            )
+        mean = self.state.averages[self.decays.index(decay)]
+        ours = lambda w, m: m if w is None else w.astype(m.dtype)
+        return jax.tree.map(ours, mean, self.model, is_leaf=lambda leaf: leaf is None)
+
+
+class Numbers(eqx.Module):
+    """The numbers of a run that its compiled step takes as arguments.
+
+    An average of decay $d$ moves by `rates`, $1 - d$, and with a `ramp` by no less than
+    its half-life of $r t$ steps asks for.
+    """
+
+    steps: Scalar
+    clip: Scalar | None
+    rates: Float[Array, " average"]
+    half_lives: Float[Array, " average"]
+    ramp: Scalar | None
+
+    @classmethod
+    def of(
+        cls, steps: int, clip: float | None, decays: Sequence[float], ramp: float | None
+    ) -> "Numbers":
+        dtype = jnp.zeros(()).dtype
+        number = lambda x: None if x is None else jnp.array(x, dtype)
+        half_lives = [-1 / math.log2(d) if d else 0.0 for d in decays]
+        return cls(
+            jnp.array(steps, dtype),
+            number(clip),
+            jnp.array([1 - d for d in decays], dtype),
+            jnp.array(half_lives, dtype),
+            number(ramp),
+        )
+
+    def rate(self, i: int, step: Int[Array, ""]) -> Scalar:
+        """One minus the decay of average `i` at this step, counted from 0."""
+        if self.ramp is None:
+            return self.rates[i]
+        now = jnp.minimum(self.half_lives[i], self.ramp * step.astype(self.ramp.dtype))
+        return -jnp.expm1(-math.log(2) / jnp.maximum(now, 1e-3))
+
+
+def averaged(averages: PyTree, weights: PyTree, rate: Scalar) -> PyTree:
     """One step of an average towards the weights, in the average's dtype."""
 
     def one(mean: Array, weight: Array) -> Array:
-        return mean + jnp.asarray(rate, mean.dtype) * (weight.astype(mean.dtype) - mean)
+        return mean + rate.astype(mean.dtype) * (weight.astype(mean.dtype) - mean)
 
     return jax.tree.map(one, averages, weights)
 

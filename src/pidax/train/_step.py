@@ -11,9 +11,8 @@ A loss or gradient that is not finite leaves the state as it was, at this step a
 every later one: the host reads the flag when it comes by, and no step waits for it.
 """
 
-import dataclasses
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,7 +22,7 @@ from jaxtyping import Array, Int, PyTree
 
 from ..distill import AbstractObjective
 from ..types import Scalar
-from ._state import TrainState, averaged, rate_at
+from ._state import Numbers, TrainState, averaged
 
 if TYPE_CHECKING:
     import optax
@@ -35,26 +34,39 @@ RESERVED = {"step", "steps_per_second", "loss", "gradient_norm"}
 RESERVED |= {"failure", "interrupt", "agree"}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Recipe:
+class Recipe(NamedTuple):
     """What the compiled step is made of, beside its arguments.
 
-    `model` and `objective` are the parts of the model and of the objective's state that
-    are not arrays, `trainable` a filter specification of the model.
+    `model`, `state` and `objective` are the parts of the model, of the objective's
+    state and of the objective that are not arrays, `trainable` a filter specification
+    of the model; `loss` is the compiled loss of one sample.
     """
 
     model: PyTree
+    state: PyTree
     objective: PyTree
     trainable: PyTree
     optimiser: "optax.GradientTransformation"
-    steps: int
+    loss: Callable[..., Any]
     batch_size: int
     accumulate: int
     per_dispatch: int
     unroll: bool
-    clip: float | None
-    decays: tuple[float, ...]
-    ramp: float | None
+
+
+def sample_loss(model: PyTree, objective: PyTree, state: PyTree) -> Callable[..., Any]:
+    """The loss of one sample, a function of the arrays of the three.
+
+    Compiled by itself, so that Python runs the objective once: for the look at it
+    before the run, and for every place in the step that calls or differentiates it.
+    """
+
+    def loss(arrays, sample, progress, key):
+        static = model, objective, state
+        whole = eqx.combine(arrays, static)
+        return whole[1].loss(whole[0], whole[2], sample, progress, key=key)
+
+    return jax.jit(loss, inline=True)
 
 
 def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
@@ -72,18 +84,18 @@ def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
 def dispatch(recipe: Recipe, devices: int, axis: Hashable | None) -> Callable[..., Any]:
     """The function that is compiled: up to `per_dispatch` steps in one go.
 
-    `run(state, objective, samples, first, count, asked)` takes samples of shape
-    `(per_dispatch, samples on this device, ...)`, the place of the first of them in
-    the whole batch, the number of steps to take, and whether this process was asked to
-    stop. It returns the state and a record of each step.
+    `run(state, objective, numbers, samples, first, count, asked)` takes samples of
+    shape `(per_dispatch, samples on this device, ...)`, the place of the first of them
+    in the whole batch, the number of steps to take, and whether this process was asked
+    to stop. It returns the state and a record of each step.
     """
     here = recipe.batch_size // devices
 
-    def run(state, objective, samples, first, count, asked):
+    def run(state, objective, numbers, samples, first, count, asked):
         indices = first + jnp.arange(here, dtype=jnp.int32)
 
         def one(state, samples):
-            return train_step(recipe, axis, state, objective, samples, indices)
+            return train_step(recipe, axis, state, objective, numbers, samples, indices)
 
         if recipe.per_dispatch == 1:
             state, record = one(state, jax.tree.map(lambda a: a[0], samples))
@@ -117,23 +129,25 @@ def train_step(
     axis: Hashable | None,
     state: TrainState,
     objective: AbstractObjective,
+    numbers: Numbers,
     samples: PyTree,
     indices: Int[Array, " sample"],
 ) -> tuple[TrainState, Record]:
     """Gradient, optimiser, averages, the objective's own state."""
     model = eqx.combine(state.model, recipe.model)
-    own = eqx.combine(state.objective, recipe.objective)
+    own = eqx.combine(state.objective, recipe.state)
     weights, frozen = eqx.partition(model, recipe.trainable)
     helpers, put = split_objective(objective, own)
     step_key = jax.random.fold_in(state.key, state.step)
-    progress = state.step.astype(jnp.zeros(()).dtype) / recipe.steps
+    progress = state.step.astype(numbers.steps.dtype) / numbers.steps
 
     def total(trained, samples, indices):
-        model, own = eqx.combine(trained[0], frozen), put(trained[1])
+        whole = eqx.combine(trained[0], frozen), objective, put(trained[1])
+        arrays = eqx.filter(whole, eqx.is_array)
 
         def one(sample, index):
             key = jax.random.fold_in(step_key, index)
-            return objective.loss(model, own, sample, progress, key=key)
+            return recipe.loss(arrays, sample, progress, key)
 
         loss, aux = jax.vmap(one)(samples, indices)
         return loss.sum(axis=0), jax.tree.map(lambda a: a.sum(axis=0), aux)
@@ -142,7 +156,7 @@ def train_step(
     combination = objective.combination
     means = _means(recipe, axis, combination, total, trained, samples, indices)
     (loss, (update, terms)), gradient = means
-    gradient, norm, failure = _inspect(recipe, loss, gradient)
+    gradient, norm, failure = _inspect(numbers.clip, loss, gradient)
     floats = jax.tree.leaves(eqx.filter(update, eqx.is_inexact_array))
     for leaf in floats:  # it would live on in the objective's state
         bad = (failure == 0) & ~jnp.isfinite(leaf).all()
@@ -150,7 +164,7 @@ def train_step(
     # Optax computes by JAX's standard promotion; a user's session may be strict.
     with jax.numpy_dtype_promotion("standard"):
         steps, optimiser = recipe.optimiser.update(gradient, state.optimiser, trained)
-    weights, helpers = _apply(trained, steps)
+    weights, helpers = jax.tree.map(lambda w, s: w + s.astype(w.dtype), trained, steps)
     own = put(helpers)
     new_model = eqx.combine(weights, frozen)
     own = objective.advance(new_model, own, update)
@@ -159,8 +173,8 @@ def train_step(
         objective=eqx.filter(own, eqx.is_array),
         optimiser=optimiser,
         averages=tuple(
-            averaged(mean, weights, rate_at(decay, recipe.ramp, state.step))
-            for mean, decay in zip(state.averages, recipe.decays, strict=True)
+            averaged(mean, weights, numbers.rate(i, state.step))
+            for i, mean in enumerate(state.averages)
         ),
         step=state.step + 1,
         failure=state.failure,
@@ -233,7 +247,7 @@ def _over_micro_batches(recipe, both, trained, samples, indices):
     return jax.lax.scan(body, zeros, parts, unroll=recipe.unroll)[0]
 
 
-def _inspect(recipe: Recipe, loss: Scalar, gradient: PyTree):
+def _inspect(clip: Scalar | None, loss: Scalar, gradient: PyTree):
     """The gradient, clipped; its norm; and what in it or the loss is not finite."""
     leaves = jax.tree.leaves(gradient)
     square = lambda g: jnp.square(jnp.abs(g).astype(loss.dtype)).sum()
@@ -244,14 +258,10 @@ def _inspect(recipe: Recipe, loss: Scalar, gradient: PyTree):
     # Each leaf may be finite and the sum of their squares overflow.
     failure = jnp.where(jnp.isfinite(norm) | (failure > 0), failure, 2)
     failure = jnp.where(jnp.isfinite(loss), failure, LOSS_FAILED).astype(jnp.int32)
-    if recipe.clip is not None:
-        shrink = jnp.minimum(1.0, recipe.clip / jnp.maximum(norm, 1e-30))
+    if clip is not None:
+        shrink = jnp.minimum(1.0, clip.astype(norm.dtype) / jnp.maximum(norm, 1e-30))
         gradient = jax.tree.map(lambda g: g * shrink.astype(g.dtype), gradient)
     return gradient, norm, failure
-
-
-def _apply(trained: PyTree, steps: PyTree) -> PyTree:
-    return jax.tree.map(lambda w, s: w + s.astype(w.dtype), trained, steps)
 
 
 def _unless(stopped: Array, new: PyTree, old: PyTree) -> PyTree:

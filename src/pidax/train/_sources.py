@@ -1,21 +1,32 @@
-"""Where samples come from, and in which order: a function of the key and the step.
+"""Where samples come from, in which order, and how they reach the devices.
 
-Arrays (in memory or memory-mapped) are visited in a new random order in every epoch.
-The order of epoch e is that of a generator seeded with (key, e), and step s takes the
-rows s B .. s B + B - 1 of the epochs laid end to end, so a resumed run goes on with the
-very row at which it was killed, and no state is kept for it.
+Arrays (in memory, memory-mapped, or in a file that is read by slices) are visited in a
+new random order in every epoch. The order of epoch e is that of a generator seeded with
+(key, e), and step s takes the rows s B .. s B + B - 1 of the epochs laid end to end, so
+a resumed run goes on with the very row at which it was killed, and no state is kept for
+it.
+
+A run is cut into dispatches that end where something is to be looked at (a line of the
+log, a checkpoint, a refresh). A thread prepares the batches of the next two.
 """
 
 import abc
+import contextlib
+import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+from ._devices import Place
 
 _CONTAINERS = tuple | list | dict | eqx.Module
 _HASHED = 2**28  # bytes; of larger arrays some rows are
@@ -40,6 +51,13 @@ class AbstractSource(abc.ABC):
     def rows(self, step: int, part: slice) -> PyTree:
         """This part of the batch of this step."""
 
+    def check_labels(self, batch: PyTree) -> None:
+        """Ask the objective of a batch with integers: labels may be out of range."""
+        leaves = jax.tree.leaves(batch)
+        integers = any(np.issubdtype(leaf.dtype, np.integer) for leaf in leaves)
+        if integers and self.check is not None:
+            self.check(batch)
+
 
 class NoData(AbstractSource):
     """For objectives that need none."""
@@ -58,10 +76,10 @@ class NoData(AbstractSource):
 
 
 class ArrayData(AbstractSource):
-    """A pytree of arrays with one row for each sample."""
+    """A pytree of arrays, or of what is sliced as one, with one row for each sample."""
 
     def __init__(self, arrays: PyTree, batch_size: int, seed: Any):
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(arrays)]
+        shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(arrays)]
         if () in shapes or len({shape[0] for shape in shapes}) != 1:
             raise ValueError(
                 "data must be arrays whose first axis is the samples, all of one "
@@ -74,17 +92,24 @@ class ArrayData(AbstractSource):
                 "it was read."
             )
         self.arrays = jax.tree.map(
-            lambda a: a if isinstance(a, np.ndarray) else np.asarray(a), arrays
+            lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, arrays
         )
         self.batch_size = batch_size
         self.seed = tuple(int(word) for word in np.ravel(seed))
         self.epochs: dict[int, np.ndarray] = {}
-        for path, leaf in jax.tree.leaves_with_path(self.arrays):
-            if leaf.nbytes <= _IN_MEMORY and not isinstance(leaf, np.memmap):
+        leaves = jax.tree.leaves_with_path(self.arrays)
+        self.in_files = not all(isinstance(leaf, np.ndarray) for _, leaf in leaves)
+        for path, leaf in leaves:
+            whole = isinstance(leaf, np.ndarray) and not isinstance(leaf, np.memmap)
+            if whole and leaf.nbytes <= _IN_MEMORY:
                 require_finite_data(leaf, jax.tree_util.keystr(path), "data")
+        self.first = self.arrays
+        if self.in_files:
+            few = slice(min(batch_size, self.count))
+            self.first = jax.tree.map(lambda a: np.asarray(a[few]), self.arrays)
 
     def example(self) -> PyTree:
-        return self.arrays
+        return self.first
 
     def describe(self) -> dict[str, Any]:
         leaves = jax.tree.leaves_with_path(self.arrays)
@@ -105,7 +130,10 @@ class ArrayData(AbstractSource):
         for epoch in np.unique(epochs):
             here = epochs == epoch
             index[here] = self._order(int(epoch))[offsets[here]]
-        return jax.tree.map(lambda a: np.take(a, index, axis=0), self.arrays)
+        batch = jax.tree.map(lambda a: _take(a, index), self.arrays)
+        if self.in_files:  # those in memory were checked at the start
+            self.check_labels(batch)
+        return batch
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self.epochs:
@@ -166,9 +194,7 @@ class StepData(AbstractSource):
                 f"every batch must have the shapes and dtypes of the first, "
                 f"{self.kinds}, got {kinds} at step {step}."
             )
-        integers = any(np.issubdtype(d, np.integer) for d, _ in kinds.values())
-        if integers and self.check is not None:
-            self.check(batch)  # labels may be out of range
+        self.check_labels(batch)
 
     def _next(self, step: int) -> PyTree:
         assert self.iterable is not None
@@ -184,11 +210,34 @@ class StepData(AbstractSource):
         return batch
 
 
-def _digest(array: np.ndarray) -> str:
+@dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """Steps `first` to `first + count - 1`, and their samples on the devices."""
+
+    first: int
+    count: int
+    samples: PyTree
+
+
+def _take(array: Any, index: np.ndarray) -> np.ndarray:
+    """Rows in any order, of what may only give them in its own (HDF5)."""
+    if isinstance(array, np.ndarray):
+        return np.take(array, index, axis=0)
+    places, back = np.unique(index, return_inverse=True)
+    return np.asarray(array[places])[back]
+
+
+def _digest(array: Any) -> str:
     """A hash of an array, or of a thousand of its rows where it is too large."""
-    if array.nbytes > _HASHED:
-        array = array[:: max(1, len(array) // 1000)]
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+    large = np.asarray(array[:1]).nbytes * len(array) > _HASHED
+    rows = array[:: max(1, len(array) // 1000) if large else 1]
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:16]
+
+
+def _is_array(value: Any) -> bool:
+    """An array, or what says its shape and gives its rows as one: HDF5, zarr."""
+    wanted = ("shape", "dtype", "__len__", "__getitem__")
+    return all(hasattr(value, name) for name in wanted)
 
 
 def require_finite_data(leaf: np.ndarray, where: str, name: str) -> None:
@@ -210,9 +259,9 @@ def as_source(
     """The source that the `data` of `fit` means."""
     if data is None:
         return NoData(batch_size)
-    if not callable(data) and isinstance(data, jax.Array | np.ndarray | _CONTAINERS):
+    if _is_array(data) or (not callable(data) and isinstance(data, _CONTAINERS)):
         leaves = jax.tree.leaves(data)
-        if leaves and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        if leaves and all(map(_is_array, leaves)):
             return ArrayData(data, batch_size, seed)
         got = f"a {type(data).__name__} of {sorted({type(x).__name__ for x in leaves})}"
     elif callable(data) or (isinstance(data, Iterable) and not isinstance(data, str)):
@@ -223,3 +272,92 @@ def as_source(
         "data must be an array, a tuple or dict of arrays, an iterable of batches, or "
         f"a function from the step to a batch, got {got}. np.asarray makes an array."
     )
+
+
+def plan(
+    start: int, stop: int, most: int, every: Sequence[int | None]
+) -> Iterator[tuple[int, int]]:
+    """(first step, count) of each dispatch; none runs across a multiple of `every`."""
+    step = start
+    while step < stop:
+        ends = [step + most, stop]
+        ends += [(step // n + 1) * n for n in every if n]
+        yield step, min(ends) - step
+        step = min(ends)
+
+
+def batches(
+    source: AbstractSource,
+    place: Place,
+    batch_size: int,
+    most: int,
+    steps: Iterator[tuple[int, int]],
+) -> Iterator[Dispatch]:
+    """The dispatches of a plan, of one shape whatever their count."""
+    share = batch_size // place.processes
+    part = slice(place.process * share, (place.process + 1) * share)
+
+    def buffer(row: np.ndarray) -> np.ndarray:
+        per_device = (place.local, most, share // place.local, *row.shape[1:])
+        return np.zeros(per_device, jax.dtypes.canonicalize_dtype(row.dtype))
+
+    for first, count in steps:
+        rows = [source.rows(first + i, part) for i in range(count)]
+        samples = jax.tree.map(buffer, rows[0])
+        for i, row in enumerate(rows):
+            for into, here in zip(*map(jax.tree.leaves, (samples, row)), strict=True):
+                into[:, i] = np.asarray(here).reshape(into[:, i].shape)
+        for path, leaf in jax.tree.leaves_with_path(samples):
+            name = (
+                f"{jax.tree_util.keystr(path)} of steps {first} to {first + count - 1}"
+            )
+            require_finite_data(leaf, name, "data")
+        yield Dispatch(first, count, place.split(samples))
+
+
+@contextlib.contextmanager
+def prefetched(
+    dispatches: Iterator[Dispatch], stopping: Callable[[], bool], ahead: int = 2
+) -> Iterator[Iterator[Dispatch]]:
+    """The same dispatches, prepared by a thread up to `ahead` of their use.
+
+    They end early when `stopping()`, even if the data keep one waiting.
+    """
+    ready: queue.Queue = queue.Queue(maxsize=ahead)
+    closed = threading.Event()
+    x64 = jnp.zeros(()).dtype == jnp.float64  # a thread starts with JAX's defaults
+
+    def put(item: Any) -> bool:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return True
+        return False
+
+    def work() -> None:
+        try:
+            with jax.enable_x64(x64):
+                for dispatch in dispatches:
+                    if not put(dispatch):
+                        return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    def received() -> Iterator[Dispatch]:
+        while not stopping():
+            with contextlib.suppress(queue.Empty):
+                item = ready.get(timeout=0.2)
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    return
+                yield item
+
+    thread = threading.Thread(target=work, name="pidax data", daemon=True)
+    thread.start()
+    try:
+        yield received()
+    finally:
+        closed.set()
+        thread.join(timeout=1)  # it may be waiting for the data, and dies with us

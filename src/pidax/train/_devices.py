@@ -18,10 +18,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 from jaxtyping import PyTree
 
-from ._state import is_key, own_copy
+from ._programs import kept
+from ._state import Numbers, is_key, own_copy
+from ._step import Recipe, dispatch
 
 AXIS = "data"
 
@@ -69,14 +77,13 @@ class Place:
         """Arrays on every local device; anything else as it is."""
         if self.processes > 1:
             return tree  # pmap places what is broadcast
-        sharding = NamedSharding(self._mesh(), PartitionSpec())
+        sharding = self._sharding(PartitionSpec())
         arrays, rest = eqx.partition(tree, eqx.is_array)
         return eqx.combine(jax.device_put(arrays, sharding), rest)
 
     def split(self, tree: PyTree) -> PyTree:
         """Arrays whose first axis is the local devices, one slice on each."""
-        sharding = NamedSharding(self._mesh(), PartitionSpec(AXIS))
-        return jax.device_put(tree, sharding)
+        return jax.device_put(tree, self._sharding(PartitionSpec(AXIS)))
 
     def share(self, tree: PyTree) -> PyTree:
         """Process 0's arrays, on every process."""
@@ -100,39 +107,38 @@ class Place:
 
         return jax.tree.map(one, self.share(bare), state)
 
-    def _mesh(self) -> Mesh:
-        return Mesh(np.array(self.devices), (AXIS,))
+    def _sharding(self, spec: PartitionSpec) -> Sharding:
+        if self.local == 1:  # a mesh of one would be another type to JAX's caches
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), spec)
 
 
 class Devices:
     """A run's state on its devices, and the compiled function that advances it.
 
-    `run(state, objective, samples, first, count, interrupt)` is compiled once, for
-    tuples of arrays: a tree of modules costs the host a millisecond or two each time
-    that it is taken apart and put together, a tuple nothing. The buffers of the state
-    are used up by each call, and new ones take their place.
+    What is compiled takes tuples of arrays: a tree of modules costs the host a
+    millisecond or two each time that it is taken apart and put together, a tuple
+    nothing. The buffers of the state are used up by each call, and new ones take their
+    place.
     """
 
     def __init__(
-        self, run: Callable[..., Any], place: Place, state: PyTree, objective: PyTree
+        self,
+        recipe: Recipe,
+        place: Place,
+        state: PyTree,
+        objective: PyTree,
+        numbers: Numbers,
     ):
         # On several devices the teacher's buffers are used up too: the caller's stay.
         objective = own_copy(objective) if place.total > 1 else objective
-        teacher, rest = eqx.partition(objective, eqx.is_array)
+        constants = eqx.filter(objective, eqx.is_array), numbers
+        leaves, shape = jax.tree.flatten(place.replicate(constants))
+        self.constants = tuple(leaves)
         self.place, self.shape = place, jax.tree.structure(state)
         self.put(state)
-        leaves, shape = jax.tree.flatten(place.replicate(teacher))
-        self.teacher = tuple(leaves)
-
-        def flat(state, teacher, samples, order):
-            objective = eqx.combine(jax.tree.unflatten(shape, teacher), rest)
-            state = jax.tree.unflatten(self.shape, state)
-            first, count, asked = order
-            state, record = run(state, objective, samples, first, count, asked != 0)
-            self._require_shape(jax.tree.structure(state), objective)
-            return tuple(jax.tree.leaves(state)), record
-
-        self.call = data_parallel(flat, place)
+        key = recipe, place.devices, place.processes, self.shape, shape
+        self.call = kept(lambda: program(recipe, place, self.shape, shape), *key)
 
     def __call__(
         self, samples: PyTree, count: int, asked: bool, per_device: int
@@ -143,8 +149,8 @@ class Devices:
             (first + i * per_device, count, asked) for i in range(self.place.local)
         ]
         order = self.place.split(np.array(order, np.int32))
-        self.leaves, self.teacher, record = self.call(
-            self.leaves, self.teacher, samples, order
+        self.leaves, self.constants, record = self.call(
+            self.leaves, self.constants, samples, order
         )
         return record
 
@@ -157,13 +163,27 @@ class Devices:
         """Go on from this state."""
         self.leaves = tuple(jax.tree.leaves(self.place.replicate(state)))
 
-    def _require_shape(self, shape: Any, objective: PyTree) -> None:
-        if shape != self.shape:
+
+def program(recipe: Recipe, place: Place, shape: Any, constants: Any) -> Callable:
+    """The function that is compiled, of the leaves of a state and of the constants."""
+    run = dispatch(recipe, place.total, place.axis)
+
+    def flat(leaves, others, samples, order):
+        objective, numbers = jax.tree.unflatten(constants, others)
+        objective = eqx.combine(objective, recipe.objective)
+        state = jax.tree.unflatten(shape, leaves)
+        first, count, asked = order
+        state, record = run(
+            state, objective, numbers, samples, first, count, asked != 0
+        )
+        if (new := jax.tree.structure(state)) != shape:
             raise ValueError(
-                f"a step must keep the structure of the state, got {shape} from "
-                f"{self.shape}. Look at advance of {type(objective).__name__}, and at "
-                "the optimiser."
+                f"a step must keep the structure of the state, got {new} from {shape}. "
+                f"Look at advance of {type(objective).__name__}, and at the optimiser."
             )
+        return tuple(jax.tree.leaves(state)), record
+
+    return data_parallel(flat, place)
 
 
 def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
