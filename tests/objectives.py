@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 import pidax as px
@@ -56,6 +57,7 @@ def fit(model: Any = None, objective: Any = None, **options: Any) -> px.Result:
             batch_size=8,
             key=KEY,
             data=regression(),
+            optimiser=optax.sgd(0.1),  # one program serves most tests
             progress=False,
             devices=ONE,
         )

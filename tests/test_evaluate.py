@@ -18,9 +18,7 @@ from networks import Network, Trajectory
 
 import pidax as px
 from pidax.evaluate import Report
-from pidax.evaluate._distances import two_sets
-from pidax.evaluate._measure import Along, with_seconds
-from pidax.evaluate._ways import Way, accurate
+from pidax.evaluate._measure import Along, Way, accurate, two_sets, with_seconds
 
 KEY = jax.random.key(3)
 COUNT, NODES = 48, 6

@@ -1,5 +1,7 @@
 """Failures are loud, and bad input is named: expected, got, do this."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -14,38 +16,38 @@ import pidax as px
 
 def test_a_failed_solve_raises_and_says_how_to_cure_it():
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
-    z = jnp.array([80.0, 1.0])
+    z, heun = jnp.array([80.0, 1.0]), diffrax.Heun()  # quick to compile
     for solve in (px.solve, px.encode, px.log_density):
         with pytest.raises(
             eqx.EquinoxRuntimeError, match=r"max_steps=2 .*raise max_steps"
         ):
-            solve(flow, z, max_steps=2)
+            solve(flow, z, max_steps=2, solver=heun)
     broken = px.from_function(lambda x, s, a: x * jnp.nan, shape=(2,))
     cases: list[px.flow.SolveOptions] = [{"steps": 3}, {"max_steps": 50}]
     for options in cases:
         with pytest.raises(eqx.EquinoxRuntimeError, match=r"NaN"):
-            px.solve(px.ProbabilityFlow(broken, px.EDM()), z, **options)
+            px.solve(px.ProbabilityFlow(broken, px.EDM()), z, solver=heun, **options)
 
 
 def test_a_failed_solve_is_never_a_sample():
     """throw=False: NaN, alone and under vmap, where the others keep their answers."""
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
     z = jnp.array([[80.0, 1.0], [3.0, 1.0]])
-    path = px.solve(flow, z[0], max_steps=3, throw=False, dense=True)
+    heun: Any = dict(solver=diffrax.Heun())  # quick to compile
+    path = px.solve(flow, z[0], max_steps=3, throw=False, dense=True, **heun)
     assert jnp.isnan(path.xs).all()
     assert jnp.isnan(path.end).all()
     assert jnp.isnan(path.evaluate(1.0)).all()
     assert jnp.isnan(path.evaluate(79.0)).all()  # reached, but of a failed solve
     assert "FAILED" in str(path)
-    steps = [int(px.solve(flow, s).stats["num_steps"]) for s in z]
+    steps = [int(px.solve(flow, s, **heun).stats["num_steps"]) for s in z]
     assert steps[0] != steps[1]
-    many = jax.vmap(lambda s: px.solve(flow, s, max_steps=min(steps), throw=False).end)(
-        z
-    )
+    short: Any = dict(max_steps=min(steps), throw=False, **heun)
+    many = jax.vmap(lambda s: px.solve(flow, s, **short).end)(z)
     failed = int(np.argmax(steps))
     assert jnp.isnan(many[failed]).all()
     assert jnp.isfinite(many[1 - failed]).all()
-    both = px.solve_batch(flow, z, max_steps=3, throw=False)
+    both = px.solve_batch(flow, z, max_steps=3, throw=False, **heun)
     assert jnp.isnan(both.end).all()
 
 
@@ -54,6 +56,7 @@ def edm(**options):
 
 
 Z = np.ones(3, np.float32)
+EULER: Any = dict(steps=2, solver=diffrax.Euler())  # quick to compile
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ Z = np.ones(3, np.float32)
             "tolerances of its own, so rtol and atol would be ignored",
         ),
         (
-            lambda: px.solve(edm(), Z, dense=True).evaluate(90.0),
+            lambda: px.solve(edm(), Z, dense=True, **EULER).evaluate(90.0),
             "between the ends 0.002 and 80.0 of the path, got 90.0",
         ),
         (lambda: px.encode(edm(), jnp.ones(2)), r"x0 must have the shape \(3,\)"),
@@ -117,7 +120,7 @@ Z = np.ones(3, np.float32)
         ),
         (lambda: px.solve(edm(), Z, solver=diffrax.Euler()), "error est.*got Euler"),
         (lambda: edm(shape=(4,)), r"shape=\(4,\) contradicts.*\(3,\)"),
-        (lambda: px.solve(edm(), Z).evaluate(1.0), "Solve with dense=True"),
+        (lambda: px.solve(edm(), Z, **EULER).evaluate(1.0), "Solve with dense=True"),
         (
             lambda: px.sample(
                 px.ProbabilityFlow(px.from_function(lambda x, s, a: x), px.EDM()),
@@ -197,7 +200,9 @@ def test_one_precision_throughout(x64):
 
 def test_tolerances_may_be_traced(key, x64):
     flow, z = edm(), 80 * jnp.ones(3)
-    ends = jax.jit(lambda rtol: px.solve(flow, z, rtol=rtol).end)
+    ends = jax.jit(
+        lambda rtol: px.solve(flow, z, rtol=rtol, solver=diffrax.Bosh3()).end
+    )
     exact = gaussian().transport(z, (80.0, 1.0), (0.002, 1.0))
     assert (
         jnp.linalg.norm(ends(1e-7) - exact) < 1e-5 < jnp.linalg.norm(ends(0.1) - exact)
@@ -205,7 +210,9 @@ def test_tolerances_may_be_traced(key, x64):
 
 
 def test_bad_values_are_named_inside_jit_too():
-    run = eqx.filter_jit(lambda z, ts: px.solve(edm(), z, times=ts).end)
+    run = eqx.filter_jit(
+        lambda z, ts: px.solve(edm(), z, times=ts, solver=diffrax.Heun()).end
+    )
     good = jnp.array([80.0, 0.002])
     assert jnp.isfinite(run(jnp.ones(3), good)).all()
     with pytest.raises(eqx.EquinoxRuntimeError, match="z must be finite"):
@@ -218,4 +225,4 @@ def test_extrapolation_is_a_decision():
     model = px.from_noise(lambda x, t: 0.1 * x, px.VP(), shape=(3,))
     wide = px.EDM(sigma_max=1e3)
     flow = px.ProbabilityFlow(model, wide, extrapolate=True)
-    assert jnp.isfinite(px.solve(flow, jnp.ones(3)).end).all()
+    assert jnp.isfinite(px.solve(flow, jnp.ones(3), **EULER).end).all()

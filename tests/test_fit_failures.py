@@ -43,7 +43,7 @@ def _(primals, tangents):
 class Trap(px.distill.AbstractStatelessObjective):
     """Least squares that goes wrong at one step of twelve, in one way."""
 
-    step: int
+    step: jax.Array
     way: str
     inner: LeastSquares = LeastSquares()
 
@@ -68,7 +68,7 @@ def test_a_nan_stops_at_its_step_with_the_weights_before_it(step, devices, tmp_p
         directory=tmp_path, checkpoint_every=3, steps_per_dispatch=5, devices=devices
     )
     with pytest.raises(px.NonFiniteError) as caught:
-        fit(objective=Trap(step, "loss"), **options)
+        fit(objective=Trap(jnp.array(float(step)), "loss"), **options)
     error = caught.value
     assert error.step == step
     assert f"a loss of nan, with residual not finite at step {step}." in str(error)
@@ -91,7 +91,7 @@ def test_a_nan_stops_at_its_step_with_the_weights_before_it(step, devices, tmp_p
 def test_a_gradient_that_is_not_finite_is_named():
     message = r"gradient that is not finite in model\.b at step 4\."
     with pytest.raises(px.NonFiniteError, match=message) as caught:
-        fit(objective=Trap(4, "gradient"))
+        fit(objective=Trap(jnp.array(4.0), "gradient"))
     assert_same_bits(caught.value.result.model, fit(steps=4).model)
 
 

@@ -10,26 +10,41 @@ from importlib.metadata import version
 from typing import Any, Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_condition
+from .._checks import check_condition, require, require_finite, whole_number
 from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
 from ..process import AbstractProcess, karras
-from ..student import check_classes, check_output
-from ..types import BatchLike, Condition, Key, TimesLike, typed
-from ._check import (
-    check_counts,
-    check_ends,
-    check_options,
-    check_samples,
-    check_student,
-    check_z,
+from ..student import (
+    check_classes,
+    check_grid,
+    check_output,
+    check_same_process,
+    check_same_shape,
 )
-from ._distances import two_sets, with_distances
-from ._measure import Along, follow, with_seconds
+from ..types import (
+    Batch,
+    BatchLike,
+    Condition,
+    Key,
+    Shape,
+    Times,
+    TimesLike,
+    WholeLike,
+    typed,
+)
+from ._measure import (
+    Along,
+    accurate,
+    follow,
+    make_ways,
+    two_sets,
+    with_distances,
+    with_seconds,
+)
 from ._report import Report
-from ._ways import accurate, make_ways
 
 _TIMES = 18  # nodes of the default grid, EDM's own number for small images
 _PACKAGES = ("pidax", "jax", "jaxlib", "equinox", "diffrax")
@@ -41,18 +56,18 @@ def compare(
     student: Any,
     *,
     key: Key,
-    count: int = 4096,
+    count: WholeLike = 4096,
     z: BatchLike | None = None,
     times: TimesLike | None = None,
     grid: Float[Array | np.ndarray, " node"] | None = None,
     clock: AbstractClock | None = None,
     condition: Condition = None,
-    classes: int | None = None,
+    classes: WholeLike | None = None,
     samples: Float[Array | np.ndarray, "held_out ..."] | None = None,
     per_component: bool = False,
-    paths: int = 64,
-    block: int = 1024,
-    repeats: int = 5,
+    paths: WholeLike = 64,
+    block: WholeLike = 1024,
+    repeats: WholeLike = 5,
     **options: Unpack[SolveOptions],
 ) -> Report:
     r"""How a student fares beside its teacher's ODE, from the same noise.
@@ -108,8 +123,10 @@ def compare(
     their Lemma 1 a student without residual is the Euler path of its grid.
     """
     given = dict(options)
-    check_counts(count=count, block=block, classes=classes)
-    check_counts(least=0, paths=paths, repeats=repeats)
+    count, block = whole_number("count", count), whole_number("block", block)
+    paths = whole_number("paths", paths, least=0)
+    repeats = whole_number("repeats", repeats, least=0)
+    classes = None if classes is None else whole_number("classes", classes)
     check_options(given)
     shape = check_student(student, flow)
     check_classes(classes, condition, flow.denoiser, student)
@@ -185,3 +202,83 @@ def _plain(value: Any) -> Any:
     if isinstance(value, jax.Array | np.ndarray):
         return value.tolist()
     return type(value).__name__
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """They are a solve's, and of one that says when it fails."""
+    known = set(SolveOptions.__annotations__)
+    unknown = set(options) - known
+    if unknown:
+        raise TypeError(
+            f"unknown option {sorted(unknown)} of the reference solve; expected some "
+            f"of {sorted(known)}."
+        )
+    if options.get("throw") is False:
+        raise ValueError(
+            "the reference is what all else is measured against: expected a solve that "
+            "raises if it fails, got throw=False. Leave throw= out."
+        )
+
+
+def check_student(student: Any, flow: ProbabilityFlow) -> Shape | None:
+    """It is a student of this flow; returns the shape of one sample, if known."""
+    process = getattr(student, "process", None)
+    if not callable(student) or process is None:
+        raise ValueError(
+            "compare expects a student, called as student(z, t, condition) and with "
+            f"the flow's process, got {type(student).__name__}. Make one with "
+            "Student(network, process); of what fit returns pass result.model or "
+            "result.ema()."
+        )
+    check_same_process(process, flow)
+    shape = getattr(student, "shape", None)
+    check_same_shape(shape, flow.shape)
+    return shape if flow.shape is None else flow.shape
+
+
+def check_z(
+    z: BatchLike | None,
+    key: Key,
+    count: int,
+    shape: Shape | None,
+    process: AbstractProcess,
+) -> Batch:
+    """The prior draws: those given, of the right shape, or new ones."""
+    if z is None:
+        if shape is None:
+            raise ValueError(
+                "the shape of one sample is not known, got None from student and flow. "
+                "Pass z=, or shape= to ProbabilityFlow or to Student."
+            )
+        return process.prior(key, (count, *shape))
+    z = jnp.asarray(z)
+    if z.shape[0] < 1 or (shape is not None and z.shape[1:] != shape):
+        raise ValueError(
+            f"z must be at least one draw of the prior, (sample, ...) with samples of "
+            f"{'any shape' if shape is None else shape}, got {z.shape}. Draw them with "
+            f"process.prior(key, (count, ...)), or leave z out."
+        )
+    return require_finite("z", z, "Check how it was made.")
+
+
+def check_ends(
+    name: str, times: TimesLike, process: AbstractProcess, dtype: np.dtype
+) -> Times:
+    """Times that fall from `t_max` to `t_min`, their ends to the last bit."""
+    times = check_grid(jnp.asarray(times, dtype), process, name)
+    ends = jnp.array([process.t_max, process.t_min], dtype)
+    return times.at[jnp.array([0, -1])].set(ends)
+
+
+def check_samples(samples: BatchLike | None, shape: Shape) -> None:
+    """Held-out data are samples like the student's, enough for two sets."""
+    if samples is None:
+        return
+    require(
+        None,
+        samples.shape[1:] == shape and len(samples) >= 4,
+        "samples must be held-out data, at least 4 samples of the shape "
+        f"{shape} with the sample as the first axis, got {samples.shape}. Leave "
+        "samples out to compare paths alone.",
+    )
+    require_finite("samples", jnp.asarray(samples), "Check how they were made.")
