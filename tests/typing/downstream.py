@@ -75,7 +75,8 @@ def training(data: Float[Array, "sample 2"]) -> px.Student:
         directory="runs/here",
         callback=lambda step, terms, result: {"twice": 2 * terms["loss"]},
     )
-    assert_type(run, px.Result)
+    assert_type(run, px.Result[px.Preconditioned])
+    assert_type(run.ema(0.999), px.Preconditioned)
     flow = px.ProbabilityFlow(run.ema(0.999), process)
     pairs = px.KnowledgeDistillation(flow, pairs=64, rtol=1e-3)
     student = px.Student(net, process)

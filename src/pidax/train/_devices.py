@@ -12,7 +12,7 @@ only, silently, so the two are never nested.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -25,13 +25,14 @@ from jax.sharding import (
     Sharding,
     SingleDeviceSharding,
 )
-from jaxtyping import PyTree
+from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from ._programs import kept
 from ._state import Numbers, is_key, own_copy
-from ._step import Recipe, dispatch
+from ._step import Recipe, Record, dispatch
 
 AXIS = "data"
+Leaves: TypeAlias = tuple[Array, ...]
 
 
 class Place:
@@ -99,7 +100,7 @@ class Place:
             return state
         bare = jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, state)
 
-        def one(new, old):
+        def one(new: ArrayLike, old: Array) -> Array:
             if is_key(old):
                 impl = jax.random.key_impl(old)
                 return jax.random.wrap_key_data(jnp.asarray(new), impl=impl)
@@ -168,7 +169,9 @@ def program(recipe: Recipe, place: Place, shape: Any, constants: Any) -> Callabl
     """The function that is compiled, of the leaves of a state and of the constants."""
     run = dispatch(recipe, place.total, place.axis)
 
-    def flat(leaves, others, samples, order):
+    def flat(
+        leaves: Leaves, others: Leaves, samples: PyTree, order: Int[Array, "3"]
+    ) -> tuple[Leaves, Record]:
         objective, numbers = jax.tree.unflatten(constants, others)
         objective = eqx.combine(objective, recipe.objective)
         state = jax.tree.unflatten(shape, leaves)
@@ -195,7 +198,7 @@ def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
     """
     if place.total == 1:
 
-        def alone(state, kept, *mapped):
+        def alone(state: PyTree, kept: PyTree, *mapped: PyTree) -> PyTree:
             return run(state, kept, *jax.tree.map(lambda a: a[0], mapped))
 
         compiled = jax.jit(alone, donate_argnums=0)
@@ -210,7 +213,7 @@ def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
             donate_argnums=(0,),
         )
 
-    def call(state, kept, *mapped):
+    def call(state: PyTree, kept: PyTree, *mapped: PyTree) -> tuple[PyTree, ...]:
         state, record = compiled(state, kept, *mapped)
         return state, kept, record
 
@@ -220,7 +223,7 @@ def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
 def _one_process(run: Callable[..., Any]) -> Callable[..., Any]:
     # filter_pmap donates all arguments or none. What is kept passes through, so that
     # each of its buffers is given back under the same name.
-    def through(state, kept, *mapped):
+    def through(state: PyTree, kept: PyTree, *mapped: PyTree) -> tuple[PyTree, ...]:
         state, record = run(state, kept, *mapped)
         return state, kept, record
 

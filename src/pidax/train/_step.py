@@ -18,10 +18,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from ..distill import AbstractObjective
-from ..types import Scalar
+from ..distill import AbstractCombination, AbstractObjective
+from ..types import Elementwise, Key, Scalar
 from ._state import Numbers, TrainState, averaged
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def sample_loss(model: PyTree, objective: PyTree, state: PyTree) -> Callable[...
     before the run, and for every place in the step that calls or differentiates it.
     """
 
-    def loss(arrays, sample, progress, key):
+    def loss(arrays: PyTree, sample: PyTree, progress: Scalar, key: Key) -> PyTree:
         static = model, objective, state
         whole = eqx.combine(arrays, static)
         return whole[1].loss(whole[0], whole[2], sample, progress, key=key)
@@ -91,10 +91,18 @@ def dispatch(recipe: Recipe, devices: int, axis: Hashable | None) -> Callable[..
     """
     here = recipe.batch_size // devices
 
-    def run(state, objective, numbers, samples, first, count, asked):
+    def run(
+        state: TrainState,
+        objective: AbstractObjective,
+        numbers: Numbers,
+        samples: PyTree,
+        first: Int[Array, ""],
+        count: Int[Array, ""],
+        asked: Bool[Array, ""],
+    ) -> tuple[TrainState, Record]:
         indices = first + jnp.arange(here, dtype=jnp.int32)
 
-        def one(state, samples):
+        def one(state: TrainState, samples: PyTree) -> tuple[TrainState, Record]:
             return train_step(recipe, axis, state, objective, numbers, samples, indices)
 
         if recipe.per_dispatch == 1:
@@ -107,7 +115,7 @@ def dispatch(recipe: Recipe, devices: int, axis: Hashable | None) -> Callable[..
                 lambda s: jnp.zeros((recipe.per_dispatch, *s.shape), s.dtype), shapes
             )
 
-            def body(i, carry):
+            def body(i: Int[Array, ""], carry: PyTree) -> PyTree:
                 state, record = carry
                 state, new = one(state, jax.tree.map(lambda a: a[i], samples))
                 return state, jax.tree.map(lambda r, n: r.at[i].set(n), record, new)
@@ -141,11 +149,13 @@ def train_step(
     step_key = jax.random.fold_in(state.key, state.step)
     progress = state.step.astype(numbers.steps.dtype) / numbers.steps
 
-    def total(trained, samples, indices):
+    def total(
+        trained: PyTree, samples: PyTree, indices: Int[Array, " sample"]
+    ) -> tuple[Elementwise, PyTree]:
         whole = eqx.combine(trained[0], frozen), objective, put(trained[1])
         arrays = eqx.filter(whole, eqx.is_array)
 
-        def one(sample, index):
+        def one(sample: PyTree, index: Int[Array, ""]) -> PyTree:
             key = jax.random.fold_in(step_key, index)
             return recipe.loss(arrays, sample, progress, key)
 
@@ -204,7 +214,15 @@ def add_up(tree: PyTree, axis: Hashable) -> PyTree:
     return jax.tree.unflatten(shape, sums)
 
 
-def _means(recipe, axis, combination, total, trained, samples, indices):
+def _means(
+    recipe: Recipe,
+    axis: Hashable | None,
+    combination: AbstractCombination | None,
+    total: Callable[..., Any],
+    trained: PyTree,
+    samples: PyTree,
+    indices: Int[Array, " sample"],
+) -> tuple[Any, PyTree]:
     """The means over the whole batch of loss, update, terms and gradient."""
     both = jax.value_and_grad if combination is None else _value_and_gradients
     both = both(total, has_aux=True)
@@ -222,7 +240,7 @@ def _means(recipe, axis, combination, total, trained, samples, indices):
 def _value_and_gradients(total: Callable[..., Any], has_aux: bool) -> Callable:
     """As `jax.value_and_grad`, of a vector of losses: a gradient for each of them."""
 
-    def both(trained, *rest):
+    def both(trained: PyTree, *rest: PyTree) -> tuple[PyTree, PyTree]:
         alone = lambda trained: total(trained, *rest)
         losses, back, aux = jax.vjp(alone, trained, has_aux=has_aux)  # type: ignore
         (gradients,) = jax.vmap(back)(jnp.eye(losses.size, dtype=losses.dtype))
@@ -231,7 +249,13 @@ def _value_and_gradients(total: Callable[..., Any], has_aux: bool) -> Callable:
     return both
 
 
-def _over_micro_batches(recipe, both, trained, samples, indices):
+def _over_micro_batches(
+    recipe: Recipe,
+    both: Callable[..., Any],
+    trained: PyTree,
+    samples: PyTree,
+    indices: Int[Array, " sample"],
+) -> PyTree:
     """The sums of loss, update, terms and gradient over this device's samples."""
     if recipe.accumulate == 1:
         return both(trained, samples, indices)
@@ -241,7 +265,7 @@ def _over_micro_batches(recipe, both, trained, samples, indices):
     shapes = jax.eval_shape(both, trained, *jax.tree.map(lambda a: a[0], parts))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def body(sums, part):
+    def body(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, sums, both(trained, *part)), None
 
     return jax.lax.scan(body, zeros, parts, unroll=recipe.unroll)[0]
