@@ -399,11 +399,15 @@ def test_a_saved_report_is_plain_json_of_the_same_numbers(report, tmp_path):
         "sigma_data": 0.5,
     }
     assert found["settings"]["dtype"] == str(report.z.dtype)
-    broken = dataclasses.replace(
-        report, euler=dataclasses.replace(report.euler, seconds=float("nan"))
-    )
-    with pytest.raises(ValueError, match="JSON"):
-        broken.save(path)
+
+
+def test_what_is_not_finite_is_saved_as_null(report, tmp_path):
+    student = dataclasses.replace(report.student, mmd=float("nan"))
+    path = tmp_path / "vast.json"
+    dataclasses.replace(report, student=student).save(path)
+    saved = json.loads(path.read_text())
+    assert saved["student"]["mmd"] is None
+    assert saved["euler"]["mmd"] == report.euler.mmd
 
 
 def test_the_reference_is_accurate_unless_told_otherwise():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -178,12 +179,21 @@ class Report:
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `as_dict()` to a JSON file."""
-        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        """Write `as_dict()` to a JSON file; what is not finite is null there."""
+        text = json.dumps(_finite(self.as_dict()), indent=1, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
         return table(self.as_dict())
+
+
+def _finite(value: Any) -> Any:
+    """Without NaN and infinities, which JSON does not know (laws of states at 1e30)."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(solution: Solution) -> dict[str, Any]:
