@@ -144,7 +144,10 @@ class Odd(px.distill.AbstractStatelessObjective):
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "no steps": (dict(steps=0), "steps must be a whole number of at least 1, got 0"),
+    "no steps": (
+        dict(steps=0),
+        "steps must be a whole number of at least 1, got steps=0",
+    ),
     "half a step": (dict(steps=2.5), r"steps must be a whole number.*2\.5"),
     "batch and devices": (
         dict(batch_size=9, devices=TWO),
