@@ -100,7 +100,8 @@ def fit(
     is not finite raises `NonFiniteError`, and nothing is overwritten.
     """
     place = Place(devices)
-    model = jax.tree.map(_as_jax, model)
+    array = lambda a: jnp.asarray(a) if isinstance(a, np.ndarray | np.generic) else a
+    model = jax.tree.map(array, model)
     trainable = nn.trainable(model, _FIXED) if trainable is None else trainable
     steps = whole_number("steps", steps)
     batch_size = whole_number("batch_size", batch_size)
@@ -145,18 +146,9 @@ def fit(
             config |= describe(value, name, values=True)
         checkpoints = Checkpoints(Path(directory), config, keep, decays)
     looks = Looks(log_every, checkpoint_every, best, callback, progress)
-    run = Run(
-        recipe,
-        steps,
-        decays,
-        Numbers.of(steps, clip, decays, ema_ramp),
-        objective,
-        place,
-        source,
-        refresh_key,
-        checkpoints,
-        looks,
-    )
+    numbers = Numbers.of(steps, clip, decays, ema_ramp)
+    what = recipe, steps, decays, numbers, objective, place, source, refresh_key
+    run = Run(*what, checkpoints, looks)
     weights = eqx.filter(model, trainable)
     helpers, _ = split_objective(objective, own)
     state = TrainState(
@@ -294,10 +286,6 @@ def dispatch_length(source: AbstractSource) -> int:
     leaves = jax.tree.leaves(source.example())
     size = source.batch_size * sum(x[:1].nbytes for x in leaves)
     return max(1, min(16, _DISPATCH_BYTES // max(size, 1)))
-
-
-def _as_jax(leaf: Any) -> Any:
-    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
 
 
 def _convolves(jaxpr: Any) -> bool:

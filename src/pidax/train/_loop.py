@@ -234,8 +234,14 @@ class Run:
         finally:
             if extra is None:
                 self.log.write(line)
-        if extra is not None:
-            self.log.write(line | check_terms(extra))
+        if extra is None:
+            return stop
+        if not isinstance(extra, Mapping) or RESERVED & set(extra):
+            raise ValueError(
+                "callback must return None or a dict of numbers, under none of the "
+                f"names {sorted(RESERVED)}, got {extra!r}."
+            )
+        self.log.write(line | {name: float(value) for name, value in extra.items()})
         return stop
 
     def _write_line(self, end: int) -> None:
@@ -321,13 +327,3 @@ def same_everywhere(place: Place, configuration: Any) -> None:
             "every process must call fit with the same arguments, got others on "
             f"processes {other} than on process 0."
         )
-
-
-def check_terms(terms: Any) -> dict[str, float]:
-    """What a callback returned: numbers by names that are free."""
-    if not isinstance(terms, Mapping) or RESERVED & set(terms):
-        raise ValueError(
-            "callback must return None or a dict of numbers, under none of the names "
-            f"{sorted(RESERVED)}, got {terms!r}."
-        )
-    return {name: float(value) for name, value in terms.items()}
