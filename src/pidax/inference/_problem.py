@@ -1,26 +1,56 @@
-r"""The least-squares problem of one sample, on its unit latent $\epsilon$.
+r"""The least-squares problem of one sample, on its unit latent, and its solution.
 
-$$ \tfrac w2 |\epsilon - \epsilon_0|^2
+$$ \min_\epsilon\ \tfrac w2 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{M (d(\epsilon) - y - s\eta)}{s}\Bigr|^2
- + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}\cdot\text{slack}}\Bigr|^2 $$
+ + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}}\Bigr|^2 $$
 
 with $d(\epsilon)$ the fields of the student's sample from $z = \sigma_T\epsilon$, in
 physical units, and $d_M$ the same with the noise-free observations written over them,
-and with the entries that are held as $d(\epsilon_0)$ has them. What it is made of is
-fixed for all samples but for $\epsilon_0$ and its fields, the perturbed values
-$y + s\eta$, and the condition: a problem is one likelihood and one prior.
+and with the entries that are held as they were drawn. A `Problem` is one prior and one
+likelihood, the same for all samples. What differs from sample to sample, a `Case`, are
+$\epsilon_0$, the perturbed values $y + s\eta$, and the condition.
+
+At a minimum $g(\epsilon, \theta) = 0$, with $g$ the gradient of the objective. So the
+refined sample is a differentiable function of all that it depends on,
+
+$$ \frac{d\epsilon}{d\theta} = -\Bigl(\frac{\partial g}{\partial\epsilon}\Bigr)^{-1}
+   \frac{\partial g}{\partial\theta}, $$
+
+whatever solver has found it, as exactly as it has.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import lineax as lx
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, Bool, Float
 
-from ..constraint import AbstractConstraint, Observation
+from .._checks import require
+from ..constraint import AbstractConstraint, All, Observation
 from ..student import AbstractStudent
-from ..types import Condition, Sample, Scalar, Stacked
-from ._drive import Point
+from ..types import (
+    Condition,
+    Count,
+    ElementwiseLike,
+    Flag,
+    Key,
+    Sample,
+    Scalar,
+    ScalarLike,
+    Shape,
+    Stacked,
+    typed,
+)
+from ._gauss_newton import dot
+from ._minimisers import AbstractMethod, AnySolver, GaussNewton, Optimistix
+
+Terms = Float[Array, "3"]  # of the objective: anchor, misfit, residual
 
 
 class Case(eqx.Module):
@@ -31,29 +61,97 @@ class Case(eqx.Module):
     """
 
     start: Sample
-    own: Any  # like the fields, or None
     centre: Sample
-    values: Any  # like the fields, or None
+    own: Stacked | None
+    values: Stacked | None
     condition: Condition
 
 
-class Likelihood(eqx.Module):
-    """How sure the observations are, and how much residual is one deviation."""
+class Point(eqx.Module):
+    """A latent, its sample, and the terms of the objective there."""
 
-    noise: Any  # like the fields, or None
-    scale: Any  # like the residual, or one number, or None
+    latent: Sample
+    x: Sample
+    terms: Terms
 
 
 class Problem(eqx.Module):
-    """The rows whose squares are summed: called as `problem(latent, case)`."""
+    """The rows whose squares are summed: called as `problem(latent, case)`.
+
+        problem = Problem(student, observation, constraint, scale=0.1)
+        refined = refine_sample(problem, latent, key=key)
+
+    **Arguments:**
+
+    - `student`, `observation` and `constraint` as for `refine`.
+    - `scale`: the residual that counts as one standard deviation: one number, or an
+      array like the residual. `refine` takes `slack` times the median of
+      `constraint.scale_of` over its starting samples.
+    - `exact_noise`: the standard deviation that stands for that of exact observations,
+      a number or an array like the fields. `refine` takes `tightness` times the
+      channel's standard deviation.
+    - `weight`: of the anchor; 0 leaves it out.
+    - `free` and `hold`: masks as for `refine`, or None for all and none.
+    """
 
     student: AbstractStudent
     observation: Observation | None
     constraint: AbstractConstraint | None
-    weight: Scalar | None
-    free: Any  # mask of the latent's entries that move, or None for all
-    hold: Any  # mask of the fields' entries that stay as drawn, or None
-    likelihood: Likelihood
+    noise: Float[Array, "*grid channel"] | None
+    scale: Float[Array, "*residual"] | None
+    root: Scalar  # of the anchor's weight
+    free: Bool[Array, "*coordinate"] | None
+    hold: Bool[Array, "*grid channel"] | None
+
+    @typed
+    def __init__(
+        self,
+        student: AbstractStudent,
+        observation: Observation | None = None,
+        constraint: AbstractConstraint | None = None,
+        *,
+        scale: ElementwiseLike | None = None,
+        exact_noise: ElementwiseLike | None = None,
+        weight: ScalarLike = 1.0,
+        free: Bool[Array | np.ndarray, "*coordinate"] | None = None,
+        hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
+    ):
+        self.student = student
+        self.observation, self.constraint = _parts(student, observation, constraint)
+        self.noise = self.scale = None
+        if self.observation is not None:
+            own = self.observation.noise
+            if exact_noise is None:
+                own = require(
+                    own,
+                    ~self.observation.exact.any(),
+                    "some values are observed without noise: expected the standard "
+                    "deviation that stands for it while optimising, got none. Pass "
+                    "exact_noise=, a thousandth of the fields' own, or an observation "
+                    "with noise.",
+                )
+                exact_noise = 1.0  # where nothing is observed
+            self.noise = jnp.where(own > 0, own, jnp.asarray(exact_noise, own.dtype))
+        if self.constraint is not None:
+            if scale is None:
+                raise ValueError(
+                    "expected the residual that counts as one standard deviation, got "
+                    "none. Pass scale=, such as slack * constraint.scale_of(fields) "
+                    "for typical fields."
+                )
+            self.scale = jnp.asarray(scale, float)
+        self.root = jnp.sqrt(jnp.asarray(weight, float))
+        self.free = None if free is None else jnp.asarray(free)
+        self.hold = None if hold is None else jnp.asarray(hold)
+
+    @property
+    def shape(self) -> Shape | None:
+        """The shape of a latent, if it is known."""
+        judge = self.constraint if self.observation is None else self.observation
+        assert judge is not None
+        assert judge.normaliser is not None
+        known = (self.student.shape, judge.normaliser.shape, judge.shape)
+        return next((shape for shape in known if shape is not None), None)
 
     def __call__(self, latent: Sample, case: Case) -> tuple[dict[str, Array], Point]:
         centre, moved = case.centre, latent
@@ -62,40 +160,283 @@ class Problem(eqx.Module):
             moved = jnp.where(self.free, latent, case.start)
         x = self.sample(moved, case.condition)
         fields = self.restore(x)
-        rows = {}
-        if self.weight is not None:
-            rows["anchor"] = jnp.sqrt(self.weight) * (latent - centre)
+        rows = {"anchor": self.root.astype(latent.dtype) * (latent - centre)}
         if self.observation is not None:
+            assert case.values is not None
+            assert self.noise is not None
             apart = fields - case.values.astype(fields.dtype)
-            apart = apart / self.likelihood.noise.astype(fields.dtype)
+            apart = apart / self.noise.astype(fields.dtype)
             rows["misfit"] = jnp.where(self.observation.mask, apart, 0.0)
         if self.constraint is not None:
+            assert self.scale is not None
             residual = self.constraint.residual_of(self.overwrite(fields, case.own))
-            rows["residual"] = residual / self.likelihood.scale
+            rows["residual"] = residual / self.scale.astype(residual.dtype)
         rows = {name: row.astype(latent.dtype) for name, row in rows.items()}
-        names = ("anchor", "misfit", "residual")
         zero = jnp.zeros((), latent.dtype)
-        half = lambda row: 0.5 * jnp.sum(row**2)
-        terms = [half(rows[name]) if name in rows else zero for name in names]
+        names = ("anchor", "misfit", "residual")
+        terms = [0.5 * jnp.sum(rows[n] ** 2) if n in rows else zero for n in names]
         return rows, Point(moved, x, jnp.stack(terms))
 
     def sample(self, latent: Sample, condition: Condition) -> Sample:
-        """The student's sample from the latent."""
+        """The student's sample from the latent, in the model's coordinates."""
         process = self.student.process
         last = jnp.asarray(process.t_max, latent.dtype)
         return self.student.sample(process.sigma(last) * latent, condition)
 
     def restore(self, x: Sample) -> Stacked:
         """Its fields in physical units."""
-        if self.constraint is not None:
-            return self.constraint.restore(x)
-        assert self.observation is not None
-        return self.observation.restore(x)
+        judge = self.observation if self.constraint is None else self.constraint
+        assert judge is not None
+        return judge.restore(x)
 
-    def overwrite(self, fields: Stacked, own: Any) -> Stacked:
+    def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
         """The fields with those held and the noise-free observations put in."""
         if self.hold is not None:
             fields = jnp.where(self.hold, own, fields)
         if self.observation is None:
             return fields
-        return self.observation.overwrite(fields)
+        return self.observation.project_fields(fields)
+
+
+def _parts(
+    student: AbstractStudent,
+    observation: Observation | None,
+    constraint: AbstractConstraint | None,
+) -> tuple[Observation | None, AbstractConstraint | None]:
+    """What is observed and what else must hold, with one normaliser, of one shape."""
+    given = [part for part in (constraint, observation) if part is not None]
+    if not given:
+        raise ValueError(
+            "expected an observation, a constraint, or both, got neither: there is "
+            "nothing to refine towards. Sample the student: student.sample(z)."
+        )
+    joined = All(given)
+    if joined.normaliser is None:
+        raise ValueError(
+            "observations are in physical units and samples in the model's "
+            "coordinates: expected a normaliser between them, got none. Pass "
+            "normaliser= to the observation, the one the model was trained with."
+        )
+    known = (student.shape, joined.normaliser.shape, joined.shape)
+    shape = next((s for s in known if s is not None), None)
+    if shape is not None:
+        joined.check(shape)
+    seen = [part for part in joined.parts if isinstance(part, Observation)]
+    rest = [part for part in joined.parts if not isinstance(part, Observation)]
+    if len(seen) > 1:
+        raise ValueError(
+            f"expected one observation, got {len(seen)}, some of them inside the "
+            "constraint. Put what is observed into one: its mask and noise say what."
+        )
+    judge = rest[0] if len(rest) == 1 else All(rest) if rest else None
+    return seen[0] if seen else None, judge
+
+
+class RefinedSample(eqx.Module):
+    """One refined sample: what `refine_sample` returns, and `refine` in batches.
+
+    `fields` are in physical units, `x` in the model's coordinates, and `latent` is the
+    unit latent of `x`. `terms` of the objective there: anchor, misfit, residual, and
+    their `history` by step. `converged`: it stopped by tolerance; `failed`: the solver
+    broke down, and this is the best point before. `spent`: evaluations, products with
+    the Jacobian and with its transpose. `fields`, `x`, `latent` and `terms` are
+    differentiable.
+    """
+
+    fields: Any  # Stacked
+    x: Sample
+    latent: Sample
+    terms: Terms
+    history: Float[Array, "step 3"]
+    steps: Count
+    converged: Flag
+    failed: Flag
+    spent: Float[Array, "3"]
+
+
+@typed
+def refine_sample(
+    problem: Problem,
+    latent: Sample,
+    condition: Condition = None,
+    *,
+    key: Key | None = None,
+    centre: Sample | None = None,
+    drawn: Stacked | None = None,
+    sign: ScalarLike = 1.0,
+    solver: AbstractMethod | AnySolver | None = None,
+) -> RefinedSample:
+    r"""The sample near a draw of the prior that solves a least-squares problem.
+
+        problem = Problem(student, observation, constraint, scale=0.1)
+        latents = jax.random.normal(key, (64, *student.shape))
+        refined = jax.vmap(lambda e: refine_sample(problem, e))(latents)
+
+    For `jax.jit`, `jax.vmap` and `jax.grad`; `refine` is this for batches, with the
+    checks that need numbers and the ledger. Gradients are those of the minimum, by the
+    implicit function theorem: they cost a linear solve by conjugate gradients, and
+    are as exact as the minimum. Where the solver `failed` they mean nothing.
+
+    **Arguments:**
+
+    - `problem`: a `Problem`: student, likelihood, equation.
+    - `latent`: the unit latent $\epsilon_0 = z/\sigma_T$ from which it starts.
+    - `condition`: what the student is called with.
+    - `key`: for a draw of the observations' noise, multiplied by `sign` (-1 for the
+      other one of an antithetic pair); None adds none.
+    - `centre`: what the latent is anchored to; itself unless said. Zero for the most
+      probable latent (MAP).
+    - `drawn`: the fields of the latent, where entries are held and they are known.
+    - `solver`: as for `refine`.
+    """
+    observation, own = problem.observation, drawn
+    values = None if observation is None else observation.values
+    if observation is not None and key is not None:
+        values = observation.perturb(key=key, sign=sign).values
+    if problem.hold is not None and drawn is None:
+        own = problem.restore(problem.sample(latent, condition))
+    case = Case(latent, latent if centre is None else centre, own, values, condition)
+    found = _minimum(problem, case, as_method(solver))
+    fields = problem.overwrite(problem.restore(found.x), own)
+    return dataclasses.replace(found, fields=fields)
+
+
+def as_method(solver: AbstractMethod | AnySolver | None) -> AbstractMethod:
+    """Gauss-Newton unless said; solvers of Optimistix are welcome."""
+    if solver is None:
+        return GaussNewton()
+    return solver if isinstance(solver, AbstractMethod) else Optimistix(solver)
+
+
+@eqx.filter_custom_jvp
+def _minimum(problem: Problem, case: Case, method: AbstractMethod) -> RefinedSample:
+    return minimise(method, problem, case.start, case)
+
+
+@_minimum.def_jvp
+def _implicit(primals: tuple, tangents: tuple) -> tuple[RefinedSample, RefinedSample]:
+    """The tangent of a minimum, of its sample, and of the terms there."""
+    found = _minimum(*primals)
+    y = found.latent
+    moves = jax.tree.map(lambda t: t is not None, tangents, is_leaf=lambda t: t is None)
+    moving, fixed = eqx.partition(primals, moves)
+
+    def at(y: Sample, moving: Any) -> Point:
+        problem, case, _ = eqx.combine(moving, fixed)
+        return problem(y, case)[1]
+
+    def gradient(y: Sample, moving: Any) -> Sample:
+        return jax.grad(lambda y: at(y, moving).terms.sum())(y)
+
+    hessian = lambda v: jax.jvp(lambda y: gradient(y, moving), (y,), (v,))[1]
+    change = jax.jvp(lambda m: gradient(y, m), (moving,), (tangents,))[1]
+    tol = float(jnp.finfo(y.dtype).eps) ** (2 / 3)
+    symmetric = lx.positive_semidefinite_tag
+    curvature = lx.FunctionLinearOperator(hessian, jax.eval_shape(lambda: y), symmetric)
+    found_by = lx.CG(tol, 0.0, max_steps=10 * y.size)
+    step = lx.linear_solve(curvature, -change, found_by, throw=False).value
+    best = jax.jvp(at, (y, moving), (step, tangents))[1]
+    rest: Any = [None] * 5  # what is counted has no tangent
+    return found, RefinedSample(None, best.x, best.latent, best.terms, *rest)
+
+
+class _Carry(eqx.Module):
+    latent: Sample
+    state: Any
+    step: Count
+    best: Point
+    last: Terms
+    history: Float[Array, "step 3"]
+    finished: Flag
+    fine: Flag
+
+
+def minimise(
+    method: AbstractMethod, fn: Callable, start: Sample, args: Any
+) -> RefinedSample:
+    """Minimise half the square of `fn(latent, args)`, rows and a `Point` there.
+
+    Optimistix's `step` hands back what was found at the point it *began* from, as its
+    `aux`. So whatever the solver, the point that belongs to a value is known, the best
+    of them is kept, and nothing worse than the start is ever returned. Where no
+    objective was finite there is no best point: that solve has failed, and returns its
+    start.
+    """
+    solver, rows_of = method.solver(), fn
+    minimiser = not isinstance(solver, optx.AbstractLeastSquaresSolver)
+
+    def halved(y: Sample, args: Any) -> tuple[Scalar, Point]:
+        rows, point = rows_of(y, args)
+        return 0.5 * dot(rows, rows), point
+
+    fn = eqx.filter_closure_convert(halved if minimiser else fn, start, args)
+    struct = jax.eval_shape(fn, start, args)
+    # The rows are traced by now. Optimistix and Optax compute by JAX's standard
+    # promotion; a user's session may be strict.
+    with jax.numpy_dtype_promotion("standard"):
+        return _loop(method, solver, minimiser, fn, start, args, struct)
+
+
+def _loop(
+    method: AbstractMethod,
+    solver: AnySolver,
+    minimiser: bool,
+    fn: Callable,
+    start: Sample,
+    args: Any,
+    struct: Any,
+) -> RefinedSample:
+    tags = frozenset()
+    state = solver.init(fn, start, args, {}, *struct, tags)
+    moving, fixed = eqx.partition(state, eqx.is_array)
+
+    def body(c: _Carry) -> _Carry:
+        state = eqx.combine(c.state, fixed)
+        latent, state, seen = solver.step(fn, c.latent, args, {}, state, tags)
+        done, result = solver.terminate(fn, latent, args, {}, state, tags)
+        fine = (result == optx.RESULTS.successful) & jnp.isfinite(latent).all()
+        last, best = _seen(seen, c.last, c.best)
+        history = c.history.at[c.step].set(last)
+        moving = eqx.filter(state, eqx.is_array)
+        return _Carry(latent, moving, c.step + 1, best, last, history, done, fine)
+
+    def going(c: _Carry) -> Flag:
+        return c.fine & ~c.finished & (c.step < method.steps)
+
+    nowhere = jax.tree.map(lambda s: jnp.full(s.shape, jnp.inf, s.dtype), struct[1])
+    history = jnp.zeros((method.steps + 1, 3), start.dtype)
+    no, none = jnp.asarray(False), jnp.zeros((), int)
+    first = _Carry(start, moving, none, nowhere, nowhere.terms, history, no, ~no)
+    c = jax.lax.while_loop(going, body, first)
+    lost = ~jnp.isfinite(c.best.terms).all()  # not one point with a finite objective
+    at, fine = jnp.where(lost, start, c.latent), c.fine & ~lost
+    if minimiser:
+        # A gradient whose square overflows moves nothing, which looks like the end.
+        slope, end = jax.grad(fn, has_aux=True)(at, args)
+        fine = fine & jnp.isfinite(dot(slope, slope))
+    else:
+        end = fn(at, args)[1]
+    last, best = _seen(end, c.last, c.best)
+    best = jax.tree.map(lambda new, old: jnp.where(lost, new, old), end, best)
+    later = jnp.arange(method.steps + 1) >= c.step
+    spent = method.spent(eqx.combine(c.state, fixed), c.step)
+    at_the_end = jnp.array([1.0, 0.0, float(minimiser)])
+    return RefinedSample(
+        fields=None,  # which the problem says
+        x=best.x,
+        latent=best.latent,
+        terms=best.terms,
+        history=jnp.where(later[:, None], last, c.history),
+        steps=c.step,
+        converged=c.finished & fine,
+        failed=~fine,
+        spent=jnp.stack([jnp.asarray(n, float) for n in spent]) + at_the_end,
+    )
+
+
+def _seen(point: Point, last: Terms, best: Point) -> tuple[Terms, Point]:
+    """The last finite terms, and the best point, with this one seen."""
+    finite = jnp.isfinite(point.terms).all() & jnp.isfinite(point.latent).all()
+    better = finite & (point.terms.sum() < best.terms.sum())
+    keep = lambda new, old: jnp.where(better, new, old)
+    return jnp.where(finite, point.terms, last), jax.tree.map(keep, point, best)

@@ -14,29 +14,150 @@ $$ \min_\epsilon\ \tfrac12 |\epsilon - \epsilon_0|^2
 
 Randomise, then optimise (Bardsley, Solonen, Haario & Laine 2014): with the prior's
 draw and a draw of the observations' noise in it, the minimisers are samples of the
-posterior, exactly so where $d$ is linear. Without the anchor they leave the prior;
-without the noise their spread is too small; anchored to zero all are the one most
-probable latent.
+posterior: exactly so where $d$ and $R$ are linear, and approximately otherwise. Without
+the anchor they leave the prior; without the noise their spread is too small; anchored
+to zero all are the one most probable latent.
 """
 
-import numpy as np
-from jaxtyping import Array, Bool
+import dataclasses
+import math
+import warnings
+from typing import Any, NamedTuple
 
-from .._checks import check_condition
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._checks import (
+    check_condition,
+    is_traced,
+    require_finite,
+    require_positive,
+    whole_number,
+)
+from .._table import number, row
 from ..constraint import AbstractConstraint, Observation
 from ..student import AbstractStudent
-from ..types import BatchLike, Condition, Key, typed
-from ._arguments import (
-    check_free,
-    check_hold,
-    check_numbers,
-    check_parts,
-    draw_latents,
+from ..types import (
+    Batch,
+    BatchLike,
+    Condition,
+    Key,
+    Sample,
+    ScalarLike,
+    Shape,
+    WholeLike,
+    typed,
 )
-from ._batches import Run, Task
-from ._cost import Training
-from ._methods import AbstractMethod, AnySolver, GaussNewton, as_method
-from ._refined import Refined
+from ._cost import Clock, Cost, Training
+from ._minimisers import AbstractMethod, AnySolver
+from ._problem import Problem, RefinedSample, as_method, refine_sample
+
+_ANCHORS = ("draw", "norm", None)
+_WIDTHS = (12, 12)
+_LABEL = 34
+_KINDS = {
+    "draw": "samples of the posterior (randomise, then optimise)",
+    "norm": "MAP: the most probable latent, whose spread is zero",
+    None: "no anchor: the draws leave the prior, and their law is not the posterior",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The terms of the objective, [sample, step], from the start on.
+
+    Each is half a sum of squares. A sample that has stopped keeps its last values; a
+    value that was not finite is the one before it.
+    """
+
+    anchor: Float[np.ndarray, "sample step"]
+    misfit: Float[np.ndarray, "sample step"]
+    residual: Float[np.ndarray, "sample step"]
+
+    @property
+    def objective(self) -> Float[np.ndarray, "sample step"]:
+        """The sum of the terms."""
+        return self.anchor + self.misfit + self.residual
+
+
+@dataclasses.dataclass(frozen=True)
+class Refined:
+    """Refined samples, one for each draw.
+
+    **Fields:**
+
+    - `fields`: in physical units, the noise-free observations to the last bit, and
+      what was held as it was drawn.
+    - `x`: the student's sample, in the model's coordinates: the same fields without
+      either put in. `latent` is the unit latent that it comes from, `start` the one it
+      was drawn with.
+    - `best`: the terms of the objective at `latent`: anchor, misfit, residual.
+    - `history`: a `History`, of every step; `steps`: how many each sample took.
+    - `converged`: whether it stopped by tolerance, and not by the number of steps.
+    - `failed`: whether the solver broke down (an entry not finite, or no better point
+      however short the step). The sample is then the best point before.
+    - `relative`: the residual of `fields` relative to its scale, root mean square,
+      and `relative_start` before refinement; NaN without a constraint.
+    - `cost`: the ledger. `anchor`, `weight`, `method` and `held`, how many entries of
+      each were, say how it was made.
+
+    Print it.
+    """
+
+    fields: Float[np.ndarray, "sample *grid channel"]
+    x: Float[np.ndarray, "sample *event"]
+    latent: Float[np.ndarray, "sample *event"]
+    start: Float[np.ndarray, "sample *event"]
+    best: Float[np.ndarray, "sample 3"]
+    history: History
+    steps: Int[np.ndarray, " sample"]
+    converged: Bool[np.ndarray, " sample"]
+    failed: Bool[np.ndarray, " sample"]
+    relative: Float[np.ndarray, " sample"]
+    relative_start: Float[np.ndarray, " sample"]
+    cost: Cost
+    anchor: str | None
+    weight: float
+    method: str
+    held: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What these samples are samples of, in words."""
+        if self.anchor is not None and self.held:
+            return (
+                f"{self.held} entries of each held as drawn, the others made to agree "
+                "with them (their law given these as slack goes to 0)"
+            )
+        if self.anchor is not None and self.weight != 1:
+            return (
+                f"{_KINDS[self.anchor].split(' (')[0].split(':')[0]} only with an "
+                f"anchor of weight 1, here {self.weight:g}"
+            )
+        return _KINDS[self.anchor]
+
+    def __str__(self) -> str:
+        count, done = len(self.fields), int(self.converged.sum())
+        lines = [
+            f"{count} refined by {self.method}: {self.kind}",
+            row("median over samples", "start", "end", widths=_WIDTHS, label=_LABEL),
+        ]
+        for i, name in enumerate(("anchor", "misfit", "residual")):
+            start = np.median(getattr(self.history, name)[:, 0])
+            ends = number(start), number(np.median(self.best[:, i]))
+            lines.append(row(f"  {name}", *ends, widths=_WIDTHS, label=_LABEL))
+        if not np.isnan(self.relative).all():
+            ends = [number(np.median(r)) for r in (self.relative_start, self.relative)]
+            label = "  relative residual"
+            lines.append(row(label, *ends, widths=_WIDTHS, label=_LABEL))
+        lines.append(
+            f"{done} of {count} stopped by tolerance, {int(self.failed.sum())} failed; "
+            f"steps: {self.steps.mean():.1f}, at most {self.steps.max()}"
+        )
+        return "\n".join([*lines, str(self.cost)])
 
 
 @typed
@@ -46,18 +167,18 @@ def refine(
     constraint: AbstractConstraint | None = None,
     *,
     key: Key,
-    samples: int = 64,
+    samples: WholeLike = 64,
     z: BatchLike | None = None,
     condition: Condition = None,
     solver: AbstractMethod | AnySolver | None = None,
     anchor: str | None = "draw",
-    anchor_weight: float | int = 1.0,
-    slack: float = 1e-2,
-    tightness: float = 1e-3,
+    anchor_weight: ScalarLike = 1.0,
+    slack: ScalarLike = 1e-2,
+    tightness: ScalarLike = 1e-3,
     antithetic: bool = False,
     free: Bool[Array | np.ndarray, "*event"] | None = None,
     hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
-    batch_size: int = 256,
+    batch_size: WholeLike = 256,
     training: Training | None = None,
 ) -> Refined:
     r"""Samples of a student that satisfy an equation and agree with observations.
@@ -71,7 +192,9 @@ def refine(
 
     without observations, the forward problem, the inverse problem, and reconstruction:
     only the mask differs. Each sample starts from a draw of its own, so that several
-    are several answers, and by default samples of the posterior.
+    are several answers, and by default samples of the posterior: approximate unless
+    the student and the equation are linear. `refine_sample` does one, for `jax.jit`,
+    `jax.vmap` and `jax.grad`.
 
     **Arguments:**
 
@@ -85,18 +208,21 @@ def refine(
       written over them. `slack`: the relative residual that counts, at each point, as
       one standard deviation; the paper's $\lambda$ is $1/\text{slack}^2$. What it is
       relative to is held fixed: the median over the starting samples. It is not
-      perturbed, as an equation has no noise; as `slack` goes to 0 the samples are
-      those of the posterior given the equation.
+      perturbed, as an equation has no noise; where student and equation are linear,
+      the samples are those of the posterior given the equation as `slack` goes to 0.
     - `anchor`: `"draw"` anchors each latent to its draw and perturbs noisy
-      observations by their own noise: posterior samples. `"norm"` anchors to zero:
+      observations by their own noise: posterior samples, approximate unless student
+      and equation are linear. `"norm"` anchors to zero:
       MAP, the most probable latent, from every start the same (where there are
       several optima, the nearest), so that the spread means nothing. `None` leaves out
       the first term, as the paper does: the draws leave the prior.
     - `anchor_weight`: in front of the first term. What is minimised with another than
       1 is no posterior.
     - `samples` draws are made, or the prior draws `z` are taken (`process.prior`).
-      `batch_size` of them are solved at once, and wait for the slowest; they are the
-      same for any.
+      `batch_size` of them are solved at once, and wait for the slowest. The samples
+      are the same for any, but for rounding: programs of different sizes add in
+      different orders. Where the objective has several optima, or float32 has no
+      digits left for it, this may decide which point is found.
     - `antithetic`: draw in pairs of opposite latents and opposite noise, the second
       half of the samples the first one's opposites. The mean of a pair has no sampling
       error where the student is linear, and less where it is nearly so; a spread needs
@@ -121,24 +247,272 @@ def refine(
     A sample is never worse, in the objective, than its start. If the solver breaks down
     in some, a warning says so, and `failed` says in which.
     """
-    check_numbers(
-        anchor,
-        anchor_weight=anchor_weight,
-        slack=slack,
-        tightness=tightness,
-        samples=samples,
-        batch_size=batch_size,
+    if is_traced((student, observation, constraint)):
+        raise ValueError(
+            "refine compiles, times and checks its own runs: expected to be called "
+            "from Python, got traced arguments. Call it outside jax.jit, vmap and "
+            "grad, or px.inference.refine_sample inside."
+        )
+    if anchor not in _ANCHORS:
+        raise ValueError(
+            f"anchor must be 'draw' (posterior samples), 'norm' (MAP) or None, got "
+            f"{anchor!r}."
+        )
+    require_positive(anchor_weight=anchor_weight, slack=slack, tightness=tightness)
+    samples = whole_number("samples", samples)
+    batch_size = whole_number("batch_size", batch_size)
+    method = as_method(solver)
+    # The likelihood is known when the starting samples are.
+    weight = 0.0 if anchor is None else float(anchor_weight)
+    unknown = {"scale": 1.0, "exact_noise": 1.0}
+    problem = Problem(student, observation, constraint, weight=weight, **unknown)
+    latents = _draw_latents(student, z, samples, problem.shape, key, antithetic)
+    count, shape = latents.shape[0], latents.shape[1:]
+    condition = check_condition(condition, count)
+    free, hold = _check_free(free, shape), _check_hold(hold, problem)
+    clock = Clock()
+    # Equal batches; the last is filled up with its last sample. Of one sample XLA makes
+    # another program than of several, which rounds differently: so there are two.
+    size = max(2, math.ceil(count / math.ceil(count / batch_size)))
+    batches = np.minimum(np.arange(-(-count // size) * size), count - 1)
+
+    def run(function: Any, *args: Any) -> Any:
+        """Of each batch, joined; the last of `args` are of all samples."""
+        *fixed, own = args
+        parts = []
+        for rows in batches.reshape(-1, size):
+            take = lambda leaf, rows=rows: jnp.asarray(leaf)[rows]
+            parts.append(clock.run(function, *fixed, jax.tree.map(take, own)))
+        return jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
+
+    start = run(_measure, problem, (latents, condition))
+    likelihood = _likelihood(problem, start, float(slack), float(tightness))
+    problem = eqx.tree_at(
+        lambda p: (p.noise, p.scale, p.free, p.hold),
+        problem,
+        (*likelihood, free, jnp.zeros(start.fields.shape[1:], bool) | hold),
+        is_leaf=lambda leaf: leaf is None,
     )
-    method = GaussNewton() if solver is None else as_method(solver)
-    parts = check_parts(student, observation, constraint)
-    observation, constraint, shape = parts
-    start = draw_latents(student, z, samples, shape, key, antithetic)
-    condition = check_condition(condition, len(start))
-    free = check_free(free, start.shape[1:])
-    hold = check_hold(hold, parts)
-    weight = float(anchor_weight)
-    task = Task(student, observation, constraint, anchor, weight, free, hold)
-    spent = Training() if training is None else training
-    run = Run(task, start, condition, key, batch_size, antithetic, spent)
-    measured = run.measure(slack, tightness)
-    return run.solve(method, measured)
+    keys = sample_keys(key, count, 1)
+    signs = np.full(count, float(anchor == "draw"), latents.dtype)
+    if antithetic:
+        keys = jnp.concatenate([keys[: count // 2]] * 2)
+        signs[count // 2 :] *= -1
+    centres = jnp.zeros_like(latents) if anchor == "norm" else latents
+    own: dict[str, Any] = dict(
+        latent=latents, condition=condition, key=keys, sign=signs
+    )
+    own |= dict(centre=centres, drawn=start.fields)
+    found, relative = run(_solve, method, problem, own)
+    if found.failed.any():
+        warnings.warn(
+            f"the solver broke down in {found.failed.sum()} of {count} samples (the "
+            f"first is sample {found.failed.argmax()}): an entry was not finite, or no "
+            "step made the objective smaller. They are returned as the best point "
+            "before, never worse than their start; `failed` says which. Allow more "
+            "slack, or take another solver.",
+            stacklevel=2,
+        )
+    network, jvp, vjp = found.spent.sum(axis=0, dtype=float)
+    network += count  # the start was sampled once before
+    cost = Cost(
+        samples=count,
+        network=float(network),
+        jvp=float(jvp),
+        vjp=float(vjp),
+        residual=0.0 if problem.constraint is None else float(network + count),
+        seconds=clock.running,
+        compiling=clock.compiling,
+        training=Training() if training is None else training,
+    )
+    return Refined(
+        fields=found.fields,
+        x=found.x,
+        latent=found.latent,
+        start=np.asarray(latents),
+        best=found.terms,
+        history=History(*np.moveaxis(found.history, -1, 0)),
+        steps=found.steps,
+        converged=found.converged,
+        failed=found.failed,
+        relative=relative,
+        relative_start=start.relative,
+        cost=cost,
+        anchor=anchor,
+        weight=float(anchor_weight),
+        method=type(method).__name__,
+        held=int(problem.hold.sum()),
+    )
+
+
+def sample_keys(key: Key, count: int, purpose: int) -> Array:
+    """A key for each sample, the same however many there are and in what batches."""
+    own = jax.random.fold_in(key, purpose)
+    return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(count))
+
+
+def _draw_latents(
+    student: AbstractStudent,
+    z: BatchLike | None,
+    samples: int,
+    shape: Shape | None,
+    key: Key,
+    antithetic: bool,
+) -> Batch:
+    """The unit latents: of the given draws of the prior, or new ones, one a sample."""
+    if antithetic and (z is not None or samples % 2):
+        raise ValueError(
+            "antithetic draws are made in pairs: expected an even number of samples "
+            f"and no z, got samples={samples}, z {'none' if z is None else 'given'}. "
+            "Leave antithetic out for draws of your own."
+        )
+    if z is not None:
+        z = require_finite("z", jnp.asarray(z), "Check how it was made.")
+        if shape is not None and z.shape[1:] != shape:
+            raise ValueError(
+                f"z must be draws of the prior, (sample, ...) with samples of shape "
+                f"{shape}, got {z.shape}. Draw them with process.prior(key, (count, "
+                "...)), or leave z out."
+            )
+        process = student.process
+        return z / process.sigma(jnp.asarray(process.t_max, z.dtype))
+    if shape is None:
+        raise ValueError(
+            "the shape of one sample is not known, got None from student and "
+            "constraint. Pass z=, or shape= to Student."
+        )
+    draw = lambda key: jax.random.normal(key, shape)
+    if not antithetic:
+        return jax.vmap(draw)(sample_keys(key, samples, 0))
+    half = jax.vmap(draw)(sample_keys(key, samples // 2, 0))
+    return jnp.concatenate([half, -half])
+
+
+def _check_free(free: Any, shape: Shape) -> Array:
+    """A mask of one latent's entries, of which some are free: all, unless said."""
+    mask = np.ones(shape, bool) if free is None else np.asarray(free)
+    if mask.shape != shape or not mask.any():
+        raise ValueError(
+            f"free is a mask of the entries of one latent, shape {shape}, of which "
+            f"some are True, got shape {mask.shape} with {int(mask.sum())} of them. "
+            "Pass ~chart.given, or leave it out."
+        )
+    return jnp.asarray(mask)
+
+
+def _check_hold(hold: Any, problem: Problem) -> Array:
+    """A mask of entries of the stacked fields, some of them held, none observed."""
+    if hold is None:
+        return jnp.asarray(False)
+    mask = np.asarray(hold)
+    judges = (problem.constraint, problem.observation)
+    known = (j.shape for j in judges if j is not None and j.shape is not None)
+    shape = next(known, mask.shape)
+    if mask.shape != shape or not mask.any() or mask.all():
+        raise ValueError(
+            f"hold is a mask of the entries of stacked fields, shape {shape}, of which "
+            f"some are True and some are not, got shape {mask.shape} with "
+            f"{int(mask.sum())} of {mask.size}. Pass equation.given_mask, or leave it "
+            "out."
+        )
+    if problem.observation is not None:
+        both = mask & np.asarray(problem.observation.mask)
+        if both.any():
+            raise ValueError(
+                "what is held stays as it was drawn, whatever is observed of it: "
+                f"expected other entries in hold than in the observation, got "
+                f"{both.sum()} in both. Leave hold out where the held fields are "
+                "what is asked for."
+            )
+    return jnp.asarray(mask)
+
+
+class _Start(NamedTuple):
+    """What the samples are before they are refined."""
+
+    fields: Any
+    finite: Any
+    square: Any  # sum of the squares of the residual in units of its own scale
+    scale: Any
+    relative: Any
+
+
+@eqx.filter_jit
+def _measure(problem: Problem, own: tuple[Batch, Condition]) -> _Start:
+    constraint = problem.constraint
+
+    def one(latent: Sample, condition: Condition) -> _Start:
+        x = problem.sample(latent, condition)
+        fields = problem.restore(x)
+        finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
+        if constraint is None:
+            return _Start(fields, finite, None, None, jnp.asarray(jnp.nan))
+        mixed = problem.overwrite(fields, None)
+        square = jnp.sum(jnp.square(constraint.relative_of(mixed)))
+        scale, cost = constraint.scale_of(mixed), constraint.cost_of(mixed)
+        return _Start(fields, finite, square, scale, jnp.sqrt(cost))
+
+    return jax.vmap(one)(*own)
+
+
+def _likelihood(
+    problem: Problem, start: _Start, slack: float, tightness: float
+) -> tuple[Array | None, Array | None]:
+    """Noise and scale of the objective, having checked that it starts finite.
+
+    For each sample a number that its objective does not exceed is formed in float64,
+    where squares of float32 numbers have room.
+    """
+    fields, finite = start.fields, start.finite
+    noise = scale = None
+    largest = np.zeros(len(fields))
+    with np.errstate(all="ignore"):  # what is not finite is what is asked for
+        if (observation := problem.observation) is not None:
+            std = fields.reshape(-1, fields.shape[-1]).std(axis=0, dtype=np.float64)
+            tight = tightness * np.where(std > 0, std, 1.0)
+            given = np.asarray(observation.noise)
+            noise = np.where(given > 0, given, tight).astype(fields.dtype)
+            apart = (fields - np.asarray(observation.values, np.float64)) / noise
+            seen = np.asarray(observation.mask)
+            largest += 0.5 * np.square(apart)[:, seen].sum(axis=1)
+        if problem.constraint is not None:
+            scale = slack * np.median(start.scale, axis=0).astype(fields.dtype)
+            ratio = np.asarray(start.scale, np.float64) / scale
+            worst = np.square(ratio).reshape(len(fields), -1).max(axis=1)
+            largest += 0.5 * worst * start.square
+    fine = largest <= np.finfo(fields.dtype).max
+    for bad, what, cure in (
+        (
+            ~finite,
+            "samples of the student",
+            "The student is not trained, or called beyond what it was trained on.",
+        ),
+        (
+            finite & ~fine,
+            "residuals and misfits, and squares of them,",
+            "The samples are finite, but too large for the equation, or the "
+            "normaliser is not the one that the student was trained with: look at "
+            "constraint.restore(x).",
+        ),
+    ):
+        if bad.any():
+            raise ValueError(
+                f"expected finite {what} at the start, got NaN or infinite ones in "
+                f"{bad.sum()} of {bad.size} (the first is sample {bad.argmax()}). "
+                f"{cure}"
+            )
+    as_arrays = lambda a: None if a is None else jnp.asarray(a)
+    return as_arrays(noise), as_arrays(scale)
+
+
+@eqx.filter_jit
+def _solve(
+    method: AbstractMethod, problem: Problem, own: dict[str, Any]
+) -> tuple[RefinedSample, Array]:
+    def one(own: dict[str, Any]) -> tuple[RefinedSample, Array]:
+        found = refine_sample(problem, solver=method, **own)
+        if problem.constraint is None:
+            return found, jnp.asarray(jnp.nan)
+        return found, jnp.sqrt(problem.constraint.cost_of(found.fields))
+
+    return jax.vmap(one)(own)

@@ -1,6 +1,8 @@
-"""The methods that minimise, each a solver of Optimistix with a number of steps."""
+"""What minimises: solvers of Optimistix, each with a number of steps and their cost."""
 
 import abc
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,11 +11,14 @@ import optax
 import optimistix as optx
 from equinox import AbstractVar
 
-from .._checks import require
-from ._cgls import CGLS
-from ._gauss_newton import DampedGaussNewton
+from .._checks import require_positive, whole_number
+from ._gauss_newton import CGLS, DampedGaussNewton
 
 AnySolver = optx.AbstractLeastSquaresSolver | optx.AbstractMinimiser
+
+
+def _whole(name: str) -> Callable[[Any], int]:
+    return functools.partial(whole_number, name)
 
 
 class AbstractMethod(eqx.Module):
@@ -50,25 +55,10 @@ class GaussNewton(AbstractMethod):
     conjugate gradients in each step (`CGLS`).
     """
 
-    steps: int
-    rtol: float
-    products: int
-    tolerance: float
-
-    def __init__(
-        self,
-        steps: int = 20,
-        *,
-        rtol: float = 1e-4,
-        products: int = 100,
-        tolerance: float = 1e-6,
-    ):
-        self.steps, self.rtol = steps, rtol
-        self.products, self.tolerance = products, tolerance
-
-    def __check_init__(self):
-        _check_steps(self.steps)
-        _check_steps(self.products, "products")
+    steps: int = eqx.field(default=20, converter=_whole("steps"))
+    rtol: float = eqx.field(default=1e-4, kw_only=True)
+    products: int = eqx.field(default=100, kw_only=True, converter=_whole("products"))
+    tolerance: float = eqx.field(default=1e-6, kw_only=True)
 
     def solver(self) -> DampedGaussNewton:
         return DampedGaussNewton(
@@ -87,24 +77,10 @@ class LBFGS(AbstractMethod):
     hundredth of the price; in float32 it stops early on stiff problems.
     """
 
-    steps: int
-    rtol: float
-    atol: float
-    memory: int
-
-    def __init__(
-        self,
-        steps: int = 200,
-        *,
-        rtol: float = 1e-4,
-        atol: float = 1e-4,
-        memory: int = 10,
-    ):
-        self.steps, self.memory = steps, memory
-        self.rtol, self.atol = rtol, atol
-
-    def __check_init__(self):
-        _check_steps(self.steps)
+    steps: int = eqx.field(default=200, converter=_whole("steps"))
+    rtol: float = eqx.field(default=1e-4, kw_only=True)
+    atol: float = eqx.field(default=1e-4, kw_only=True)
+    memory: int = eqx.field(default=10, kw_only=True, converter=_whole("memory"))
 
     def solver(self) -> AnySolver:
         return optx.LBFGS(self.rtol, self.atol, history_length=self.memory)
@@ -121,24 +97,13 @@ class Adam(AbstractMethod):
     stops by tolerance: give it the steps that there is time for.
     """
 
-    steps: int
-    rate: float
-    rtol: float
-    atol: float
-
-    def __init__(
-        self,
-        rate: float = 0.02,
-        steps: int = 50,
-        *,
-        rtol: float = 1e-4,
-        atol: float = 1e-4,
-    ):
-        self.steps, self.rate = steps, rate
-        self.rtol, self.atol = rtol, atol
+    rate: float = 0.02
+    steps: int = eqx.field(default=50, converter=_whole("steps"))
+    rtol: float = eqx.field(default=1e-4, kw_only=True)
+    atol: float = eqx.field(default=1e-4, kw_only=True)
 
     def __check_init__(self):
-        _check_steps(self.steps)
+        require_positive(rate=self.rate)
 
     def solver(self) -> AnySolver:
         return optx.OptaxMinimiser(optax.adam(self.rate), self.rtol, self.atol)
@@ -154,13 +119,9 @@ class Optimistix(AbstractMethod):
     """
 
     inner: AnySolver
-    steps: int
-
-    def __init__(self, solver: AnySolver, steps: int = 100):
-        self.inner, self.steps = solver, steps
+    steps: int = eqx.field(default=100, converter=_whole("steps"))
 
     def __check_init__(self):
-        _check_steps(self.steps)
         if not isinstance(self.inner, AnySolver):
             raise ValueError(
                 "expected a solver of Optimistix for least squares or minimisation, "
@@ -174,12 +135,3 @@ class Optimistix(AbstractMethod):
     def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
         unknown = jnp.asarray(jnp.nan)
         return unknown, unknown, unknown
-
-
-def as_method(solver: Any) -> AbstractMethod:
-    """One of the methods above, or any solver of Optimistix."""
-    return solver if isinstance(solver, AbstractMethod) else Optimistix(solver)
-
-
-def _check_steps(count: int, name: str = "steps") -> None:
-    require(None, count >= 1, f"{name} must be at least 1, got {name}={count}.")
