@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..denoiser import AbstractDenoiser, WeightedSamples, clean_posterior
-from ..types import Key, Sample, SampleLike, Scalar, ScalarLike, typed
-from ._base import AbstractConstraint
+from ..types import Key, Sample, SampleLike, Scalar, ScalarLike, WholeLike, typed
+from ._constraint import AbstractConstraint
 
 ResidualOf = AbstractConstraint | Callable[[Sample], Array]
 
@@ -50,7 +50,7 @@ def jensen_gap(
     alpha: ScalarLike = 1.0,
     *,
     key: Key | None = None,
-    samples: int = 1024,
+    samples: WholeLike = 1024,
 ) -> JensenGap:
     r"""$E[R(x_0) | x] - R(E[x_0 | x])$ where the law of $x_0$ given $x$ is known.
 
@@ -88,7 +88,7 @@ def covariance_term(
     return law.expect(jax.vmap(even)(law.values - mean))
 
 
-def _function(residual):
+def _function(residual: ResidualOf) -> Callable[[Sample], Array]:
     if isinstance(residual, AbstractConstraint):
         return residual.residual
     return lambda x: jnp.asarray(residual(x))

@@ -4,16 +4,20 @@ $$ R(x_0) = \mathcal{R}\bigl(\mathrm{unstack}(\mathrm{restore}(x_0))\bigr), \qqu
    \text{cost} = \operatorname{mean} |R|^2 / s^2 $$
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import is_traced, require_positive
 from ..pde import AbstractEquation, AbstractNormaliser, Grid
-from ..types import Sample, Scalar, Shape, Stacked, typed
-from ._base import AbstractConstraint
-from ._match import check_held, check_normaliser
+from ..types import Scalar, ScalarLike, Shape, Stacked, typed
+from ._constraint import AbstractConstraint, Coordinates
 
 _LEAST = 1e-12  # of a scale: zero fields have no size to be relative to
+_NONE = 1e-5  # of the largest slope: what is rounding is no slope
 _WORDS = ("relative", "absolute")
 _ADJUST = ("all", "unknowns")
 
@@ -53,11 +57,17 @@ class Residual(AbstractConstraint):
         equation: AbstractEquation,
         normaliser: AbstractNormaliser | None = None,
         *,
-        scaling: str | float | int = "relative",
+        scaling: str | ScalarLike = "relative",
         adjust: str = "all",
     ):
-        name = type(equation).__name__
-        if normaliser is None:
+        self.equation = equation
+        self.normaliser = normaliser
+        self.scaling = scaling if isinstance(scaling, str) else float(scaling)
+        self.adjust = adjust
+
+    def __check_init__(self):
+        name = type(self.equation).__name__
+        if self.normaliser is None:
             raise ValueError(
                 f"the residual of {name} is one of fields in physical units, and a "
                 "model's samples are in its own coordinates: expected the normaliser "
@@ -65,16 +75,18 @@ class Residual(AbstractConstraint):
                 f"Residual({name.lower()}, Normaliser.fit(dataset[:])); if it sees "
                 "physical units, Normaliser of means 0 and standard deviations 1."
             )
-        _check_scaling(scaling)
-        if adjust not in _ADJUST:
-            raise ValueError(f"adjust must be one of {_ADJUST}, got {adjust!r}.")
-        self.equation = equation
-        self.normaliser = normaliser
-        self.scaling = scaling
-        self.adjust = adjust
-        check_normaliser(normaliser, equation.stacked_shape, self.subject)
-        if adjust == "unknowns":
-            check_held(equation, normaliser)
+        size = self.scaling
+        known = size in _WORDS if isinstance(size, str) else 0 < size < float("inf")
+        if not known:
+            raise ValueError(
+                'scaling must be "relative", "absolute" or a positive finite number, '
+                f"the size of the residual in its own units, got {size!r}."
+            )
+        if self.adjust not in _ADJUST:
+            raise ValueError(f"adjust must be one of {_ADJUST}, got {self.adjust!r}.")
+        self.check_normaliser(self.normaliser)
+        if self.adjust == "unknowns":
+            _check_held(self.equation, self.normaliser)
 
     @property
     def shape(self) -> Shape:
@@ -82,18 +94,13 @@ class Residual(AbstractConstraint):
 
     @property
     def grid(self) -> Grid:
-        """Of the equation."""
         return self.equation.grid
 
     @property
     def subject(self) -> str:
         return f"the residual of {type(self.equation).__name__} on {self.equation.grid}"
 
-    @property
-    def projects(self) -> bool:
-        return False
-
-    def restore(self, x: Sample) -> Stacked:
+    def restore(self, x: Coordinates) -> Stacked:
         held = self.adjust == "unknowns" and self.normaliser is not None
         x = self.normaliser.stop_given(x) if held else x  # type: ignore[union-attr]
         return super().restore(x)
@@ -112,17 +119,90 @@ class Residual(AbstractConstraint):
             return jnp.maximum(own, _LEAST)
         return jnp.asarray(self.scaling, fields.dtype)
 
-    def project_fields(self, fields: Stacked) -> Stacked:
-        raise ValueError(
-            f"{self.subject} has no exact projection. Minimise its cost (px.refine), "
-            "or solve for the unknown fields: equation.resolve(fields)."
-        )
+
+class FunctionResidual(AbstractConstraint):
+    """A function of stacked fields that should be zero; made by `from_residual`."""
+
+    function: Callable[[Stacked], Array]
+    event: Shape = eqx.field(static=True)
+    normaliser: AbstractNormaliser | None
+    scale: Scalar
+
+    def __check_init__(self):
+        fields = jax.ShapeDtypeStruct(self.event, jnp.float32)
+        out = jax.eval_shape(self.function, fields)
+        if not isinstance(out, jax.ShapeDtypeStruct):
+            raise ValueError(
+                "a residual is one array, zero where nothing is wrong, got "
+                f"{type(out).__name__}. Join several by jnp.concatenate."
+            )
+        if self.normaliser is not None:
+            self.check_normaliser(self.normaliser)
+
+    @property
+    def shape(self) -> Shape:
+        return self.event
+
+    def residual_of(self, fields: Stacked) -> Array:
+        return self.function(fields)
+
+    def scale_of(self, fields: Stacked) -> Scalar:
+        return self.scale.astype(fields.dtype)
 
 
-def _check_scaling(scaling):
-    fine = scaling in _WORDS if isinstance(scaling, str) else 0 < scaling < float("inf")
-    if not fine:
+@typed
+def from_residual(
+    function: Callable,
+    shape: Shape,
+    normaliser: AbstractNormaliser | None = None,
+    *,
+    scale: ScalarLike = 1.0,
+) -> FunctionResidual:
+    r"""$f(x) = 0$ for stacked fields $x$: any function as a constraint.
+
+        mass = lambda fields: fields[..., 0].sum() - 1.0
+        px.refine(student, constraint=from_residual(mass, (32, 32, 2), normaliser), ...)
+
+    **Arguments:**
+
+    - `function`: of one sample's stacked fields, `"*grid channel"` in physical units;
+      returns what is wrong with them, an array.
+    - `shape`: of the stacked fields.
+    - `normaliser`: the chart of the model, unless `&` joins this to a constraint that
+      has it.
+    - `scale`: the size of a residual that counts as one, in its own units.
+    """
+    require_positive(scale=scale)
+    size = jnp.asarray(scale, float)
+    return FunctionResidual(function, shape, normaliser, size)
+
+
+def _check_held(equation: AbstractEquation, normaliser: AbstractNormaliser) -> None:
+    """No coordinate that is moved for the unknown fields moves given ones as well.
+
+    Asked of the chart's slopes, near its origin, in a random direction of the fields.
+    """
+    if normaliser.shape is None or is_traced(equation, normaliser):
+        return  # by channels, each coordinate is of one field
+    fields = lambda y: equation.unstack(normaliser.restore(y))
+    y = 0.1 * jax.random.normal(jax.random.key(0), normaliser.shape)
+
+    def slopes(function: Callable) -> Array:
+        leaves, pull = jax.vjp(lambda y: tuple(function(y)), y)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        pairs = zip(keys, leaves, strict=True)
+        return pull(tuple(jax.random.normal(k, a.shape, a.dtype) for k, a in pairs))[0]
+
+    given = slopes(fields) - slopes(lambda y: equation.stop_given(fields(y)))
+    moved = slopes(lambda y: equation.stop_given(fields(normaliser.stop_given(y))))
+    some = lambda slope: jnp.abs(slope) > _NONE * jnp.abs(slope).max()
+    both = some(given) & some(moved)
+    if not is_traced(both) and both.any():
+        name = type(equation).__name__
         raise ValueError(
-            'scaling must be "relative", "absolute" or a positive finite number, the '
-            f"size of the residual in its own units, got {scaling!r}."
+            f'adjust="unknowns" moves the fields that {name} solves for and holds '
+            f"{', '.join(equation.given)}: expected a chart whose coordinates move "
+            f"either, got one in which {int(both.sum())} of {both.size} move both. Fit "
+            "it to what is given first, Whitened.fit(fields, "
+            'given=equation.given_mask), or take adjust="all".'
         )

@@ -1,0 +1,297 @@
+r"""Linear conditions that hold exactly, and the nearest fields that satisfy them.
+
+$$ A x = b, \qquad \operatorname{proj}(x) = x - A^+ (A x - b) $$
+
+with $A^+$ the pseudo-inverse: the correction is the shortest, orthogonal to all that
+$A$ does not see. Rows may depend on each other, as long as their values agree. The mean
+of a field is one such row,
+
+$$ \frac{\sum_i w_i x_i}{\sum_i w_i} = m, $$
+
+whose projection shifts all values by one number: the nearest field in the norm
+$\sum_i w_i x_i^2$ of the same weights.
+"""
+
+import operator
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import is_traced, require, show
+from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser
+from ..types import ElementwiseLike, Shape, Stacked, WholeLike, typed
+from ._constraint import AbstractConstraint, Mask
+from ._observation import require_names
+
+
+class Mean(AbstractConstraint):
+    r"""The mean of one channel of the stacked fields, or of each, is `value`.
+
+        Mean.of(darcy, solution=0.0)
+        Mean.of(burgers, solution=0.3)      # of every row in time: mass is conserved
+        Mean(0.1, channel=0)
+
+    **Arguments:**
+
+    - `value`: the mean, a number; or one for each row that is not averaged over.
+    - `channel`: whose mean it is; None for each channel's own.
+    - `normaliser`: the chart of the model, unless `&` joins it to one that has it.
+    - `axes`: of the stacked array that are averaged over; by default all but channels.
+    - `weights`: of the points along those axes; by default equal. A grid's own
+      (`grid.weights`) make it the mean of the integral, as `Mean.of` does.
+    """
+
+    value: Float[Array, "..."]
+    channel: int | None = eqx.field(static=True)
+    normaliser: AbstractNormaliser | None
+    axes: tuple[int, ...] | None = eqx.field(static=True)
+    weights: Float[Array, "..."] | None
+
+    @typed
+    def __init__(
+        self,
+        value: ElementwiseLike,
+        channel: WholeLike | None = 0,
+        normaliser: AbstractNormaliser | None = None,
+        *,
+        axes: tuple[int, ...] | None = None,
+        weights: Float[Array | np.ndarray, "..."] | None = None,
+    ):
+        self.value = jnp.asarray(value, float)
+        self.channel = None if channel is None else operator.index(channel)
+        self.normaliser, self.axes = normaliser, axes
+        self.weights = None if weights is None else jnp.asarray(weights)
+        if axes is not None and weights is not None and weights.ndim != len(axes):
+            raise ValueError(
+                f"weights are of the points along the axes {axes}, got an array of "
+                f"shape {weights.shape}. One axis of it for each."
+            )
+
+    @classmethod
+    def of(
+        cls,
+        equation: AbstractEquation,
+        normaliser: AbstractNormaliser | None = None,
+        **field: ElementwiseLike,
+    ) -> "Mean":
+        """The mean over space of one field of an equation, by the grid's weights.
+
+        Of the solution of an evolution it is the mean of every row.
+        """
+        require_names(equation, field)
+        if len(field) != 1:
+            raise ValueError(
+                f"a mean is of one field, got {len(field)}. Join several by &."
+            )
+        [(name, value)] = field.items()
+        grid = equation.grid
+        if not isinstance(equation, AbstractEvolution):
+            channel, axes = equation.names.index(name), tuple(range(grid.ndim))
+        elif name != equation.names[-1]:
+            raise ValueError(
+                f"of an evolution the mean of the solution is prescribed, got {name}. "
+                "Its row 0 is the initial field."
+            )
+        elif grid.ndim == 1:
+            channel, axes = 0, (1,)
+        else:
+            channel, axes = None, tuple(range(grid.ndim))
+        return cls(value, channel, normaliser, axes=axes, weights=grid.weights)
+
+    @property
+    def subject(self) -> str:
+        which = "every channel" if self.channel is None else f"channel {self.channel}"
+        return f"the mean of {which}"
+
+    @property
+    def projects(self) -> bool:
+        return True
+
+    @property
+    def channels(self) -> tuple[int, ...] | None:
+        return None if self.channel is None else (self.channel,)
+
+    def residual_of(self, fields: Stacked) -> Array:
+        part = self._part(fields)
+        axes, w = self._weights(part)
+        mean = jnp.sum(w * part, axes) / jnp.sum(w, axes)
+        return mean - self.value.astype(part.dtype)
+
+    def scale_of(self, fields: Stacked) -> Array:
+        """The root mean square of the values: zero is a common mean to prescribe."""
+        size = jnp.sqrt(jnp.mean(self._part(fields) ** 2))
+        return jnp.where(size > 0, size, 1.0)
+
+    def project_fields(self, fields: Stacked, free: Mask | None = None) -> Stacked:
+        """The fields with one number added to all free values, the others kept."""
+        part = self._part(fields)
+        free = jnp.ones(fields.shape, bool) if free is None else free
+        moves = self._part(free).astype(part.dtype)
+        axes, w = self._weights(part)
+        total, movable = jnp.sum(w, axes), jnp.sum(w * moves, axes)
+        step = -self.residual_of(fields) * total / movable
+        new = part + jnp.expand_dims(step, axes) * moves
+        if self.channel is None:
+            return new
+        return fields.at[..., self.channel].set(new)
+
+    def check_free(self, free: Mask) -> None:
+        left = self._part(free)
+        axes, _ = self._weights(jnp.ones(left.shape))
+        some = left.any(axes).all()
+        if not is_traced(some) and not some:
+            raise ValueError(
+                f"{self.subject} is prescribed where every value is known exactly: "
+                "nothing is left to shift. Leave out the one or the other."
+            )
+
+    def _part(self, stacked: Array) -> Array:
+        """What of a stacked array is averaged: a channel, or all of them."""
+        return stacked if self.channel is None else stacked[..., self.channel]
+
+    def _weights(self, part: Array) -> tuple[tuple[int, ...], Array]:
+        """The averaged axes, and the weights shaped to be broadcast."""
+        points = part.ndim - (self.channel is None)
+        axes = tuple(range(points)) if self.axes is None else self.axes
+        if self.weights is None:
+            return axes, jnp.ones(part.shape, part.dtype)
+        sizes = tuple(part.shape[axis] for axis in axes)
+        if self.weights.shape != sizes:
+            raise ValueError(
+                f"the weights of a mean are of {self.weights.shape} points, got fields "
+                f"with {sizes} along the averaged axes {axes}. Take those of the grid "
+                "of the samples."
+            )
+        other = tuple(axis for axis in range(part.ndim) if axis not in axes)
+        w = jnp.expand_dims(self.weights.astype(part.dtype), other)
+        return axes, jnp.broadcast_to(w, part.shape)
+
+
+class Affine(AbstractConstraint):
+    r"""$A x = b$ for stacked fields $x$: fluxes, totals, sensors between points.
+
+    `operator` is an array `"observation *grid channel"`, or a Lineax operator on the
+    stacked fields; `values` are $b$. The projection is the nearest by least squares
+    over entries, channels in their own units.
+
+    Costs a singular value decomposition of `rows x size` once, when it is made (in the
+    precision of the rows), and two products of that size for each projection.
+    """
+
+    rows: Float[Array, "observation size"]
+    values: Float[Array, " observation"]
+    inverse: Any
+    event: Shape = eqx.field(static=True)
+    normaliser: AbstractNormaliser | None
+
+    @typed
+    def __init__(
+        self,
+        operator: Float[Array | np.ndarray, "observation *grid channel"]
+        | lx.AbstractLinearOperator,
+        values: Float[Array | np.ndarray, " observation"],
+        normaliser: AbstractNormaliser | None = None,
+    ):
+        rows, self.event = _matrix(operator)
+        b = jnp.asarray(values, rows.dtype)
+        if rows.shape[0] != b.shape[0]:
+            raise ValueError(
+                f"the operator makes {rows.shape[0]} observations, got {b.shape[0]} "
+                "values. One value for each row."
+            )
+        finite = jnp.isfinite(rows).all() & jnp.isfinite(b).all()
+        b = require(b, finite, "rows and values of Affine must be finite, got others.")
+        self.rows = rows
+        self.inverse = lx.SVD().init(lx.MatrixLinearOperator(rows), {})
+        self.values = self._consistent(b)
+        self.normaliser = normaliser
+
+    @property
+    def shape(self) -> Shape:
+        return self.event
+
+    @property
+    def subject(self) -> str:
+        return f"{self.rows.shape[0]} linear conditions on fields of shape {self.event}"
+
+    @property
+    def projects(self) -> bool:
+        return True
+
+    def residual_of(self, fields: Stacked) -> Float[Array, " observation"]:
+        if fields.shape != self.event:
+            raise ValueError(
+                f"these rows act on stacked fields of shape {self.event}, got fields "
+                f"of shape {fields.shape}. For a batch, jax.vmap."
+            )
+        misfit = self.rows @ fields.ravel().astype(self.rows.dtype) - self.values
+        return misfit.astype(fields.dtype)
+
+    def scale_of(self, fields: Stacked) -> Float[Array, " observation"]:
+        r"""$|A_i|\,|x|$: how large a row's value can be for fields of this size."""
+        x = fields.ravel().astype(self.rows.dtype)
+        size = jnp.linalg.norm(self.rows, axis=1) * jnp.linalg.norm(x)
+        return jnp.where(size > 0, size, 1.0).astype(fields.dtype)
+
+    def project_fields(self, fields: Stacked, free: Mask | None = None) -> Stacked:
+        misfit = self.residual_of(fields).astype(self.rows.dtype)
+        if free is None:
+            step = self._pseudo(misfit)
+        else:
+            rows = jnp.where(free.ravel(), self.rows, 0.0)
+            operator = lx.MatrixLinearOperator(rows)
+            step = lx.linear_solve(operator, misfit, lx.SVD()).value
+            step = jnp.where(free.ravel(), step, 0.0)  # exactly, and not to rounding
+            off = jnp.abs(rows @ step - misfit).max()
+            step = require(
+                step,
+                off <= self._rounding(misfit),
+                f"{self.subject} do not hold for any values of the free entries: the "
+                "values that are known exactly contradict them. Leave out the one or "
+                "the other, or treat the values as noisy: Observation with noise.",
+            )
+        return fields - step.reshape(self.event).astype(fields.dtype)
+
+    def _pseudo(self, b: Array) -> Array:
+        """The shortest solution of A x = b."""
+        operator = lx.MatrixLinearOperator(self.rows)
+        return lx.linear_solve(operator, b, lx.SVD(), state=self.inverse).value
+
+    def _rounding(self, b: Array) -> Array:
+        """How far from b the values of a solution may be."""
+        size = jnp.abs(b).max() * b.size
+        return 100 * jnp.finfo(b.dtype).eps * jnp.where(size > 0, size, 1.0)
+
+    def _consistent(self, b: Array) -> Array:
+        """The values, having checked that some field has them all."""
+        off = jnp.abs(self.rows @ self._pseudo(b) - b).max()
+        return require(
+            b,
+            off <= self._rounding(b),
+            f"no fields satisfy all conditions: rows depend on each other and their "
+            f"values differ by {show(off)}. Leave out the rows that repeat others, or "
+            "treat the values as noisy: Observation with noise.",
+        )
+
+
+def _matrix(
+    operator: Array | np.ndarray | lx.AbstractLinearOperator,
+) -> tuple[Array, Shape]:
+    """The rows as a matrix, and the shape of what they act on."""
+    if not isinstance(operator, lx.AbstractLinearOperator):
+        rows = jnp.asarray(operator)
+        return rows.reshape(rows.shape[0], -1), rows.shape[1:]
+    structure = operator.in_structure()
+    event = getattr(structure, "shape", None)
+    if event is None or len(event) < 2:
+        raise ValueError(
+            'the operator must act on one stacked array, "*grid channel", got '
+            f"{structure}. For operators of one field, say which channel it is: "
+            "lineax.FunctionLinearOperator(lambda x: operator.mv(x[..., 0]), "
+            "jax.ShapeDtypeStruct(shape, dtype))."
+        )
+    return eqx.filter_jit(lambda a: a.as_matrix())(operator), tuple(event)
