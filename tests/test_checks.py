@@ -49,7 +49,7 @@ def test_an_interval_of_any_library():
         (dict(most=1), (0, 2)),
     ):
         with pytest.raises(ValueError, match=r"x must be an interval .*, got .*first"):
-            check_interval("x", pair, **options)
+            check_interval("x", pair, **options)  # type: ignore[arg-type]
     checked = eqx.filter_jit(lambda low: check_interval("x", (low, 1.0))[0])
     assert checked(jnp.array(0.5)) == 0.5
     with pytest.raises(Exception, match=r"got not known while tracing\. Pass"):

@@ -249,7 +249,8 @@ def test_guidance_adds_scores(x64):
 
 def test_constructors_are_where_their_names_say():
     ring = px.GaussianMixture.ring(6, radius=0.9, scale=0.1)
-    assert_close(jnp.linalg.norm(ring.means, axis=1), 0.9, 1e-6)
+    corners = np.exp(2j * np.pi * np.arange(6) / 6)
+    assert_close(ring.means, 0.9 * np.stack([corners.real, corners.imag], 1), 1e-6)
     grid = px.GaussianMixture.grid(3, spacing=0.5)
     assert_close(jnp.sort(jnp.unique(grid.means)), [-0.5, 0.0, 0.5], 1e-6)
     assert grid.means.shape == (9, 2)

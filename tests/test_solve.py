@@ -119,6 +119,7 @@ def test_saveat_passes_through_in_process_times_and_states(key, x64):
     )
     middle = teacher.transport(z, (80.0, 1.0), (5.0, 1.0)) / 5
     assert_close(norms.xs[0], middle, 1e-6)
+    assert_close(norms.end, exact(jnp.array([0.002]))[0], 1e-6)
     assert_close(norms.ts, jnp.array([5.0, 0.5]), 1e-9)
 
 

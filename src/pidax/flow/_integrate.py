@@ -139,8 +139,8 @@ class _Leaves(eqx.Module):
     leaves: list[Any]
     structure: Any = eqx.field(static=True)
 
-    def __call__(self, tau: Scalar, u: PyTree, args: Condition) -> PyTree:
-        return jax.tree.unflatten(self.structure, self.leaves)(tau, u, args)
+    def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
+        return jax.tree.unflatten(self.structure, self.leaves)(t, y, args)
 
 
 def make_plan(
@@ -234,7 +234,7 @@ def _adaptive(
 
 
 def _above_rounding(
-    rtol: float | Array, atol: float | Array, dtype: jnp.dtype
+    rtol: ScalarLike, atol: ScalarLike, dtype: jnp.dtype
 ) -> tuple[Scalar, Scalar]:
     least = float(jnp.finfo(dtype).eps)
     message = (

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import require, whole_number
+from .._checks import as_float, require, whole_number
 from ..types import Key, ScalarLike, WholeLike, typed
 
 _HELD = 1 << 24  # numbers of resampled sets held at once: 64 MiB in float32
@@ -74,6 +74,7 @@ def bootstrap(
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10 and 13.
     """
     resamples = whole_number("resamples", resamples, cure="1000 is usual.")
+    level = as_float(level)
     require(
         None,
         0 < level < 1,

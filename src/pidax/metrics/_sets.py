@@ -1,7 +1,7 @@
 """Two sets of samples, flattened and checked, and what their distances share."""
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def two_sets(
     return _centred(x, _checked(reference, "reference", least))
 
 
-def same_shape(samples: Array, reference: Array, *, first: int = 0) -> None:
+def same_shape(samples: Any, reference: Any, *, first: int = 0) -> None:
     """Both have one shape from axis `first` on, lest one be broadcast."""
     if jnp.shape(samples)[first:] != jnp.shape(reference)[first:]:
         what = "samples of one shape" if first else "the same samples"

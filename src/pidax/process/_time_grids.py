@@ -21,6 +21,9 @@ from .._checks import as_float, is_traced, require_positive, whole_number
 from ..types import ScalarLike, Times, WholeLike, typed
 from ._processes import AbstractProcess
 
+_nodes = functools.partial(
+    whole_number, "n", least=2, cure="For a single step to data, use n=2."
+)
 _Grid = TypeVar("_Grid", bound=Callable[..., Times])
 
 
@@ -29,7 +32,6 @@ def _concrete(grid: _Grid) -> _Grid:
 
     @functools.wraps(grid)
     def made(n: Any, process: AbstractProcess, **options: Any) -> Times:
-        n = whole_number("n", n, least=2, cure="For a single step to data, use n=2.")
         if is_traced(process):
             return grid(n, process, **options)
         with jax.ensure_compile_time_eval():
@@ -55,7 +57,7 @@ def karras(
     rho = as_float(rho)
     require_positive(rho=rho)
     low, high = process.ratio_ends()
-    ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
+    ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), _nodes(n)) ** rho
     return _finish(process, process.time(ratios), final_zero)
 
 
@@ -66,7 +68,7 @@ def uniform_log_snr(
 ) -> Times:
     r"""Uniform in $\log(\alpha/\sigma)$, the grid of DPM-Solver (Lu et al. 2022)."""
     low, high = process.ratio_ends()
-    ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), n))
+    ratios = jnp.exp(jnp.linspace(jnp.log(high), jnp.log(low), _nodes(n)))
     return _finish(process, process.time(ratios), final_zero)
 
 
@@ -77,7 +79,7 @@ def uniform_angle(
 ) -> Times:
     r"""Uniform in the angle $\varphi$: the fixed steps of pidax's default clock."""
     high, low = process.angle(process.t_max), process.angle(process.t_min)
-    angles = jnp.linspace(high, low, n)
+    angles = jnp.linspace(high, low, _nodes(n))
     return _finish(process, process.time_of_angle(angles), final_zero)
 
 
@@ -87,7 +89,7 @@ def uniform_time(
     n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
     """Uniform in the process's own time: the usual choice for `RectifiedFlow`."""
-    times = jnp.linspace(process.t_max, process.t_min, n)
+    times = jnp.linspace(process.t_max, process.t_min, _nodes(n))
     return _finish(process, times, final_zero)
 
 
