@@ -166,7 +166,7 @@ EULER: Any = dict(steps=2, solver=diffrax.Euler())  # quick to compile
         ),
         (
             lambda: px.sample(edm(), 0, key=jax.random.key(0)),
-            "count must be at least",
+            "count must be a whole number",
         ),
         (lambda: px.log_density(edm(), Z, t=80.0), "must lie before t_max=80.0"),
     ],

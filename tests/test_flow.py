@@ -194,7 +194,7 @@ def test_edm_heun_and_ddim_are_fixed_steps_of_the_time_clock(key, x64):
     flow = px.ProbabilityFlow(teacher, process, clock=px.flow.TimeClock())
     grid = px.karras(18, process, final_zero=True)
     z = process.prior(key, (2,))
-    clean = jax.jit(teacher)
+    clean = jax.jit(lambda x, t: teacher(x, t))
 
     def by_hand(heun):
         x = np.asarray(z)

@@ -121,8 +121,9 @@ def require_positive(**numbers: Any) -> None:
 
 def require_finite(name: str, value: Array, cure: str) -> Array:
     """Every entry of `value` is finite; a NaN must not travel on as a sample."""
-    finite = jnp.isfinite(value)
-    bad = "" if is_traced(finite) else f" in {int((~finite).sum())} of {finite.size}"
+    known = not is_traced(value)
+    finite = np.isfinite(np.asarray(value)) if known else jnp.isfinite(value)
+    bad = f" in {int((~finite).sum())} of {finite.size}" if known else ""
     return require(
         value,
         finite.all(),

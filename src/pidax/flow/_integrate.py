@@ -169,12 +169,9 @@ def make_plan(
     else:
         solver, controller = _adaptive(options, times.dtype, norm)
         dt0, max_steps = options.get("dt0"), options.get("max_steps")
-        if dt0 is not None:
-            dt0 = jnp.abs(jnp.asarray(dt0, times.dtype))
-        elif not isinstance(controller, diffrax.StepTo):
-            dt0 = _first_step(flow, times)
-        if dt0 is not None:
-            dt0 = dt0 * jnp.sign(times[-1] - times[0])
+        if dt0 is not None or not isinstance(controller, diffrax.StepTo):
+            given = None if dt0 is None else jnp.asarray(dt0, times.dtype)
+            dt0 = _first_step(flow, times, given)
         if max_steps is None:
             max_steps = MAX_STEPS_DENSE if dense else MAX_STEPS
         max_steps = whole_number("max_steps", max_steps)
@@ -189,17 +186,22 @@ def make_plan(
     )
 
 
-def _first_step(flow: ProbabilityFlow, times: Times) -> Scalar:
-    """A tenth of the way. By the clock alone it would leap over the data's end of a
-    clock that hurries there, and no error estimate sees what lies between two stages.
+@eqx.filter_jit
+def _first_step(flow: ProbabilityFlow, times: Times, given: Scalar | None) -> Scalar:
+    """The step that was given, or a tenth of the way, with its sign.
+
+    By the clock alone a tenth would leap over the data's end of a clock that hurries
+    there, and no error estimate sees what lies between two stages.
     """
     clock, process, start, end = flow.clock, flow.process, times[0], times[-1]
-    angle = process.angle(start)
-    turned = angle + FIRST_STEP * (process.angle(end) - angle)
-    here = clock.reading(process, start)
-    by_angle = jnp.abs(clock.reading(process, process.time_of_angle(turned)) - here)
-    by_clock = FIRST_STEP * jnp.abs(clock.reading(process, end) - here)
-    return jnp.minimum(by_angle, by_clock)
+    if given is None:
+        angle = process.angle(start)
+        turned = angle + FIRST_STEP * (process.angle(end) - angle)
+        here = clock.reading(process, start)
+        by_angle = clock.reading(process, process.time_of_angle(turned)) - here
+        by_clock = FIRST_STEP * (clock.reading(process, end) - here)
+        given = jnp.minimum(jnp.abs(by_angle), jnp.abs(by_clock))
+    return jnp.abs(given) * jnp.sign(end - start)
 
 
 def _adaptive(
@@ -242,8 +244,10 @@ def _above_rounding(
         f"{dtype}. Loosen them, or enable float64 with "
         'jax.config.update("jax_enable_x64", True) and pass float64 arrays.'
     )
-    rtol, atol = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
-    return require((rtol, atol), jnp.minimum(rtol, atol) >= least, message)
+    xp = jnp if is_traced(rtol, atol) else np
+    rtol, atol = (xp.asarray(tolerance, dtype) for tolerance in (rtol, atol))
+    rtol, atol = require((rtol, atol), (rtol >= least) & (atol >= least), message)
+    return jnp.asarray(rtol), jnp.asarray(atol)
 
 
 def _refuse_beside_steps(options: SolveOptions) -> None:
@@ -261,32 +265,36 @@ def step_nodes(
     steps: WholeLike | TimesLike, flow: ProbabilityFlow, times: Times
 ) -> Times:
     """Clock readings of the ends of fixed steps, from the start to the end given."""
-    start, end = flow.clock.reading(flow.process, times[jnp.array([0, -1])])
     if np.ndim(steps) == 0:
-        nodes = jnp.linspace(start, end, whole_number("steps", steps) + 1)
-    else:
-        nodes = _asked_nodes(jnp.asarray(steps, times.dtype), flow, times)
-    # The ends to the last bit, so that no sliver of a step is left over.
-    return nodes.at[0].set(start).at[-1].set(end)
-
-
-def _asked_nodes(steps: Array, flow: ProbabilityFlow, times: Times) -> Times:
-    if steps.ndim != 1 or steps.size < 2:
+        return _readings(flow, times, whole_number("steps", steps))
+    xp = jnp if is_traced(steps, times) else np  # what is known compiles nothing
+    ends = xp.asarray(steps, times.dtype)
+    if ends.ndim != 1 or ends.size < 2:
         raise ValueError(
             "steps must be a number of steps or the times they end at, from the first "
-            f"time to the last, got an array of shape {steps.shape}."
+            f"time to the last, got an array of shape {ends.shape}."
         )
-    start, end = times[0], times[-1]
-    matches = jnp.isclose(steps[0], start) & jnp.isclose(steps[-1], end)
-    onwards = (jnp.diff(steps) * jnp.sign(end - start) > 0).all()
-    steps = require(
-        steps,
+    start, end = xp.asarray(times)[0], xp.asarray(times)[-1]
+    matches = xp.isclose(ends[0], start) & xp.isclose(ends[-1], end)
+    onwards = (xp.diff(ends) * xp.sign(end - start) > 0).all()
+    ends = require(
+        ends,
         matches & onwards,
         "the times in steps must run strictly from the start to the end of the solve, "
-        f"here from {show(start)} to {show(end)}, got {show(steps)}. Pass the same "
+        f"here from {show(start)} to {show(end)}, got {show(ends)}. Pass the same "
         "grid without its final zero, or set the ends of the solve with times=.",
     )
-    return flow.clock.reading(flow.process, steps)
+    return _readings(flow, times, jnp.asarray(ends))
+
+
+@eqx.filter_jit
+def _readings(flow: ProbabilityFlow, times: Times, steps: int | Times) -> Times:
+    read = lambda t: flow.clock.reading(flow.process, t)
+    start, end = read(times[jnp.array([0, -1])])
+    even = isinstance(steps, int)
+    nodes = jnp.linspace(start, end, steps + 1) if even else read(steps)
+    # The ends to the last bit, so that no sliver of a step is left over.
+    return nodes.at[0].set(start).at[-1].set(end)
 
 
 def rms_of_worst_leaf(y: PyTree) -> Scalar:

@@ -408,10 +408,11 @@ def check_times(
 
     `direction` is -1 from noise to data, +1 from data to noise.
     """
+    xp = jnp if is_traced(times, process) else np  # what is known compiles nothing
     if times is None:
         ends = (process.t_min, process.t_max)[::direction]
-        return jnp.stack([jnp.asarray(end, dtype) for end in ends]), False
-    ts = jnp.asarray(times, dtype)
+        return jnp.asarray(xp.stack([xp.asarray(end, dtype) for end in ends])), False
+    ts = xp.asarray(times, dtype)
     verb, start = ("decrease", "z") if direction < 0 else ("increase", "x0")
     if ts.size < 2:
         raise ValueError(
@@ -431,12 +432,12 @@ def check_times(
     )
     ts = require(
         ts,
-        (direction * jnp.diff(ts) > 0).all(),
+        (direction * xp.diff(ts) > 0).all(),
         f"times must strictly {verb} from the start to the end of the trajectory, got "
         f"{show(ts)}. Sort them, or use "
         f"{'encode' if direction < 0 else 'solve'} for the other direction.",
     )
-    return jnp.clip(ts, low, high), final_zero
+    return jnp.asarray(xp.clip(ts, low, high), dtype), final_zero
 
 
 def _split_final_zero(

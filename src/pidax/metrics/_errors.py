@@ -1,8 +1,9 @@
 """Distances between sets of samples that belong together, one to one."""
 
 import math
+from functools import partial
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -37,10 +38,7 @@ def sample_errors(
     an error that is not finite; the others keep theirs.
     """
     same_shape(samples, reference)
-    apart = jnp.asarray(samples) - jnp.asarray(reference)
-    apart = apart.reshape(apart.shape[0], -1)
-    size = math.sqrt(apart.shape[1]) if per_component else 1.0
-    return norm(apart, axis=1) / size
+    return _errors(samples, reference, per_component)
 
 
 @typed
@@ -70,3 +68,9 @@ def error_summary(
         "p99": float(np.quantile(errors, 0.99)),
         "max": float(errors.max()),
     }
+
+
+@partial(jax.jit, static_argnames="per_component")
+def _errors(samples: Array, reference: Array, per_component: bool) -> Array:
+    apart = (samples - reference).reshape(samples.shape[0], -1)
+    return norm(apart, axis=1) / (math.sqrt(apart.shape[1]) if per_component else 1.0)

@@ -153,8 +153,7 @@ def median_bandwidth(
 
 
 def _median(*sets: Float[Array, "_ d"]) -> Float[Array, " 1"]:
-    pool = jnp.concatenate([some[_subset(len(some))] for some in sets])
-    median = _median_distance(pool)[None]
+    median = _median_distance(*sets)
     return require(
         median,
         (median > 0).all(),
@@ -164,10 +163,11 @@ def _median(*sets: Float[Array, "_ d"]) -> Float[Array, " 1"]:
 
 
 @jax.jit
-def _median_distance(pool: Float[Array, "n d"]) -> Scalar:
+def _median_distance(*sets: Float[Array, "_ d"]) -> Float[Array, " 1"]:
+    pool = jnp.concatenate([some[_subset(len(some))] for some in sets])
     columns = pool.T
     matrix = jax.lax.map(lambda point: squares(point, columns), pool)
-    return jnp.median(root(matrix[np.triu_indices(len(pool), 1)]))
+    return jnp.median(root(matrix[np.triu_indices(len(pool), 1)]))[None]
 
 
 def _subset(count: int) -> np.ndarray:
@@ -210,10 +210,22 @@ def discrepancy(
         (n, _), (m, _) = x.shape, y.shape
         own = row_sums(function, x, x, parameters, block=max(1, pairs // n))
         other = row_sums(function, x, y, parameters, block=max(1, pairs // m))
-        own = (own - diagonal) / (n - 1) if unbiased else own / n
-        return jnp.mean(own - other / m)
+        return _difference(own, other, m, diagonal if unbiased else None)
 
     return side(x, y) + side(y, x)
+
+
+@partial(jax.jit, static_argnames=("others", "diagonal"))
+def _difference(
+    own: Float[Array, " n"],
+    other: Float[Array, " n"],
+    others: int,
+    diagonal: float | None,
+) -> Scalar:
+    """The mean over points of `<k(x, x')> - <k(x, y)>`."""
+    n = own.size
+    own = own / n if diagonal is None else (own - diagonal) / (n - 1)
+    return jnp.mean(own - other / others)
 
 
 @partial(jax.jit, static_argnames=("function", "block"))

@@ -1,6 +1,7 @@
 """Two sets of samples, flattened and checked, and what their distances share."""
 
 import math
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -81,6 +82,7 @@ def _centred(
     return x / size, y / size, size
 
 
+@partial(jax.jit, static_argnames="axis")
 def unit(x: Array, axis: int | None = None) -> Array:
     """The power of two next below the largest entry: a constant to autodiff."""
     most = jax.lax.stop_gradient(jnp.abs(x).max(axis=axis, keepdims=axis is not None))
@@ -89,6 +91,7 @@ def unit(x: Array, axis: int | None = None) -> Array:
     return jnp.where((most > 0) & jnp.isfinite(most), size, 1)
 
 
+@partial(jax.jit, static_argnames="axis")
 def norm(x: Array, axis: int = 0) -> Array:
     """The 2-norm along an axis: no square overflows, and its derivative at 0 is 0."""
     size = unit(x, axis)
@@ -96,6 +99,7 @@ def norm(x: Array, axis: int = 0) -> Array:
     return length * jnp.squeeze(size, axis)
 
 
+@jax.jit
 def root(square: Float[Array, "..."]) -> Float[Array, "..."]:
     """The square root, whose derivative at zero is taken to be zero."""
     zero = square == 0
