@@ -617,5 +617,7 @@ def test_a_given_slope_meets_the_material_that_is_there(x64):
     # A steep coefficient stays positive at the side, a line goes on as a line.
     end = Grid((3,), layout="cells", boundary=Neumann(1.0))
     last = jax.vmap(lambda a: Diffusion(end, a).faces[0][-1])
-    steep = jnp.array([[9.0, 5.0, 1.0], [1.0, 2.0, 3.0]])
-    assert_close(jax.jit(last)(steep), [0.5, 3.5], 0)
+    # It goes on with the smaller of the last two differences, if these have one sign.
+    bent = [[8.0, 4.0, 3.0], [3.0, 4.0, 8.0], [3.0, 5.0, 4.0]]
+    steep = jnp.array([[9.0, 5.0, 1.0], [1.0, 2.0, 3.0], *bent])
+    assert_close(jax.jit(last)(steep), [0.5, 3.5, 2.5, 8.5, 4.0], 0)
