@@ -160,7 +160,14 @@ def make_plan(
         )
     steps = options.get("steps")
     if steps is not None:
-        _refuse_beside_steps(options)
+        named = ("rtol", "atol", "stepsize_controller", "dt0", "max_steps")
+        given = [name for name in named if options.get(name) is not None]
+        if given:
+            raise ValueError(
+                "steps= takes fixed steps without error control, so "
+                f"{', '.join(given)} would be ignored. Leave out steps for an adaptive "
+                "solve, or leave out the others."
+            )
         nodes = step_nodes(steps, flow, times)
         solver = options.get("solver")
         solver = diffrax.Dopri5() if solver is None else solver
@@ -248,17 +255,6 @@ def _above_rounding(
     rtol, atol = (xp.asarray(tolerance, dtype) for tolerance in (rtol, atol))
     rtol, atol = require((rtol, atol), (rtol >= least) & (atol >= least), message)
     return jnp.asarray(rtol), jnp.asarray(atol)
-
-
-def _refuse_beside_steps(options: SolveOptions) -> None:
-    named = ("rtol", "atol", "stepsize_controller", "dt0", "max_steps")
-    given = [name for name in named if options.get(name) is not None]
-    if given:
-        raise ValueError(
-            f"steps= takes fixed steps without error control, so {', '.join(given)} "
-            "would be ignored. Leave out steps for an adaptive solve, or leave out "
-            "the others."
-        )
 
 
 def step_nodes(

@@ -310,7 +310,9 @@ def _compiled(
         saved, end = solution.ys[0], solution.ys[1][0] / flow.magnification(ts[-1])
         ts = _process_times(solution.ts[0], flow)
     if denoise:
-        end = denoised(flow, end, ends[1], condition, batched)
+        sigma, alpha = flow.process.level(ends[1])
+        call = lambda x, c: flow.denoiser(x, sigma, alpha, c)
+        end = (jax.vmap(call) if batched else call)(end, condition)
         if saveat is None:
             saved = jnp.concatenate([saved, end[None]])
             ts = jnp.append(ts, jnp.zeros((), ts.dtype))
@@ -318,23 +320,13 @@ def _compiled(
             stats["evaluations"] += flow.denoiser.evaluations(condition)
     finite = jnp.isfinite(end).all()
     (saved, end), good = succeed((saved, end), solution, finite, plan)
-    if batched and (saveat is None or _saves_the_state(saveat.subs)):
+    the_state = saveat is None or saveat.subs.fn is diffrax.SubSaveAt(t1=True).fn
+    if batched and the_state:
         saved = jnp.moveaxis(saved, 0, 1)
     path = None
     if solution.interpolation is not None:
         path = DensePath(flow.clock, flow.process, solution.interpolation, ends, good)
     return Path(ts, saved, end, stats, solution.result, path)
-
-
-def denoised(
-    flow: ProbabilityFlow, x: Array, t: Scalar, condition: Condition, batched: bool
-) -> Array:
-    """The last step to zero noise: the denoiser itself."""
-    sigma, alpha = flow.process.level(t)
-    call = lambda x, c: flow.denoiser(x, sigma, alpha, c)
-    if batched:
-        call = jax.vmap(call)
-    return call(x, condition)
 
 
 def _in_the_clock(sub: diffrax.SubSaveAt, flow: ProbabilityFlow) -> diffrax.SubSaveAt:
@@ -356,10 +348,6 @@ def _process_times(taus: Array, flow: ProbabilityFlow) -> Array:
     used = jnp.isfinite(taus)
     safe = jnp.where(used, taus, flow.clock.reading(flow.process, flow.process.t_min))
     return jnp.where(used, flow.clock.time(flow.process, safe), jnp.inf)
-
-
-def _saves_the_state(sub: diffrax.SubSaveAt) -> bool:
-    return sub.fn is diffrax.SubSaveAt(t1=True).fn
 
 
 def check_saveat(saveat: diffrax.SaveAt) -> diffrax.SaveAt | None:

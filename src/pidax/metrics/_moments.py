@@ -56,9 +56,8 @@ def amplitude_ratio(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
     equation is small for small fields, whatever they are: this is what shows it.
     """  # noqa: E501
     two_sets(samples, reference)  # finite, and of one shape
-    both = jnp.asarray(samples), jnp.asarray(reference)
-    x, y = (norm(a.ravel()) / math.sqrt(a.size) for a in both)
-    return x / y
+    size = lambda a: norm(jnp.ravel(a)) / math.sqrt(a.size)
+    return size(samples) / size(reference)
 
 
 def _spread(x: Float[Array, "sample d"]) -> Float[Array, " d"]:
