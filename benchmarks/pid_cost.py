@@ -40,7 +40,10 @@ def step_times(problem):
     begin = {}
     for _ in range(ROUNDS):
         for name, (recipe, optimiser) in CASES.items():
-            choices = {"kd": {"pairs": 1024}, "central": {"derivative": px.Central()}}
+            choices = {
+                "kd": {"pairs": 1024},
+                "central": {"derivative": px.student.Central()},
+            }
             setting = Setting(
                 problem.name,
                 "ours" if recipe == "central" else recipe,

@@ -9,7 +9,6 @@ import diffrax
 import optax
 
 import pidax as px
-from pidax.distill import Towards
 
 RECIPES = ("paper", "ours", "kd")
 ADAM_RATE = 3e-3
@@ -82,18 +81,18 @@ def angles(n):
 
 
 DERIVATIVES = {
-    "upwind, time": px.Upwind(px.flow.TimeClock()),
-    "upwind, angle": px.Upwind(),
-    "central, time": px.Central(clock=px.flow.TimeClock()),
-    "central, angle": px.Central(),
-    "central at nodes, time": px.Central("nodes", px.flow.TimeClock()),
-    "central at nodes, angle": px.Central("nodes"),
-    "Heun step, time": px.SolverStep(diffrax.Heun(), px.flow.TimeClock()),
-    "Heun step, angle": px.SolverStep(diffrax.Heun()),
-    "12 long steps of Bosh3": px.SolverStep(diffrax.Bosh3(), steps=12),
-    "9 long steps of Dopri5": px.SolverStep(diffrax.Dopri5(), steps=9),
-    "coupled, angle": px.CoupledAutomaticNumerical(),
-    "exact": px.Exact(),
+    "upwind, time": px.student.Upwind(px.flow.TimeClock()),
+    "upwind, angle": px.student.Upwind(),
+    "central, time": px.student.Central(clock=px.flow.TimeClock()),
+    "central, angle": px.student.Central(),
+    "central at nodes, time": px.student.Central("nodes", px.flow.TimeClock()),
+    "central at nodes, angle": px.student.Central("nodes"),
+    "Heun step, time": px.student.SolverStep(diffrax.Heun(), px.flow.TimeClock()),
+    "Heun step, angle": px.student.SolverStep(diffrax.Heun()),
+    "12 long steps of Bosh3": px.student.SolverStep(diffrax.Bosh3(), steps=12),
+    "9 long steps of Dopri5": px.student.SolverStep(diffrax.Dopri5(), steps=9),
+    "coupled, angle": px.student.CoupledAutomaticNumerical(),
+    "exact": px.student.Autodiff(),
 }
 CHANGES = {
     **{name: {"derivative": d} for name, d in DERIVATIVES.items()},
@@ -101,12 +100,12 @@ CHANGES = {
     "even angles, N = 35": angles(35),
     "no stop-gradient": {"stop_gradient": False},
     "velocity form (eq. 8)": {"form": "velocity"},
-    "pseudo-Huber": {"distance": px.PseudoHuber()},
-    "L1": {"distance": px.L1()},
-    "drawn by loss": {"sampling": px.ByLoss()},
-    "drawn towards data": {"sampling": Towards()},
-    "opened from T": {"sampling": px.Opening()},
-    "causal weights": {"weighting": px.Causal()},
+    "pseudo-Huber": {"distance": px.distill.PseudoHuber()},
+    "L1": {"distance": px.distill.L1()},
+    "drawn by loss": {"sampling": px.distill.ByLoss()},
+    "drawn towards data": {"sampling": px.distill.PowerLaw()},
+    "opened from T": {"sampling": px.distill.Curriculum()},
+    "causal weights": {"weighting": px.distill.Causal()},
     "slow target": {"slow": 0.98},
 }
 ITSELF = {  # what a recipe has already
@@ -173,7 +172,7 @@ def _heads(problem):
     ]
     if problem in own:
         rows += [Setting(problem, r, "random start", steps=n) for r, n in twice.items()]
-    central = {"derivative": px.Central()}
+    central = {"derivative": px.student.Central()}
     rows.append(
         Setting(
             problem,

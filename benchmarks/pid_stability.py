@@ -22,11 +22,11 @@ import pidax as px
 
 SLOPES = (0.5, 1.0, 1.1, 1.2, 2.0)
 DERIVATIVES = {
-    "upwind, time": px.Upwind(px.flow.TimeClock()),
-    "upwind, angle": px.Upwind(),
-    "central, angle": px.Central(),
-    "central, time": px.Central(clock=px.flow.TimeClock()),
-    "12 long steps, angle": px.SolverStep(diffrax.Bosh3(), steps=12),
+    "upwind, time": px.student.Upwind(px.flow.TimeClock()),
+    "upwind, angle": px.student.Upwind(),
+    "central, angle": px.student.Central(),
+    "central, time": px.student.Central(clock=px.flow.TimeClock()),
+    "12 long steps, angle": px.student.SolverStep(diffrax.Bosh3(), steps=12),
 }
 
 
@@ -35,9 +35,10 @@ def operators(derivative, process, times, slope):
     stencil = derivative.stencil(process, times)
     last = jnp.asarray(process.t_max)
     leak = process.alpha(last) / process.sigma(last)
-    gap = stencil.alpha - leak * stencil.sigma
-    where = jnp.searchsorted(-times, -stencil.times)
-    rows = jnp.arange(len(stencil))[:, None]
+    rows = stencil.rows
+    gap = rows.alpha - leak * rows.sigma
+    where = jnp.searchsorted(-times, -rows.times)
+    index = jnp.arange(len(stencil))[:, None]
     empty = jnp.zeros((len(stencil), times.size))
     teacher = px.from_function(lambda x, s, a: slope * x / a, shape=(1,))
     flow = px.ProbabilityFlow(teacher, process, extrapolate=True)
@@ -47,8 +48,8 @@ def operators(derivative, process, times, slope):
         ask = lambda states: derivative.target(flow, row, states[:, None], None)[0]
         return jax.vmap(ask)(jnp.eye(row.state.size))
 
-    implied = empty.at[rows, where].add(stencil.value * gap)
-    asked = empty.at[rows, where].add(jax.jit(jax.vmap(answers))(stencil) * gap)
+    implied = empty.at[index, where].add(rows.value * gap)
+    asked = empty.at[index, where].add(jax.jit(jax.vmap(answers))(rows) * gap)
     return np.asarray(implied)[:, 1:], np.asarray(asked)[:, 1:]
 
 

@@ -31,7 +31,7 @@ class Recipe:
     pairs: int = PAIRS
     steps: int | None = None  # of the teacher's solver, None for adaptive
     refresh: int | None = None
-    fresh: bool | None = True
+    fresh: bool = True
     config: bool = False
     scale: float = 1.0  # of the number of training steps
 
@@ -47,7 +47,7 @@ RECIPES = {
         for w in (0.0, 10.0, 100.0, WEIGHT, 10_000.0)
     },
     "ConFIG": Recipe(config=True, **SWEPT),
-    "residual on the pairs' samples": Recipe(fresh=None, **SWEPT),
+    "residual on the pairs' samples": Recipe(fresh=False, **SWEPT),
     **{f"N_s {n}": Recipe(steps=n, **SWEPT) for n in (2, 5)},
     "1024 pairs": Recipe(pairs=1024, **SWEPT),
     "1024 pairs, refreshed": Recipe(pairs=1024, refresh=100, **SWEPT),

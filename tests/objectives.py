@@ -26,7 +26,7 @@ def line() -> Line:
     return Line(jnp.array([0.5, -0.3, 0.2]), jnp.array(0.1))
 
 
-class LeastSquares(px.distill.AbstractStatelessObjective):
+class LeastSquares(px.distill.AbstractObjective):
     """(w . x + b - y)^2 / 2, plus noise on x of this scale."""
 
     noise: Array = eqx.field(default_factory=lambda: jnp.zeros(()))

@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 import pidax as px
-from pidax.student import Stencil, residual
+from pidax.student import Row, Stencil, residual
 
 ANGLE, TIME = px.flow.AngleClock(), px.flow.TimeClock()
 
 
 @eqx.filter_jit
-def sides(student, flow, derivative, rows, z, condition=None, inside=None) -> Any:
+def sides(student, flow, derivative, stencil, z, condition=None, inside=None) -> Any:
     """What the student's motion implies and what the teacher says: (draw, row, ...)."""
+    unit = z / flow.process.sigma(jnp.asarray(flow.process.t_max, z.dtype))
 
-    def one(z: Any, row: Stencil) -> Any:
-        return residual(student, flow, derivative, row, z, condition, inside=inside)
+    def one(unit: Any, row: Row) -> Any:
+        return residual(student, flow, derivative, row, unit, condition, inside=inside)
 
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(z, rows)
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(unit, stencil.rows)
 
 
 @eqx.filter_jit

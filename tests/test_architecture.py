@@ -30,6 +30,7 @@ LOWER = [
 UPPER = [
     "denoiser",
     "flow",
+    "_compatibility",
     "solver",
     "student",
     "constraint",

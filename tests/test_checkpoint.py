@@ -473,7 +473,7 @@ def test_another_configuration_is_refused_with_the_difference(change, whole):
         fit(whole[1], **options)
 
 
-class Blind(px.distill.AbstractStatelessObjective):
+class Blind(px.distill.AbstractObjective):
     """Asks nothing of its model."""
 
     def check(self, model, data):

@@ -57,7 +57,7 @@ def test_parallel_opposed_and_silent_gradients():
     np.testing.assert_array_equal(flat(ConFIG()(gradients([0 * g, 0 * g]))), 0)
 
 
-class Two(px.distill.AbstractStatelessObjective):
+class Two(px.distill.AbstractObjective):
     """The losses (w.x + b - y)^2 / 2 and |w|^2 / 2, combined or added."""
 
     combine: px.distill.AbstractCombination | None
@@ -104,7 +104,7 @@ def test_the_engine_combines_the_gradients_of_the_whole_batch(how):
 
 
 def test_losses_without_a_combination_must_be_one_number():
-    class Wrong(px.distill.AbstractStatelessObjective):
+    class Wrong(px.distill.AbstractObjective):
         def check(self, model, data):
             pass
 
@@ -116,7 +116,7 @@ def test_losses_without_a_combination_must_be_one_number():
 
 
 def test_combined_losses_must_be_a_vector():
-    class Wrong(px.distill.AbstractStatelessObjective):
+    class Wrong(px.distill.AbstractObjective):
         @property
         def combination(self):
             return ConFIG()

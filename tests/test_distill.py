@@ -23,7 +23,7 @@ from pidax.distill import (
     UniformAngle,
     UniformTime,
 )
-from pidax.distill._data import drop_condition
+from pidax.distill._denoising import drop_condition
 from pidax.student import Student
 
 LAWS = {
@@ -282,14 +282,14 @@ def test_weights_make_it_the_error_of_noise_and_velocity(make, x64):
         assert_close(loss, jnp.mean(error**2), 1e-9)
 
 
-def test_flow_matching_is_denoising_with_the_velocity_weight(x64):
-    model = Preconditioned(Network(2), px.RectifiedFlow())
-    same = DenoisingScoreMatching(
-        px.RectifiedFlow(), law=UniformTime(), weighting="velocity"
-    )
-    one, _ = losses(FlowMatching(), model, data(), keys_of(50))
-    other, _ = losses(same, model, data(), keys_of(50))
-    assert_close(one, other, 1e-14)
+def test_flow_matching_is_denoising_with_the_velocity_weight():
+    """On the linear path, at uniform times, unless others are given."""
+    made = FlowMatching()
+    assert (made.process, made.law) == (px.RectifiedFlow(), UniformTime())
+    assert made.weighting == "velocity"
+    other = FlowMatching(px.VP(), law=LogitNormal(), label_dropout=0.2)
+    assert (other.process, other.law) == (px.VP(), LogitNormal())
+    assert other.label_dropout == 0.2
 
 
 # --- labels --------------------------------------------------------------------------
@@ -315,14 +315,11 @@ def test_labels_are_dropped_as_often_as_asked_and_all_at_once():
         np.testing.assert_array_equal(found["flag"], ~gone)
 
 
-@pytest.mark.parametrize("make", [DenoisingScoreMatching, FlowMatching])
-def test_a_dropped_label_is_one_the_model_does_not_see(make, x32):
+def test_a_dropped_label_is_one_the_model_does_not_see(x32):
     model = Preconditioned(Network(2, classes=4), px.RectifiedFlow())
     x0, keys = jnp.array([0.4, -0.8]), keys_of(3)
     dropped, kept, none = (
-        losses(make(px.RectifiedFlow(), label_dropout=rate), model, (x0, label), keys)[
-            0
-        ]
+        losses(FlowMatching(label_dropout=rate), model, (x0, label), keys)[0]
         for rate, label in ((1.0, jnp.array(2)), (0.0, jnp.array(2)), (0.0, None))
     )
     assert_close(dropped, none, 1e-6)
@@ -452,7 +449,15 @@ def test_labels_reach_teacher_and_student(x32):
 OBJECTIVES = {
     "denoising": lambda: DenoisingScoreMatching(px.EDM(), label_dropout=0.1),
     "flow matching": lambda: FlowMatching(law=LogitNormal()),
-    "knowledge": of_classes,
+    "knowledge": lambda: KnowledgeDistillation(
+        px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM()),
+        pairs=6,
+        times=px.karras(4, px.EDM()),
+        steps=3,
+        block=6,
+        classes=8,
+        refresh_fraction=0.5,
+    ),
 }
 
 
@@ -580,8 +585,8 @@ EDM_STUDENT = lambda **options: Student(Network(2, **options), px.EDM())
         (lambda: FlowMatching(label_dropout=1.5), "probability.*label_dropout=1.5"),
         (lambda: LogNormal(std=0.0), "std must be positive"),
         (lambda: LogitNormal(std=-1.0), "std must be positive"),
-        (lambda: knowledge(pairs=0), "pairs must be at least 1, got pairs=0"),
-        (lambda: knowledge(refresh_every=0), "refresh_every must be at least 1"),
+        (lambda: knowledge(pairs=0), "pairs must be a whole.* at least 1, got pairs=0"),
+        (lambda: knowledge(refresh_every=0), "refresh_every must be a whole number of"),
         (lambda: knowledge(endpoint=0.0), r"in \(0, 1\], got endpoint=0.0"),
         (lambda: knowledge(refresh_fraction=1.5), "refresh_fraction=1.5"),
         (

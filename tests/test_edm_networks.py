@@ -234,11 +234,11 @@ def distillation():
         z = last(golden["z"]).astype(float)
 
     def losses(student, row, share):
-        sides = lambda row, z: residual(student, flow, px.Upwind(), row, z)
-        implied, clean = jax.vmap(sides)(row, z)
+        sides = lambda row, e: residual(student, flow, px.student.Upwind(), row, e)
+        implied, clean = jax.vmap(sides)(row, z / process.t_max)
         clean = jax.lax.stop_gradient(clean)
-        square = jax.vmap(px.L2())(implied, clean)
-        absolute = jax.vmap(px.L1())(implied, clean)
+        square = jax.vmap(px.distill.L2())(implied, clean)
+        absolute = jax.vmap(px.distill.L1())(implied, clean)
         return share * square + (1 - share) * absolute
 
     def row(count):

@@ -178,7 +178,7 @@ def test_no_two_samples_share_noise_on_any_number_of_devices():
 # --- one compilation, no waiting, nothing taken --------------------------------------
 
 
-class Counted(px.distill.AbstractStatelessObjective):
+class Counted(px.distill.AbstractObjective):
     """Counts how often Python runs its loss, which is when it is traced."""
 
     traces: list = eqx.field(static=True)
@@ -227,7 +227,7 @@ def test_one_compilation_for_a_whole_run(devices, tmp_path):
 TRACES = []
 
 
-class Noticed(px.distill.AbstractStatelessObjective):
+class Noticed(px.distill.AbstractObjective):
     """Least squares, noticing every time that Python runs its loss."""
 
     inner: LeastSquares
@@ -381,7 +381,7 @@ def test_a_part_of_the_model_can_be_trained():
     assert_same_bits(result.ema().w, line().w)
 
 
-class Still(px.distill.AbstractStatelessObjective):
+class Still(px.distill.AbstractObjective):
     """Has no gradient: what moves is moved by the optimiser alone."""
 
     def check(self, model, data):
@@ -429,7 +429,7 @@ def test_a_process_is_no_weight_however_it_was_made(number):
 def test_low_precision_networks_keep_float32_weights(x32):
     net = px.nn.LowPrecision(px.nn.MLP(3, 3, width=16, depth=2, key=KEY))
 
-    class Fit(px.distill.AbstractStatelessObjective):
+    class Fit(px.distill.AbstractObjective):
         def check(self, model, data):
             pass
 

@@ -40,7 +40,7 @@ def _(primals, tangents):
     return jnp.zeros_like(x), jnp.where(now, jnp.inf, 0.0) * tangents[0]
 
 
-class Trap(px.distill.AbstractStatelessObjective):
+class Trap(px.distill.AbstractObjective):
     """Least squares that goes wrong at one step of twelve, in one way."""
 
     step: jax.Array
@@ -122,7 +122,7 @@ def with_nan():
     return x, y
 
 
-class Odd(px.distill.AbstractStatelessObjective):
+class Odd(px.distill.AbstractObjective):
     """A loss that is not one number, or has terms that are not."""
 
     way: str

@@ -12,7 +12,15 @@ import pytest
 import pidax as px
 from pidax import pde
 from pidax.constraint import Residual
-from pidax.distill import PIDM, ConFIG, KnowledgeDistillation, Ramp, Sum
+from pidax.distill import (
+    PIDM,
+    ConFIG,
+    KnowledgeDistillation,
+    PIDDMState,
+    Ramp,
+    Sum,
+)
+from pidax.distill._row_sampling import RunningMeans
 
 KEY = jax.random.key(5)
 HALF: Any = np.float32(0.5)
@@ -70,6 +78,12 @@ def evaluate(objective, model, state, key):
     return objective.loss(model, state, None, HALF, key=key)
 
 
+def around(state, sensitivity=1.0):
+    """PIDDM's state around that of its distillation."""
+    mean = RunningMeans(jnp.full(1, sensitivity), jnp.ones(1))
+    return PIDDMState(state, mean)
+
+
 @pytest.fixture(scope="module")
 def solved():
     """One state of eight pairs, shared."""
@@ -81,8 +95,9 @@ def test_the_loss_is_the_pairs_and_the_residual_of_the_clean_sample(solved):
     kd, state = solved
     model = student()
     objective = px.PIDDM(flow(), constraint(), weight=0.3, distillation=kd)
-    loss, (_, terms) = evaluate(objective, model, state, KEY)
-    i = jax.random.randint(jax.random.split(KEY, 3)[0], (), 0, 8)
+    loss, (_, terms) = evaluate(objective, model, around(state), KEY)
+    own = jax.random.split(KEY, 3)[0]  # of the distillation
+    i = jax.random.randint(jax.random.split(own, 3)[0], (), 0, 8)
     x = np.asarray(model.sample(state.z[i]))
     residual, scale = darcy_by_hand(x), np.sqrt(9 / 25)  # rms of f at unknowns, else 0
     physics = np.mean((residual / scale) ** 2)
@@ -90,6 +105,31 @@ def test_the_loss_is_the_pairs_and_the_residual_of_the_clean_sample(solved):
     np.testing.assert_allclose(terms["physics"], physics, rtol=1e-4)
     np.testing.assert_allclose(terms["endpoint_error"], error, rtol=1e-4)
     np.testing.assert_allclose(loss, error + 0.3 * physics, rtol=1e-4)
+
+
+def test_the_default_weight_makes_an_error_cost_alike_in_both_losses(solved):
+    """1 / E |J eta|^2 over m entries, J by differences; the mean of many draws."""
+    kd, state = solved
+    objective = px.PIDDM(flow(), constraint(), distillation=kd, fresh=True)
+    start = objective.init(student(), key=KEY)
+    assert float(start.sensitivity.means()[0]) == 1
+    loss, ((_, seen), terms) = evaluate(objective, student(), around(state, 0.25), KEY)
+    assert terms["weight"] == 4
+    expected = terms["endpoint_error"] + 4 * terms["physics"]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    keys = jax.random.split(KEY, 3)
+    x = student().sample(EDM.prior(jax.random.split(keys[1])[0], SHAPE))
+    eta, h = np.asarray(jax.random.normal(keys[2], SHAPE), float), 1e-5
+    up, down = (darcy_by_hand(np.asarray(x, float) + s * h * eta) for s in (1, -1))
+    np.testing.assert_allclose(
+        seen[0], np.mean(((up - down) / (2 * h)) ** 2) * 25 / 9, rtol=1e-3
+    )
+    later = objective.advance(student(), around(state, 0.25), ((), (seen[0], seen[1])))
+    mean = (0.99 * 0.25 + seen[0]) / 1.99
+    np.testing.assert_allclose(later.sensitivity.means(), mean, rtol=1e-5)
+    # Where nothing that moves changes the residual, it is left out.
+    still = evaluate(objective, student(), around(state, 0.0), KEY)[1][1]
+    assert still["weight"] == 0
 
 
 @pytest.mark.parametrize("scaling", ["absolute", "relative", 2.0])
@@ -110,7 +150,7 @@ def test_the_gradient_is_that_of_both_terms(solved, x64):
     @jax.jit
     def loss(w):
         return objective.loss(
-            student(w, w.dtype), state, None, jnp.ones(()) / 2, key=KEY
+            student(w, w.dtype), around(state), None, jnp.ones(()) / 2, key=KEY
         )[0]
 
     w = jnp.asarray(0.7)
@@ -124,21 +164,16 @@ def test_fresh_noise_and_noise_of_pairs(solved):
     kd, state = solved
     model = student()
     fresh = px.PIDDM(flow(), constraint(), distillation=kd, fresh=True)
-    _, (_, terms) = evaluate(fresh, model, state, KEY)
-    own = jax.random.split(jax.random.split(KEY)[1])[0]
+    _, (_, terms) = evaluate(fresh, model, around(state), KEY)
+    own = jax.random.split(jax.random.split(KEY, 3)[1])[0]
     x = model.sample(EDM.prior(own, SHAPE))
     expected = np.mean(darcy_by_hand(x) ** 2) * 25 / 9
     np.testing.assert_allclose(terms["physics"], expected, rtol=1e-4)
-    assert px.PIDDM(flow(), constraint(), distillation=px.PID(flow())).fresh
-    with pytest.raises(ValueError, match="endpoints"):
-        px.PIDDM(flow(), constraint(), distillation=px.PID(flow()), fresh=False)
     with pytest.raises(ValueError, match="options of the pairs"):
         px.PIDDM(flow(), constraint(), distillation=kd, pairs=4)
 
 
-@pytest.mark.parametrize(
-    "process", [px.VP, px.SubVP, px.RectifiedFlow], ids=lambda p: p.__name__
-)
+@pytest.mark.parametrize("process", [px.VP, px.RectifiedFlow], ids=lambda p: p.__name__)
 def test_every_process_has_its_clean_samples(process):
     """The residual is on x(z, t_min) of the process's own prior draw."""
     process = process(sigma_data=1.0)
@@ -147,8 +182,8 @@ def test_every_process_has_its_clean_samples(process):
     objective = px.PIDDM(pid.flow, constraint(), distillation=pid)
     model = px.Student(Scaled(jnp.array(0.7)), process)
     state = objective.init(model, key=KEY)
-    _, (_, terms) = objective.loss(model, state, None, HALF, key=KEY)
-    own = jax.random.split(jax.random.split(KEY)[1])[0]
+    _, (_, terms) = evaluate(objective, model, state, KEY)
+    own = jax.random.split(jax.random.split(KEY, 3)[1])[0]
     x = model(process.prior(own, SHAPE), process.t_min)
     expected = np.mean(darcy_by_hand(x) ** 2) * 25 / 9
     np.testing.assert_allclose(terms["physics"], expected, rtol=1e-4)
@@ -159,8 +194,8 @@ def test_a_combination_gets_the_two_losses(solved):
     options: Any = dict(weight=0.3, distillation=kd)
     added = px.PIDDM(flow(), constraint(), **options)
     apart = px.PIDDM(flow(), constraint(), combination=ConFIG(), **options)
-    total, (_, terms) = evaluate(added, student(), state, KEY)
-    losses, _ = evaluate(apart, student(), state, KEY)
+    total, (_, terms) = evaluate(added, student(), around(state), KEY)
+    losses, _ = evaluate(apart, student(), around(state), KEY)
     np.testing.assert_allclose(losses[1], 0.3 * terms["physics"], rtol=1e-6)
     np.testing.assert_allclose(losses.sum(), total, rtol=1e-6)
 
@@ -193,7 +228,7 @@ def test_weights_may_follow_the_progress(solved):
     ]  # fmt: skip
     rising = px.PIDDM(flow(), constraint(), weight=ramp, distillation=kd)
     fixed = px.PIDDM(flow(), constraint(), weight=0.2, distillation=kd)
-    a, b = (evaluate(o, student(), state, KEY)[0] for o in (rising, fixed))
+    a, b = (evaluate(o, student(), around(state), KEY)[0] for o in (rising, fixed))
     np.testing.assert_allclose(a, b, rtol=1e-6)
     with pytest.raises(ValueError, match="start < end"):
         Ramp(1.0, start=0.5, end=0.5)
@@ -218,6 +253,8 @@ def test_a_sum_is_the_sum(solved, x32):
         Sum([(kd, 1.0) for kd in refreshed])
     with pytest.raises(ValueError, match="at least one"):
         Sum([])
+    with pytest.raises(ValueError, match=r"teaches a student.*got a DenoisingScore"):
+        Sum([(px.DenoisingScoreMatching(EDM), 1.0)])
 
 
 def test_a_distillation_of_another_flow_is_refused():
@@ -227,13 +264,11 @@ def test_a_distillation_of_another_flow_is_refused():
     wider = px.ProbabilityFlow(own.denoiser, px.EDM(sigma_max=40.0, sigma_data=1.0))
     law = px.Gaussian(jnp.zeros(SHAPE), jnp.ones(SHAPE))
     other = px.ProbabilityFlow(law, EDM)
-    for distillation, what in (
-        (px.PID(wider), "process"),
-        (px.PID(other), "denoiser"),
-        (Sum([(same, 1.0), (px.PID(other), 1.0)]), "denoiser"),
-    ):
+    for distillation, what in ((px.PID(wider), "process"), (px.PID(other), "denoiser")):
         with pytest.raises(ValueError, match=f"same {what}.*one object"):
             px.PIDDM(own, constraint(), distillation=distillation)
+    with pytest.raises(ValueError, match=r"same denoiser.*one object"):
+        Sum([(same, 1.0), (px.PID(other), 1.0)])
 
 
 def test_all_parts_draw_the_same_labels():
@@ -326,9 +361,9 @@ def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
     own = px.ProbabilityFlow(px.Gaussian(jnp.zeros(size), jnp.ones(size)), EDM)
     network = px.nn.blockwise(chart.blocks, width=32, depth=1, key=KEY)
 
-    def trained(weight, adjust):
+    def trained(adjust, **weight):
         physics = Residual(DARCY, chart, adjust=adjust)
-        objective = px.PIDDM(own, physics, weight=weight, pairs=64, block=64)
+        objective = px.PIDDM(own, physics, **weight, pairs=64, block=64)
         run = px.fit(
             px.Student(network, EDM), objective, steps=200, batch_size=32, key=KEY,
             optimiser=optax.adam(3e-3), progress=False, log_every=200,
@@ -341,12 +376,12 @@ def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
         cost = jax.vmap(Residual(DARCY, chart).cost)(x).mean()
         return cost, jnp.log(chart.restore(x)[..., 0])
 
-    alone, before = trained(0.0, "unknowns")
-    held, after = trained(1e3, "unknowns")
-    both, moved = trained(1e3, "all")
+    alone, before = trained("unknowns", weight=0.0)
+    held, after = trained("unknowns")  # the default weight
+    both, moved = trained("all")
     assert held < 0.6 * alone
     assert both < 0.5 * alone
-    np.testing.assert_allclose(after, before, atol=1e-5)
+    np.testing.assert_allclose(after, before, atol=1e-3)  # programs round differently
     assert jnp.abs(moved - before).max() > 0.05
 
 

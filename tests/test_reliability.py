@@ -42,7 +42,7 @@ import os, signal, sys
 import jax, numpy as np
 import pidax as px
 
-class Square(px.distill.AbstractStatelessObjective):
+class Square(px.distill.AbstractObjective):
     def check(self, model, data):
         pass
 

@@ -117,7 +117,7 @@ def test_a_soft_boundary_condition_keeps_the_whole_signal(make, dtype):
 
     def both(t):
         sigma, alpha = process.sigma(t), process.alpha(t)
-        F = hard.clean(z, t, None)
+        F = hard.clean(z / last[0], t, None)
         missing = last[1] * sigma / last[0] * F
         return soft(z, t), sigma / last[0] * z + alpha * F, hard(z, t) + missing
 
@@ -154,8 +154,8 @@ def test_from_a_teacher_its_f_at_the_start_is_the_teachers_denoiser(make, name, 
         now = process.sigma(middle), process.alpha(middle)
         c_noise = COEFFICIENTS[name](*now, process)[3]
         later = c_skip * z + c_out * network(c_in * z, c_noise, label)
-        start = student.clean(z, jnp.asarray(process.t_max), label)
-        return (start, student.clean(z, middle, label)), (
+        start = student.clean(z / sigma, jnp.asarray(process.t_max), label)
+        return (start, student.clean(z / sigma, middle, label)), (
             teacher(z, sigma, alpha, label),
             later,
         )
@@ -228,7 +228,7 @@ def test_a_teacher_of_another_interval_keeps_its_own_noise_levels(x64):
     teacher = px.Preconditioned(network, px.EDM())
     student = Student.from_teacher(teacher, wide)
     z = wide.prior(jax.random.key(0), (3,))
-    found = student.clean(z, jnp.asarray(200.0), None)
+    found = student.clean(z / 200.0, jnp.asarray(200.0), None)
     assert_close(found, teacher(z, 200.0), 1e-12)
 
 

@@ -1,16 +1,31 @@
-r"""Gradients of several losses as one step.
+r"""Several losses as one: their weighted sum, or a step along which all of them fall.
 
-Their sum follows the largest, and where two of them point against each other a step
-that lowers one raises the other. A combination that looks at the gradients themselves
-can choose a direction along which all losses fall.
+$L = \sum_k w_k L_k$ follows the largest, and where two gradients point against each
+other a step that lowers one raises the other. A combination that looks at the gradients
+themselves can choose a direction along which all losses fall.
 """
 
 import abc
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
+
+from .._checks import require
+from ..flow import ProbabilityFlow
+from ..types import Elementwise, Key, Sample, Scalar
+from ._distillation import (
+    AbstractDistillation,
+    Draw,
+    check_distillation,
+    check_same_flow,
+)
+from ._objective import State, Terms, Update
+
+Weight: TypeAlias = float | int | Callable[[Scalar], Scalar]
 
 
 class AbstractCombination(eqx.Module):
@@ -19,6 +34,140 @@ class AbstractCombination(eqx.Module):
     @abc.abstractmethod
     def __call__(self, gradients: PyTree) -> PyTree:
         """The step's gradient; each leaf of `gradients` has the loss as first axis."""
+
+
+class Ramp(eqx.Module):
+    """From zero to `weight`, linearly, between the shares `start` and `end` of a run.
+
+    What must come first (the law of the samples) is learned before what follows (their
+    residual) is asked for.
+    """
+
+    weight: float
+    start: float = 0.0
+    end: float = 0.5
+
+    def __check_init__(self):
+        require(
+            None,
+            0 <= self.start < self.end <= 1,
+            "a ramp begins and ends at shares of the run, 0 <= start < end <= 1, got "
+            f"start={self.start}, end={self.end}.",
+        )
+        check_weight(self.weight)
+
+    def __call__(self, progress: Scalar) -> Scalar:
+        done = (progress - self.start) / (self.end - self.start)
+        return self.weight * jnp.clip(done, 0.0, 1.0)
+
+
+class Sum(AbstractDistillation):
+    r"""Several distillations at once, such as few solved pairs beside a residual.
+
+        Sum([(PID(flow), 1.0), (KnowledgeDistillation(flow, pairs=2000), 1.0)])
+
+    Weights are numbers or functions of the progress (`Ramp`). A sample costs what all
+    of them cost. Terms that two of them report are those of the first. At most one may
+    refresh its state between steps.
+    """
+
+    objectives: tuple[AbstractDistillation, ...]
+    weights: tuple[Weight, ...]
+
+    def __init__(self, parts: Sequence[tuple[AbstractDistillation, Weight]]):
+        self.objectives = tuple(objective for objective, _ in parts)
+        self.weights = tuple(as_weight(weight) for _, weight in parts)
+
+    def __check_init__(self):
+        require(
+            None,
+            bool(self.objectives),
+            "a sum needs at least one objective, got none. Pass pairs of an objective "
+            "and its weight.",
+        )
+        for objective, weight in zip(self.objectives, self.weights, strict=True):
+            check_distillation(objective)
+            check_weight(weight)
+        periods = [o.refresh_every for o in self.objectives if o.refresh_every]
+        require(
+            None,
+            len(periods) < 2,
+            f"at most one objective of a sum may refresh its state, got periods of "
+            f"{periods} steps. Leave refresh_every out of the others.",
+        )
+        for objective in self.objectives:
+            require(
+                None,
+                objective.combination is None,
+                f"{type(objective).__name__} combines the gradients of several losses: "
+                "expected objectives of one loss in a sum. Give the sum to it instead.",
+            )
+            check_same_flow(self.flow, objective)
+        kinds = [(o.classes, o.condition is not None) for o in self.objectives]
+        require(
+            None,
+            len(set(kinds)) < 2,
+            "objectives of a sum teach one model: expected the same classes in all of "
+            "them, or condition= in all, got (classes, condition given) = "
+            f"{', '.join(map(str, kinds))}. Pass the same to each.",
+        )
+
+    @property
+    def flow(self) -> ProbabilityFlow:
+        return self.objectives[0].flow
+
+    @property
+    def classes(self) -> int | None:
+        return self.objectives[0].classes
+
+    @property
+    def condition(self) -> Draw | None:
+        return self.objectives[0].condition
+
+    def check(self, model: PyTree, data: PyTree) -> None:
+        for objective in self.objectives:
+            objective.check(model, data)
+
+    def init(self, model: PyTree, *, key: Key) -> State:
+        keys = jax.random.split(key, len(self.objectives))
+        pairs = zip(self.objectives, keys, strict=True)
+        return tuple(objective.init(model, key=key) for objective, key in pairs)
+
+    def answer(
+        self, model: PyTree, state: State, progress: Scalar, *, key: Key
+    ) -> tuple[Elementwise, Sample | None, tuple[Update, Terms]]:
+        keys = jax.random.split(key, len(self.objectives))
+        losses, samples, updates, terms = [], [], [], {}
+        for objective, weight, own, key in zip(
+            self.objectives, self.weights, state, keys, strict=True
+        ):
+            loss, x, (update, said) = objective.answer(model, own, progress, key=key)
+            losses.append(weight_at(weight, progress).astype(loss.dtype) * loss)
+            samples += [] if x is None else [x]
+            updates.append(update)
+            terms = {**said, **terms}
+        total = sum(losses[1:], losses[0])
+        return total, samples[0] if samples else None, (tuple(updates), terms)
+
+    def trainable(self, state: State) -> PyTree:
+        pairs = zip(self.objectives, state, strict=True)
+        return tuple(objective.trainable(own) for objective, own in pairs)
+
+    def advance(self, model: PyTree, state: State, update: Update) -> State:
+        triples = zip(self.objectives, state, update, strict=True)
+        return tuple(o.advance(model, own, new) for o, own, new in triples)
+
+    @property
+    def refresh_every(self) -> int | None:
+        periods = [o.refresh_every for o in self.objectives if o.refresh_every]
+        return periods[0] if periods else None
+
+    def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
+        pairs = zip(self.objectives, state, strict=True)
+        return tuple(
+            o.refresh(model, own, key=key) if o.refresh_every else own
+            for o, own in pairs
+        )
 
 
 class ConFIG(AbstractCombination):
@@ -56,7 +205,29 @@ class ConFIG(AbstractCombination):
         return jax.tree.map(one, gradients)
 
 
-def _solve(matrix, right):
+def as_weight(weight: Weight) -> Weight:
+    """A number as a float; a function as it is."""
+    return weight if callable(weight) else float(weight)
+
+
+def check_weight(weight: Weight) -> None:
+    """Not negative and finite, or a function."""
+    if not callable(weight):
+        require(
+            None,
+            0 <= weight < float("inf"),
+            f"weight must be finite and not negative, got weight={weight}, or a "
+            "function of the progress from 0 to 1, such as Ramp(0.1).",
+        )
+
+
+def weight_at(weight: Weight, progress: Scalar) -> Scalar:
+    """The weight when this share of the run is done."""
+    value = weight(progress) if callable(weight) else weight
+    return jnp.asarray(value, progress.dtype)
+
+
+def _solve(matrix: Array, right: Array) -> Array:
     """By least squares, as parallel gradients make the matrix singular."""
     values, vectors = jnp.linalg.eigh(matrix)
     kept = values > 1e-5 * values.max()

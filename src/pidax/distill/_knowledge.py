@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import require
+from .._checks import require, whole_number
+from .._compatibility import check_grid
 from ..flow import ProbabilityFlow, SolveOptions, solve_batch
 from ..process import karras
-from ..student import check_grid, known_shape
 from ..types import (
     Condition,
     Key,
@@ -28,18 +28,18 @@ from ..types import (
     Shape,
     Times,
     TimesLike,
+    WholeLike,
     at_least_float32,
     typed,
 )
-from ._base import AbstractObjective, State, Terms, Update
-from ._data import mean_square
-from ._distilled import (
+from ._distillation import (
+    AbstractDistillation,
     Draw,
-    check_conditions,
-    check_student,
-    draw_condition,
+    check_condition_draw,
     dtype_of,
 )
+from ._losses import L2
+from ._objective import State, Terms, Update
 
 _TIMES = 18  # nodes of the default grid, EDM's own number for small images
 
@@ -59,7 +59,7 @@ class Pairs(eqx.Module):
     evaluations: Scalar
 
 
-class KnowledgeDistillation(AbstractObjective):
+class KnowledgeDistillation(AbstractDistillation):
     """Teach a student solved trajectories: Luhman & Luhman 2021.
 
     "Knowledge distillation in iterative generative models for improved sampling
@@ -78,8 +78,7 @@ class KnowledgeDistillation(AbstractObjective):
       learned; by default `karras(18, process)`. `(t_max, t_min)` learns the sample
       alone, as Luhman & Luhman do.
     - `endpoint`: how often the time is `t_min`; otherwise it is another of the times.
-    - `distance`: a function of the student's state and the solved one; by default the
-      mean square of the difference.
+    - `distance`: a function of the student's state and the solved one: `L2()`.
     - `classes`: draw a label from `0..classes-1` for every pair, and give it to teacher
       and student. `condition`: for any other, a function of a key that draws it.
     - `refresh_every`: steps after which pairs are solved anew; by default never.
@@ -108,60 +107,52 @@ class KnowledgeDistillation(AbstractObjective):
         self,
         flow: ProbabilityFlow,
         *,
-        pairs: int = 16_384,
+        pairs: WholeLike = 16_384,
         times: TimesLike | None = None,
         endpoint: float | int = 0.5,
-        distance: Callable[..., Any] = mean_square,
-        classes: int | None = None,
+        distance: Callable[..., Any] | None = None,
+        classes: WholeLike | None = None,
         condition: Any = None,
-        refresh_every: int | None = None,
+        refresh_every: WholeLike | None = None,
         refresh_fraction: float | int = 1.0,
-        block: int = 1024,
+        block: WholeLike = 1024,
         **options: Unpack[SolveOptions],
     ):
         self.flow = flow
         times = karras(_TIMES, flow.process) if times is None else times
         self.times = check_grid(jnp.asarray(times), flow.process)
-        self.distance = distance
+        self.distance = L2() if distance is None else distance
         self.options = dict(options)
         self.endpoint = float(endpoint)
-        self.pairs = pairs
-        self.classes = classes
+        self.pairs = whole_number("pairs", pairs)
+        self.classes = check_condition_draw(classes, condition)
         self.condition = condition
-        self.period = refresh_every
+        self.period = (
+            None
+            if refresh_every is None
+            else whole_number("refresh_every", refresh_every)
+        )
         self.refresh_fraction = float(refresh_fraction)
-        self.block = block
+        self.block = whole_number("block", block)
 
     def __check_init__(self):
-        _require_counts(
-            pairs=self.pairs,
-            refresh_every=self.period,
-            block=self.block,
-        )
         require(
             None,
             0 < self.endpoint <= 1 and 0 < self.refresh_fraction <= 1,
             "endpoint and refresh_fraction must be in (0, 1], got endpoint="
-            f"{self.endpoint}, refresh_fraction={self.refresh_fraction}.",
+            f"{self.endpoint}, refresh_fraction={self.refresh_fraction}. Both are "
+            "shares: 1.0 is always, and all of them.",
         )
-        check_conditions(self.classes, self.condition)
 
     def check(self, model: PyTree, data: PyTree) -> None:
-        check_student("knowledge distillation", self, model, data)
+        self.check_student(model, data)
 
     def init(self, model: PyTree, *, key: Key) -> Pairs:
         return self._solve(model, self.pairs, key)
 
-    def loss(
-        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
-    ) -> tuple[Scalar, tuple[Update, Terms]]:
-        loss, _, terms = self.answer(model, state, key=key)
-        return loss, ((), terms)
-
     def answer(
-        self, model: PyTree, state: State, *, key: Key
-    ) -> tuple[Scalar, Sample, Terms]:
-        """The loss of one draw, the student's state that it is of, and the terms."""
+        self, model: PyTree, state: State, progress: Scalar, *, key: Key
+    ) -> tuple[Scalar, Sample | None, tuple[Update, Terms]]:
         pair_key, time_key, model_key = jax.random.split(key, 3)
         i = jax.random.randint(pair_key, (), 0, state.z.shape[0])
         j = self._draw_time(time_key)
@@ -170,18 +161,12 @@ class KnowledgeDistillation(AbstractObjective):
         x = model(state.z[i], t, condition, key=model_key)
         reference = state.x[i, j]
         loss = self.distance(x, reference)
-        last = j == self.times.size - 2
+        last, ends_alone = j == self.times.size - 2, self.times.size == 2
         # Only samples drawn at t_min tell; dividing by how often makes it unbiased.
-        share = self.endpoint if self.times.size > 2 else 1.0
-        error = jnp.where(last, mean_square(x, reference), 0.0) / share
+        share = 1.0 if ends_alone else self.endpoint
+        error = jnp.where(last, L2()(x, reference), 0.0) / share
         loss = loss.astype(at_least_float32(loss.dtype))
-        return loss, x, {"endpoint_error": error}
-
-    def trainable(self, state: State) -> PyTree:
-        return ()
-
-    def advance(self, model: PyTree, state: State, update: Update) -> State:
-        return state
+        return loss, x if ends_alone else None, ((), {"endpoint_error": error})
 
     @property
     def refresh_every(self) -> int | None:
@@ -210,7 +195,7 @@ class KnowledgeDistillation(AbstractObjective):
 
     def _solve(self, model: Any, count: int, key: Key) -> Pairs:
         """Draw and solve this many pairs, in equal blocks so that one compiles."""
-        shape = known_shape(self.flow, model)
+        shape = self.shape_of(model)
         blocks = math.ceil(count / self.block)
         size = math.ceil(count / blocks)
         keys = jax.random.split(key, blocks)
@@ -229,18 +214,9 @@ class KnowledgeDistillation(AbstractObjective):
         z_key, condition_key = jax.random.split(key)
         z = self.flow.process.prior(z_key, (size, *shape))
         keys = jax.random.split(condition_key, size)
-        condition = jax.vmap(lambda key: draw_condition(self, key))(keys)
+        condition = jax.vmap(self.draw_condition)(keys)
         path = solve_batch(
             self.flow, z, times=self.times, condition=condition, **self.options
         )
         calls = path.stats["evaluations"]
         return z, path.xs[:, 1:], condition, math.nan if calls is None else calls
-
-
-def _require_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        require(
-            None,
-            count is None or count >= 1,
-            f"{name} must be at least 1, got {name}={count}.",
-        )

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._checks import require
+from .._checks import check_interval, require
+from .._compatibility import check_grid
 from ..flow import ProbabilityFlow, TimeClock
 from ..process import karras
 from ..student import (
@@ -25,30 +26,35 @@ from ..student import (
     SolverStep,
     Stencil,
     Upwind,
-    check_grid,
-    known_shape,
     residual,
 )
-from ..types import Key, Sample, Scalar, Times, TimesLike, at_least_float32, typed
-from ._attention import (
+from ..types import (
+    Key,
+    Sample,
+    Scalar,
+    Times,
+    TimesLike,
+    WholeLike,
+    at_least_float32,
+    typed,
+)
+from ._denoising import velocity_factor
+from ._distillation import (
+    AbstractDistillation,
+    Draw,
+    check_condition_draw,
+    check_teacher,
+    dtype_of,
+)
+from ._losses import L2
+from ._objective import State, Terms, Update
+from ._row_sampling import (
     AbstractSampling,
     AbstractWeighting,
-    Even,
-    RunningLosses,
+    RunningMeans,
+    Uniform,
     Unweighted,
     draw_row,
-)
-from ._base import AbstractObjective, State, Terms, Update
-from ._data import mean_square
-from ._denoising import velocity_factor
-from ._distances import L2
-from ._distilled import (
-    Draw,
-    check_conditions,
-    check_student,
-    check_teacher,
-    draw_condition,
-    dtype_of,
 )
 
 _TIMES = 35  # nodes of the default grid
@@ -60,11 +66,11 @@ Form = Literal["clean", "velocity"]
 class PIDState(eqx.Module):
     """What PID remembers: running losses of the rows, a slow copy of the student."""
 
-    losses: RunningLosses | None
+    losses: RunningMeans | None
     slow: Any
 
 
-class PID(AbstractObjective):
+class PID(AbstractDistillation):
     r"""Teach a student the teacher's ODE by its residual alone: Tee et al. 2024.
 
     A step costs the derivative's passes of the student and its evaluations of the
@@ -85,8 +91,9 @@ class PID(AbstractObjective):
       for EDM $-1/t$.
     - `stop_gradient`: hold the teacher's side fixed. False differentiates through the
       teacher.
-    - `sampling`, `weighting`: which times are drawn, and what they count: `Even()`,
-      `ByLoss()`, `Opening()`, `Towards()`; `Unweighted()`, `Causal()`.
+    - `sampling`, `weighting`: which times are drawn, and what they count: `Uniform()`,
+      `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`. All of these
+      and the distances are in `pidax.distill`.
     - `slow`: ask the teacher in the state of a slow copy of the student, its average
       with this decay, at the price of its passes. None for the student itself.
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
@@ -129,7 +136,7 @@ class PID(AbstractObjective):
         weighting: AbstractWeighting | None = None,
         slow: float | None = None,
         clamp: tuple[float | int, float | int] | None = None,
-        classes: int | None = None,
+        classes: WholeLike | None = None,
         condition: Any = None,
         boundary_weight: float | int = 1.0,
     ):
@@ -143,15 +150,15 @@ class PID(AbstractObjective):
         self.derivative = derivative
         self.stencil = self.derivative.stencil(flow.process, self.times)
         self.distance = L2() if distance is None else distance
-        self.sampling = Even() if sampling is None else sampling
+        self.sampling = Uniform() if sampling is None else sampling
         self.weighting = Unweighted() if weighting is None else weighting
         self.slow = slow
-        self.clamp = None if clamp is None else (float(clamp[0]), float(clamp[1]))
+        self.clamp = None if clamp is None else check_interval("clamp", clamp)
         self.boundary_weight = float(boundary_weight)
         self.form = form  # type: ignore[assignment]
         self.stop_gradient = stop_gradient
         self.condition = condition
-        self.classes = classes
+        self.classes = check_condition_draw(classes, condition)
 
     def __check_init__(self):
         require(
@@ -167,16 +174,11 @@ class PID(AbstractObjective):
             "gradient flows: expected stop_gradient=True beside it, got False. Leave "
             "one of the two out.",
         )
-        check_conditions(self.classes, self.condition)
-        require(
-            None,
-            self.clamp is None or self.clamp[0] < self.clamp[1],
-            f"clamp must be (least, most), got {self.clamp}.",
-        )
         require(
             None,
             self.boundary_weight >= 0,
-            f"boundary_weight must not be negative, got {self.boundary_weight}.",
+            f"boundary_weight must not be negative, got {self.boundary_weight}. Zero "
+            "leaves the boundary condition out.",
         )
 
     @staticmethod
@@ -206,46 +208,55 @@ class PID(AbstractObjective):
         return PID(flow, **{**made, **choices})
 
     def check(self, model: PyTree, data: PyTree) -> None:
-        shape = check_student("physics-informed distillation", self, model, data)
-        check_teacher(self, self.stencil, shape)
+        self.check_student(model, data)
+        check_teacher(self, self.derivative, self.stencil, self.shape_of(model))
 
     def init(self, model: PyTree, *, key: Key) -> PIDState:
         watches = self.sampling.watches or self.weighting.watches
-        losses = RunningLosses.start(len(self.stencil)) if watches else None
+        losses = RunningMeans.start(len(self.stencil)) if watches else None
         copy = lambda a: jnp.array(a) if eqx.is_array(a) else a
         slow = None if self.slow is None else jax.tree.map(copy, model)
         return PIDState(losses, slow)
 
-    def loss(
-        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
-    ) -> tuple[Scalar, tuple[Update, Terms]]:
+    def answer(
+        self, model: PyTree, state: State, progress: Scalar, *, key: Key
+    ) -> tuple[Scalar, None, tuple[Update, Terms]]:
         z_key, row_key, condition_key = jax.random.split(key, 3)
-        z = self.flow.process.prior(z_key, known_shape(self.flow, model))
-        z = z.astype(dtype_of(model))
-        condition = draw_condition(self, condition_key)
-        i, weight = self._draw(state, progress, row_key)
+        unit = jax.random.normal(z_key, self.shape_of(model))
+        unit = unit.astype(dtype_of(model))
+        condition = self.draw_condition(condition_key)
+        losses = jnp.ones(len(self.stencil))
+        losses = losses if state.losses is None else state.losses.means()
+        times = self.stencil.rows.at_time
+        i, weight = draw_row(
+            self.sampling, self.weighting, times, losses, progress, row_key
+        )
         row = self.stencil[i]
         implied, clean = residual(
-            model, self.flow, self.derivative, row, z, condition, inside=state.slow
+            model, self.flow, self.derivative, row, unit, condition, inside=state.slow
         )
         if self.clamp is not None:
             clean = jnp.clip(clean, *self.clamp)
         if self.stop_gradient:
             clean = jax.lax.stop_gradient(clean)
-        factor = 1.0 if self.form == "clean" else self._velocity_factor(i)
+        factor = 1.0
+        if self.form == "velocity":
+            t = row.at_time.astype(unit.dtype)
+            factor = velocity_factor(self.flow.process, t)
         loss = jnp.asarray(self.distance(implied * factor, clean * factor))
         loss = loss.astype(at_least_float32(loss.dtype))
-        terms = {"residual": mean_square(implied, clean)}
-        update = self._observed(state, i, loss)
+        terms = {"residual": L2()(implied, clean)}
+        update = ()
+        if state.losses is not None:
+            here = jax.nn.one_hot(i, len(self.stencil), dtype=loss.dtype)
+            update = here * jax.lax.stop_gradient(loss), here
         loss = weight.astype(loss.dtype) * loss
         if model.boundary == "soft":
-            start = model(z, self.flow.process.t_max, condition)
-            terms["boundary"] = mean_square(start, z)
+            last = jnp.asarray(self.flow.process.t_max, unit.dtype)
+            z = self.flow.process.sigma(last) * unit
+            terms["boundary"] = L2()(model(z, last, condition), z)
             loss = loss + self.boundary_weight * terms["boundary"]
-        return loss, (update, terms)
-
-    def trainable(self, state: State) -> PyTree:
-        return ()
+        return loss, None, (update, terms)
 
     def advance(self, model: PyTree, state: State, update: Update) -> PIDState:
         losses = None if state.losses is None else state.losses.update(*update)
@@ -259,25 +270,3 @@ class PID(AbstractObjective):
             return (decay * old + (1 - decay) * new).astype(old.dtype)
 
         return PIDState(losses, jax.tree.map(mean, state.slow, model))
-
-    @property
-    def refresh_every(self) -> int | None:
-        return None
-
-    def refresh(self, model: PyTree, state: State, *, key: Key) -> PIDState:
-        return state
-
-    def _draw(self, state: PIDState, progress: Scalar, key: Key) -> tuple[Any, Scalar]:
-        rows = len(self.stencil)
-        losses = jnp.ones(rows) if state.losses is None else state.losses.means()
-        times = self.stencil.at_time
-        return draw_row(self.sampling, self.weighting, times, losses, progress, key)
-
-    def _observed(self, state: PIDState, i: Any, loss: Scalar) -> Update:
-        if state.losses is None:
-            return ()
-        one = jax.nn.one_hot(i, len(self.stencil), dtype=loss.dtype)
-        return one * jax.lax.stop_gradient(loss), one
-
-    def _velocity_factor(self, i: Any) -> Scalar:
-        return velocity_factor(self.flow.process, self.stencil.at_time[i])

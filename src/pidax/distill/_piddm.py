@@ -8,6 +8,13 @@ on the *clean* sample, where the equation is exact. On a posterior mean
 $E[x_0 | x_t]$ it is not: a mean of solutions of a nonlinear equation solves nothing
 (Jensen's gap; `pidax.constraint.jensen_gap`). Zhang et al. 2025, "Physics-informed
 distillation of diffusion models for PDE-constrained generation".
+
+How much $\lambda$ must be is a matter of units: an error $\delta$ of the sample costs
+$|\delta|^2/n$ in the distillation, and $|J\delta|^2/m$ in the physics, with $J$ the
+Jacobian of the $m$ entries of $R/s$. The default makes both alike for an error in a
+random direction, $\eta \sim N(0, I)$:
+
+$$ \frac1\lambda = E_{z, \eta}\ \tfrac1m\, |J(x_\theta(z))\,\eta|^2. $$
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,15 +24,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._checks import require
 from ..flow import ProbabilityFlow
-from ..student import known_shape
 from ..types import Elementwise, Key, Sample, Scalar, at_least_float32
-from ._base import AbstractObjective, State, Terms, Update
-from ._combine import AbstractCombination
-from ._distilled import Draw, check_same_flow, draw_condition, dtype_of
+from ._combine import AbstractCombination, Weight, as_weight, check_weight, weight_at
+from ._distillation import (
+    AbstractDistillation,
+    Draw,
+    check_distillation,
+    check_same_flow,
+    dtype_of,
+)
 from ._knowledge import KnowledgeDistillation
-from ._schedules import Weight, check_weight, weight_at
+from ._objective import State, Terms, Update
+from ._row_sampling import RunningMeans
 
 if TYPE_CHECKING:
     from ..constraint import AbstractConstraint
@@ -33,18 +44,32 @@ if TYPE_CHECKING:
 _PROBES = 16  # samples of the untrained student, for the check of the constraint
 
 
-class PIDDM(AbstractObjective):
+class PIDDMState(eqx.Module):
+    r"""What PIDDM remembers: the distillation's state, and $1/\lambda$ by default.
+
+    `sensitivity` is the running mean of $|J\eta|^2/m$ over some hundred steps; with a
+    `weight` that was given it stays 1.
+    """
+
+    distillation: State
+    sensitivity: RunningMeans
+
+
+class PIDDM(AbstractDistillation):
     r"""Teach a student a diffusion model of fields, and its samples their equation.
 
-        PIDDM(flow, Residual(darcy, normaliser), weight=0.1)     # pairs, as the paper
-        PIDDM(flow, constraint, distillation=PID(flow))          # no pairs, no solves
-        PIDDM(flow, constraint, distillation=Sum(...))           # few pairs and PID
+        PIDDM(flow, Residual(darcy, normaliser))         # pairs, as the paper
+        PIDDM(flow, constraint, distillation=PID(flow))  # no pairs, no solves
+        PIDDM(flow, constraint, distillation=Sum(...))   # few pairs and PID
 
     **Arguments:**
 
     - `flow`: the teacher's ODE.
     - `constraint`: on clean samples, such as `Residual(equation, normaliser)`.
-    - `weight`: $\lambda$, a number or a function of the progress (`Ramp`).
+    - `weight`: $\lambda$, a number or a function of the progress (`Ramp`). By default
+      the weight at which a random error of the sample costs as much in the physics as
+      in a distillation that measures it by its mean square: a running mean, of one
+      directional derivative of the residual a sample, which is reported.
     - `distillation`: how the student learns the teacher. By default
       `KnowledgeDistillation` of endpoints alone, on pairs solved by the ODE; `pairs`
       are its options (`pairs`, `refresh_every`, `rtol`, ...). Any other objective of a
@@ -56,14 +81,13 @@ class PIDDM(AbstractObjective):
       `ConFIG()` for a direction that lowers both (two backward passes; the weight then
       only scales the step).
 
-    The reported terms are those of the distillation and `physics`, the mean square of
-    the relative residual.
+    The reported terms are those of the distillation, `physics`, the mean square of the
+    relative residual, and the `weight` that is chosen by default.
     """
 
-    distillation: AbstractObjective
+    distillation: AbstractDistillation
     constraint: "AbstractConstraint"
-    flow: ProbabilityFlow
-    weight: Weight
+    weight: Weight | None
     fresh: bool = eqx.field(static=True)
     combine: AbstractCombination | None
 
@@ -72,9 +96,9 @@ class PIDDM(AbstractObjective):
         flow: ProbabilityFlow,
         constraint: "AbstractConstraint",
         *,
-        weight: Weight = 0.1,
-        distillation: AbstractObjective | None = None,
-        fresh: bool | None = None,
+        weight: Weight | None = None,
+        distillation: AbstractDistillation | None = None,
+        fresh: bool = False,
         combination: AbstractCombination | None = None,
         **pairs: Any,
     ):
@@ -87,73 +111,79 @@ class PIDDM(AbstractObjective):
                 f"{', '.join(pairs)} are options of the pairs that PIDDM solves when "
                 "no distillation is given, got both. Give them to the distillation."
             )
-        self.flow = flow
-        self.constraint = constraint
+        check_distillation(distillation)
+        check_same_flow(flow, distillation)
         self.distillation = distillation
-        self.weight = float(weight) if isinstance(weight, int) else weight
-        ends = isinstance(distillation, KnowledgeDistillation) and (
-            distillation.times.size == 2
-        )
-        self.fresh = not ends if fresh is None else fresh
+        self.constraint = constraint
+        self.weight = None if weight is None else as_weight(weight)
+        self.fresh = fresh
         self.combine = combination
-        require(
-            None,
-            self.fresh or ends,
-            "the residual is on the samples of the pairs (fresh=False) only if these "
-            f"are endpoints, got the distillation {type(distillation).__name__}. Leave "
-            "fresh out.",
-        )
 
     def __check_init__(self):
-        check_weight(self.weight)
-        check_same_flow(self.flow, self.distillation)
+        if self.weight is not None:
+            check_weight(self.weight)
+
+    @property
+    def flow(self) -> ProbabilityFlow:
+        return self.distillation.flow
 
     @property
     def classes(self) -> int | None:
-        """Of the distillation: the residual's samples have labels drawn like its."""
-        return getattr(self.distillation, "classes", None)
+        return self.distillation.classes
 
     @property
     def condition(self) -> Draw | None:
-        """How the distillation draws its conditions."""
-        return getattr(self.distillation, "condition", None)
+        return self.distillation.condition
 
     def check(self, model: PyTree, data: PyTree) -> None:
         self.distillation.check(model, data)
-        shape = known_shape(self.flow, model)
-        self.constraint.check(shape)
+        self.constraint.check(self.shape_of(model))
         keys = jax.random.split(jax.random.key(0), _PROBES)
+        # One after the other, through one program.
         draw = eqx.filter_jit(lambda model, key: self._sample(model, key))
         samples = jnp.stack([draw(model, key) for key in keys])
         self.constraint.check_start(samples)
 
-    def init(self, model: PyTree, *, key: Key) -> State:
-        return self.distillation.init(model, key=key)
+    def init(self, model: PyTree, *, key: Key) -> PIDDMState:
+        own = self.distillation.init(model, key=key)
+        return PIDDMState(own, RunningMeans.start(1))
 
-    def loss(
-        self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
-    ) -> tuple[Elementwise, tuple[Update, Terms]]:
-        if self.fresh:
-            key, own = jax.random.split(key)
-            found = self.distillation.loss(model, state, sample, progress, key=key)
-            loss, (update, terms) = found
-            x = self._sample(model, own)
-        else:
-            assert isinstance(self.distillation, KnowledgeDistillation)
-            loss, x, terms = self.distillation.answer(model, state, key=key)
-            update = ()
+    def answer(
+        self, model: PyTree, state: PIDDMState, progress: Scalar, *, key: Key
+    ) -> tuple[Elementwise, Sample, tuple[Update, Terms]]:
+        key, sample_key, error_key = jax.random.split(key, 3)
+        loss, x, (update, terms) = self.distillation.answer(
+            model, state.distillation, progress, key=key
+        )
+        if x is None or self.fresh:
+            x = self._sample(model, sample_key)
         cost = self.constraint.cost(x)
         cost = cost.astype(at_least_float32(cost.dtype))
-        weighted = weight_at(self.weight, progress).astype(cost.dtype) * cost
-        losses = jnp.stack([loss.astype(cost.dtype), weighted])
+        terms = {**terms, "physics": cost}
+        seen: Update = ()
+        if self.weight is not None:
+            weight = weight_at(self.weight, progress).astype(cost.dtype)
+        else:
+            found = self._sensitivity(jax.lax.stop_gradient(x), error_key)
+            seen = found[None].astype(cost.dtype), jnp.ones(1, cost.dtype)
+            mean = state.sensitivity.means()[0].astype(cost.dtype)
+            # Nothing that a sample may do changes the residual: leave it out.
+            weight = jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1.0), 0.0)
+            terms["weight"] = weight
+        losses = jnp.stack([loss.astype(cost.dtype), weight * cost])
         total = losses.sum() if self.combine is None else losses
-        return total, (update, {**terms, "physics": cost})
+        return total, x, ((update, seen), terms)
 
-    def trainable(self, state: State) -> PyTree:
-        return self.distillation.trainable(state)
+    def trainable(self, state: PIDDMState) -> PyTree:
+        return self.distillation.trainable(state.distillation)
 
-    def advance(self, model: PyTree, state: State, update: Update) -> State:
-        return self.distillation.advance(model, state, update)
+    def advance(self, model: PyTree, state: PIDDMState, update: Update) -> PIDDMState:
+        own, seen = update
+        sensitivity = state.sensitivity
+        if self.weight is None:
+            sensitivity = sensitivity.update(*seen)
+        own = self.distillation.advance(model, state.distillation, own)
+        return PIDDMState(own, sensitivity)
 
     @property
     def combination(self) -> AbstractCombination | None:
@@ -163,11 +193,18 @@ class PIDDM(AbstractObjective):
     def refresh_every(self) -> int | None:
         return self.distillation.refresh_every
 
-    def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
-        return self.distillation.refresh(model, state, key=key)
+    def refresh(self, model: PyTree, state: PIDDMState, *, key: Key) -> PIDDMState:
+        own = self.distillation.refresh(model, state.distillation, key=key)
+        return PIDDMState(own, state.sensitivity)
 
     def _sample(self, model: Any, key: Key) -> Sample:
         z_key, condition_key = jax.random.split(key)
-        z = self.flow.process.prior(z_key, known_shape(self.flow, model))
-        condition = draw_condition(self, condition_key)
+        z = self.flow.process.prior(z_key, self.shape_of(model))
+        condition = self.draw_condition(condition_key)
         return model.sample(z.astype(dtype_of(model)), condition)
+
+    def _sensitivity(self, x: Sample, key: Key) -> Scalar:
+        """The mean square of what noise of unit size adds to the relative residual."""
+        relative = lambda x: self.constraint.relative_of(self.constraint.restore(x))
+        error = jax.random.normal(key, x.shape, x.dtype)
+        return jnp.mean(jnp.square(jax.jvp(relative, (x,), (error,))[1]))

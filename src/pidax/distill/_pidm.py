@@ -19,11 +19,10 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ..process import AbstractProcess
-from ..types import Batch, Key, Sample, Scalar, at_least_float32
-from ._base import AbstractStatelessObjective, State, Terms, Update
-from ._data import denoised
+from ..types import Batch, Key, Scalar, at_least_float32
+from ._combine import Weight, as_weight, check_weight, weight_at
 from ._denoising import DenoisingScoreMatching
-from ._schedules import Weight, check_weight, weight_at
+from ._objective import AbstractObjective, State, Terms, Update
 
 if TYPE_CHECKING:
     from ..constraint import AbstractConstraint
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 _PROBES = 16  # answers of the untrained model, for the check of the constraint
 
 
-class PIDM(AbstractStatelessObjective):
+class PIDM(AbstractObjective):
     r"""Train a denoiser from data, and its posterior means on the residual.
 
     **Arguments:** `matching`, the denoising score matching; the `constraint`; `weight`
@@ -57,7 +56,7 @@ class PIDM(AbstractStatelessObjective):
             DenoisingScoreMatching(process) if matching is None else matching
         )
         self.constraint = constraint
-        self.weight = float(weight) if isinstance(weight, int) else weight
+        self.weight = as_weight(weight)
 
     def __check_init__(self):
         check_weight(self.weight)
@@ -71,7 +70,7 @@ class PIDM(AbstractStatelessObjective):
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, tuple[Update, Terms]]:
-        loss, x0, t, terms = self._denoised(model, sample, key)
+        loss, x0, t, terms = self.matching.denoise(model, sample, key=key)
         process = self.matching.process
         sigma, scale = process.sigma(t), process.scale(t)
         certainty = (scale / sigma) ** 2  # sigma_data^2 / v
@@ -81,15 +80,6 @@ class PIDM(AbstractStatelessObjective):
         total = loss + weight.astype(loss.dtype) * cost
         return total, ((), {**terms, "physics": cost})
 
-    def _denoised(
-        self, model: PyTree, sample: PyTree, key: Key
-    ) -> tuple[Scalar, Sample, Scalar, Terms]:
-        matching = self.matching
-        return denoised(
-            model, matching.process, matching.law, matching.factor, sample,
-            matching.label_dropout, key,
-        )  # fmt: skip
-
     def _answers(self, model: PyTree, data: PyTree) -> Batch:
         """The untrained model's clean samples, of some of the data and their noise."""
         some = jax.tree.map(lambda a: jnp.asarray(a[:_PROBES]), data)
@@ -97,8 +87,8 @@ class PIDM(AbstractStatelessObjective):
         keys = jax.random.split(jax.random.key(0), count)
 
         @eqx.filter_jit
-        def asked(model, some, keys):
-            one = lambda sample, key: self._denoised(model, sample, key)[1]
+        def asked(model: PyTree, some: PyTree, keys: Key) -> Batch:
+            one = lambda sample, key: self.matching.denoise(model, sample, key=key)[1]
             return jax.vmap(one)(some, keys)
 
         return asked(model, some, keys)

@@ -15,15 +15,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check_condition, require, require_finite, whole_number
-from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
-from ..process import AbstractProcess, karras
-from ..student import (
+from .._compatibility import (
     check_classes,
     check_grid,
     check_output,
     check_same_process,
     check_same_shape,
 )
+from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
+from ..process import AbstractProcess, karras
 from ..types import (
     Batch,
     BatchLike,

@@ -1,8 +1,8 @@
 r"""What a numerical derivative says the clean sample is, as numbers to multiply with.
 
-On a clock, $u = \sigma\zeta + gF$ is the student's state at the level
-$(\sigma, \alpha)(\tau)$, with $\zeta = z/\sigma_T$ and $g$ the factor of $F$. The ODE,
-solved for the denoiser, reads in every clock
+On a clock, $u = \sigma\epsilon + gF$ is the student's state at the level
+$(\sigma, \alpha)(\tau)$, with the unit latent $\epsilon = z/\sigma_T$ and $g$ the
+factor of $F$. The ODE, solved for the denoiser, reads in every clock
 
 $$ D = \frac{\sigma\,\dot u - \dot\sigma\,u}{\sigma\dot\alpha - \alpha\dot\sigma}. $$
 
@@ -11,7 +11,7 @@ $u \approx \sum_j m_j u_j$ and $\dot u \approx \sum_j d_j u_j + e_j \dot u_j$. W
 comes out is the clean sample that the student's motion *implies*:
 
 $$ \hat D = \sum_j w_j u_j + s_j \dot u_j
-   = Z\zeta + A\,F_r + \sum_{j \ne r} w_j g_j (F_j - F_r)
+   = Z\epsilon + A\,F_r + \sum_{j \ne r} w_j g_j (F_j - F_r)
      + \sum_j s_j (\dot g_j (F_j - F_r) + g_j \dot F_j). $$
 
 The second form is what is computed. Its constants $Z = \sum_j w_j\sigma_j +
@@ -40,16 +40,14 @@ Nodes = Float[Array, "*row node"]
 Rows = Float[Array, "*row"]
 
 
-class Stencil(eqx.Module):
-    """The coefficients of a derivative on a grid; one row for each residual.
-
-    `stencil[i]` is that of the residual of index `i`.
+class Row(eqx.Module):
+    r"""The coefficients of one residual of a derivative, or of many along first axes.
 
     - `times`: process times of the nodes; `sigma`, `alpha` their levels on the clock;
-    - `value`, `slope`: the factors $w$ of $u_j$ and $s$ of $\\dot u_j$ in the implied
-      clean sample; `noise` is $Z$, and `signal` the same sum over $\\alpha$: $A$ is the
+    - `value`, `slope`: the factors $w$ of $u_j$ and $s$ of $\dot u_j$ in the implied
+      clean sample; `noise` is $Z$, and `signal` the same sum over $\alpha$: $A$ is the
       student's factor of $F$ at this level;
-    - `rates`: $\\dot\\sigma, \\dot\\alpha$ and $dt/d\\tau$ at the nodes;
+    - `rates`: $\dot\sigma, \dot\alpha$ and $dt/d\tau$ at the nodes;
     - `state`: the factors $m$ of $u_j$ in the state whose denoiser is asked;
       `at_sigma`, `at_alpha` its level and `at_time` its process time; `start`, `stop`
       the clock there and at the end of the step;
@@ -73,11 +71,21 @@ class Stencil(eqx.Module):
     reference: int = eqx.field(static=True)
     differentiated: tuple[int, ...] = eqx.field(static=True)
 
-    def __getitem__(self, i: Array | int) -> "Stencil":
-        return jax.tree.map(lambda a: a[i], self)
+
+class Stencil(eqx.Module):
+    """A derivative on a grid: one row for each residual, from noise to data.
+
+    `stencil[i]` is the residual of index `i`; `stencil.rows` are all of them, with the
+    index as the first axis of every array.
+    """
+
+    rows: Row
+
+    def __getitem__(self, i: Array | int) -> Row:
+        return jax.tree.map(lambda a: a[i], self.rows)
 
     def __len__(self) -> int:
-        return self.times.shape[0]
+        return self.rows.times.shape[0]
 
 
 def make_stencil(
@@ -106,7 +114,7 @@ def make_stencil(
     wronskian = column(s * da - a * ds)
     w = (column(s) * slope - column(ds) * state) / wronskian
     ws = column(s) * jnp.array(exact) / wronskian
-    return Stencil(
+    rows = Row(
         times=times,
         sigma=sigma,
         alpha=alpha,
@@ -124,6 +132,7 @@ def make_stencil(
         reference=reference,
         differentiated=tuple(j for j, e in enumerate(exact) if e != 0),
     )
+    return Stencil(rows)
 
 
 @contextlib.contextmanager
@@ -150,8 +159,8 @@ def rounded(stencil: Stencil) -> Stencil:
         near = np.where(near > wide, np.nextafter(near, np.zeros_like(near)), near)
         return jnp.asarray(near, dtype)
 
-    start, stop = down(stencil.start), down(stencil.stop)
-    return dataclasses.replace(small, start=start, stop=stop)
+    start, stop = down(stencil.rows.start), down(stencil.rows.stop)
+    return Stencil(dataclasses.replace(small.rows, start=start, stop=stop))
 
 
 def widened(tree: PyTree) -> PyTree:

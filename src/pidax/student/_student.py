@@ -1,13 +1,19 @@
-r"""The student: a network that is the solution $x(z, t)$ of the probability-flow ODE.
+r"""The solution $x(z, t)$ of the probability-flow ODE as a function and as a network.
 
-$$ x(z, t) = \frac{\sigma_t}{\sigma_T}\, z
-     + \Bigl(\alpha_t - \alpha_T \frac{\sigma_t}{\sigma_T}\Bigr)\,
-       F\bigl(c_{in}(T)\, z,\ c_{noise}(t),\ \text{condition}\bigr) $$
+$$ x(z, t_{max}) = z, \qquad z = \sigma_T \epsilon, \quad \epsilon \sim N(0, I), $$
 
-in every chart: where the clean sample does not depend on the time, the ODE is solved
-by $F = x_0$. The boundary condition $x(z, T) = z$ is built in. For EDM it reads
+so that `sample(z)`, its value at the end of the trajectory, is a sample. In every chart
 
-$$ x(z, t) = \tfrac tT z + \tfrac{T - t}T F\bigl(z/\sqrt{\sigma_{data}^2 + T^2},\
+$$ x(z, t) = \sigma_t\, \epsilon
+     + \Bigl(\alpha_t - \alpha_T \frac{\sigma_t}{\sigma_T}\Bigr)\, F(\epsilon, t,
+     \text{condition}), \qquad
+   F = c_{skip}(T)\, z + c_{out}(T)\, N\bigl(c_{in}(T)\, z,\ c_{noise}(t)\bigr): $$
+
+where the clean sample does not depend on the time, the ODE is solved by $F = x_0$. The
+boundary condition $x(z, T) = z$ is built in. For EDM and a network $N$ that is $F$
+itself ($c_{skip} = 0$, $c_{out} = 1$) it reads
+
+$$ x(z, t) = \tfrac tT z + \tfrac{T - t}T N\bigl(z/\sqrt{\sigma_{data}^2 + T^2},\
     \tfrac14 \ln t\bigr), $$
 
 eq. 7 of Tee, Zhang et al. 2024, "Physics informed distillation for diffusion models".
@@ -17,12 +23,14 @@ $x(z, T) = z$ must be learned (by `PID(..., boundary_weight=)`); it is what PINN
 usually do, and here to be compared with.
 """
 
+import abc
 import math
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import AbstractVar
 
 from .._checks import check_network, is_traced, one_sample, require
 from ..denoiser import (
@@ -43,9 +51,64 @@ from ..types import (
     Shape,
     typed,
 )
-from ._base import AbstractStudent
 
 _MOST_AMPLIFIED = 4.0  # of the network's error by its map to x0, in units of sigma_data
+
+
+class AbstractStudent(eqx.Module):
+    """The trajectory from a prior draw as a function of the draw and the time.
+
+    A final class says `process`, `shape`, `classes`, the time `end` at which its
+    samples are, and `__call__`.
+    """
+
+    process: AbstractVar[AbstractProcess]
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> Shape | None:
+        """The shape of one sample, or None if any will do."""
+
+    @property
+    @abc.abstractmethod
+    def classes(self) -> int | None:
+        """The number of classes it knows; None for none."""
+
+    @property
+    @abc.abstractmethod
+    def end(self) -> float:
+        """The process time of its samples."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        z: SampleLike,
+        t: ScalarLike,
+        condition: Condition = None,
+        *,
+        key: Key | None = None,
+    ) -> Sample:
+        """The state at time `t` of the trajectory that starts from `z` at `t_max`."""
+
+    @typed
+    def sample(self, z: SampleLike, condition: Condition = None) -> Sample:
+        """The sample at the end of the trajectory from `z`."""
+        return self(z, self.end, condition)
+
+
+class CleanCoefficients(AbstractCoefficients):
+    r"""The network predicts the clean sample itself, from $x$ of unit size.
+
+    $D = N(x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2},\ \tfrac14\ln(\sigma/\alpha))$:
+    what a student's new network has to learn is of one size at all times.
+    """
+
+    def __call__(
+        self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
+    ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        scale = jnp.hypot(alpha * process.sigma_data, sigma)
+        c_noise = 0.25 * log_ratio(sigma, alpha, process)
+        return jnp.zeros_like(scale), jnp.ones_like(scale), 1 / scale, c_noise
 
 
 class Student(AbstractStudent):
@@ -72,7 +135,8 @@ class Student(AbstractStudent):
 
     network: Any
     process: AbstractProcess
-    teacher: tuple[AbstractCoefficients, AbstractProcess] | None
+    coefficients: AbstractCoefficients
+    trained_for: AbstractProcess
     event: Shape | None = eqx.field(static=True)
     boundary: Literal["hard", "soft"] = eqx.field(static=True)
 
@@ -93,9 +157,10 @@ class Student(AbstractStudent):
             )
         self.network = check_network(network, "key")
         self.process = process
-        self.teacher = None
-        if teacher is not None:
-            self.teacher = teacher.coefficients, teacher.process
+        if teacher is None:
+            self.coefficients, self.trained_for = CleanCoefficients(), process
+        else:
+            self.coefficients, self.trained_for = teacher.coefficients, teacher.process
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = boundary  # type: ignore[assignment]
 
@@ -165,9 +230,14 @@ class Student(AbstractStudent):
         t = jnp.asarray(t, z.dtype)
         if not is_traced(t, self.process):  # while training it is, and from a grid
             self._require_inside(t)
-        noise, gap = self.coefficients(t)
-        out = self.clean(z, t, condition, key=key)
-        return noise * z + gap * out
+        last = jnp.asarray(self.process.t_max, z.dtype)
+        sigma, start = self.process.sigma(t), self.process.sigma(last)
+        # At T exactly 1 and 0, with the derivatives in time that they have there.
+        end = t == last
+        noise = _exactly(1.0, sigma / start, where=end)
+        gap = self.gap(*self.process.level(t))
+        gap = _exactly(0.0, gap, where=end & (self.boundary == "hard"))
+        return noise * z + gap * self.clean(z / start, t, condition, key=key)
 
     def _require_inside(self, t: Scalar) -> None:
         first, last = self.process.t_min, self.process.t_max
@@ -178,20 +248,6 @@ class Student(AbstractStudent):
             f"t must lie in the process's interval [{first}, {last}], where the "
             f"student is taught, got t={t}. Sample at t_min, or make another process.",
         )
-
-    def coefficients(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        r"""The factors of `z` and of `F` at time `t`.
-
-        $\sigma_t/\sigma_T$ and $\alpha_t - \alpha_T\sigma_t/\sigma_T$, or $\alpha_t$.
-        """
-        process = self.process
-        last = jnp.asarray(process.t_max, t.dtype)
-        noise = process.sigma(t) / process.sigma(last)
-        end = t == last
-        noise = _exactly(1.0, noise, where=end)
-        gap = self.gap(*process.level(t))
-        hard = end if self.boundary == "hard" else jnp.asarray(False)
-        return noise, _exactly(0.0, gap, where=hard)
 
     def gap(self, sigma: Elementwise, alpha: Elementwise) -> Elementwise:
         r"""The factor of `F` in a state of the level `(sigma, alpha)` of any chart.
@@ -204,26 +260,21 @@ class Student(AbstractStudent):
         return alpha - sigma * (signal / noise)
 
     def clean(
-        self, z: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
+        self, unit: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
     ) -> Sample:
-        """The network's part $F$, of the size of a clean sample."""
-        process = self.process
-        last = jnp.asarray(process.t_max, z.dtype)
-        level, start = process.level(t), process.level(last)
-        if self.teacher is None:
-            c_noise = 0.25 * log_ratio(*level, process)
-            return self._ask(z / process.scale(last), c_noise, condition, key)
-        coefficients, trained_for = self.teacher
-        c_skip, c_out, c_in, _ = coefficients(*start, trained_for)
-        c_noise = coefficients(*level, trained_for)[3]
-        return c_skip * z + c_out * self._ask(c_in * z, c_noise, condition, key)
+        r"""The network's part $F$, of the size of a clean sample.
 
-    def _ask(
-        self, x: Sample, c_noise: Scalar, condition: Condition, key: Key | None
-    ) -> Sample:
+        `unit` is $\epsilon = z/\sigma_T$, of variance one.
+        """
+        last = jnp.asarray(self.process.t_max, unit.dtype)
+        start, now = self.process.level(last), self.process.level(t)
+        c_skip, c_out, c_in, _ = self.coefficients(*start, self.trained_for)
+        c_noise = self.coefficients(*now, self.trained_for)[3]
+        x = (c_in * start[0]) * unit
         out = self.network(x, c_noise, condition, key=key)
         cure = "The network's last layer must have as many channels as its input."
-        return one_sample(out, x, "the network", cure).astype(x.dtype)
+        out = one_sample(out, unit, "the network", cure).astype(unit.dtype)
+        return (c_skip * start[0]) * unit + c_out * out
 
 
 def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditioned:
@@ -242,8 +293,8 @@ def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditio
             "teacher and student must measure the data alike, got sigma_data="
             f"{denoiser.process.sigma_data} and {scale}. Make both with one process."
         )
-    sigma, alpha = process.level(jnp.asarray(process.t_max, float))
-    c_out = denoiser.coefficients(sigma, alpha, denoiser.process)[1]
+    last = jnp.asarray(process.t_max, float)
+    c_out = denoiser.coefficients(*process.level(last), denoiser.process)[1]
     factor = float(jnp.abs(c_out)) / scale
     require(
         None,

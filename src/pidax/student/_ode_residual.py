@@ -12,47 +12,50 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ..flow import ProbabilityFlow
 from ..types import Condition, Key, Sample
-from ._derivatives import AbstractDerivative
-from ._stencil import Stencil
+from ._stencil import Row
 from ._student import Student
+from ._time_derivatives import AbstractDerivative
 
 
 def residual(
     student: Student,
     flow: ProbabilityFlow,
     derivative: AbstractDerivative,
-    row: Stencil,
-    z: Sample,
+    row: Row,
+    unit: Sample,
     condition: Condition = None,
     *,
     inside: Student | None = None,
     key: Key | None = None,
 ) -> tuple[Sample, Sample]:
-    """The two sides for one sample: `(implied, denoised)`; the residual is their
+    r"""The two sides for one sample: `(implied, denoised)`; the residual is their
     difference.
 
-    `row` is one row of `derivative.stencil(process, times)`; `inside` another student,
-    in whose state the teacher is asked (a slow copy of the first). All nodes see the
-    same `key`, for differences between them are what matters.
+    `row` is one of `derivative.stencil(process, times)`, and `unit` the unit latent
+    $z/\sigma_T$; `inside` is another student, in whose state the teacher is asked (a
+    slow copy of the first). All nodes see the same `key`, for differences between them
+    are what matters.
     """
-    row = jax.tree.map(lambda a: a.astype(z.dtype), row)
-    values, slopes = _network(student, row, z, condition, key)
-    implied = _implied(student, row, z, values, slopes)
-    who = student if inside is None else inside
+    row = jax.tree.map(lambda a: a.astype(unit.dtype), row)
+    values, slopes = _network(student, row, unit, condition, key)
+    implied = _implied(student, row, unit, values, slopes)
     if inside is not None:
-        values = _network(inside, row, z, condition, None)[0]
-    states = _states(who, row, z, values)
+        student, values = inside, _network(inside, row, unit, condition, None)[0]
+    spread = lambda a: a.reshape(-1, *[1] * unit.ndim)
+    gaps = student.gap(row.sigma, row.alpha)
+    states = spread(row.sigma) * unit + spread(gaps) * values
     return implied, derivative.target(flow, row, states, condition)
 
 
 def _network(
-    student: Student, row: Stencil, z: Sample, condition: Condition, key: Key | None
-) -> tuple[Any, dict[int, Sample]]:
+    student: Student, row: Row, unit: Sample, condition: Condition, key: Key | None
+) -> tuple[Array, dict[int, Sample]]:
     """F at the nodes, and dF/dtau at those of them where the row asks for it."""
-    of = lambda t: student.clean(z, t, condition, key=key)
+    of = lambda t: student.clean(unit, t, condition, key=key)
     count = row.times.shape[0]
     plain = [j for j in range(count) if j not in row.differentiated]
     values: list[Any] = [None] * count
@@ -67,12 +70,11 @@ def _network(
 
 
 def _implied(
-    student: Student, row: Stencil, z: Sample, values: Any, slopes: dict[int, Sample]
+    student: Student, row: Row, unit: Sample, values: Array, slopes: dict[int, Sample]
 ) -> Sample:
     """The clean sample of the student's motion: see `_stencil.py`."""
-    zeta = z / student.process.sigma(jnp.asarray(student.process.t_max, z.dtype))
     r = row.reference
-    total = row.noise * zeta + student.gap(row.noise, row.signal) * values[r]
+    total = row.noise * unit + student.gap(row.noise, row.signal) * values[r]
     gaps = student.gap(row.sigma, row.alpha)
     for j in range(values.shape[0]):
         if j != r:
@@ -82,11 +84,3 @@ def _implied(
         other = gap_rate * (values[j] - values[r]) if j != r else 0.0
         total = total + row.slope[j] * (other + gaps[j] * slope)
     return total
-
-
-def _states(student: Student, row: Stencil, z: Sample, values: Any) -> Any:
-    """The student's states at the nodes, on the clock."""
-    zeta = z / student.process.sigma(jnp.asarray(student.process.t_max, z.dtype))
-    spread = lambda a: a.reshape(-1, *[1] * z.ndim)
-    gaps = student.gap(row.sigma, row.alpha)
-    return spread(row.sigma) * zeta + spread(gaps) * values

@@ -44,7 +44,7 @@ class AbstractSampling(eqx.Module):
         """
 
 
-class Even(AbstractSampling):
+class Uniform(AbstractSampling):
     """Every row as often as any other: the paper's uniform index."""
 
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
@@ -87,7 +87,7 @@ class ByLoss(AbstractSampling):
         return (1 - self.even) * raised / raised.sum() + self.even / losses.size
 
 
-class Opening(AbstractSampling):
+class Curriculum(AbstractSampling):
     r"""Noisy rows first; the others open one after another as the run goes on.
 
     When a share $s$ of the run is done, the first row and a share `s / by` of all rows
@@ -110,7 +110,7 @@ class Opening(AbstractSampling):
         return (i < open_rows).astype(losses.dtype)
 
 
-class Towards(AbstractSampling):
+class PowerLaw(AbstractSampling):
     r"""Rows near the data more often: $p_i \propto (1 + i)^a$ for row `i` from noise.
 
     A change of the objective, not only of its noise: the sample's end counts for more.
@@ -166,26 +166,26 @@ class Causal(AbstractWeighting):
         return jnp.exp(-self.strictness * before)
 
 
-class RunningLosses(eqx.Module):
-    """Mean losses of the rows over the last hundred draws or so; one at the start."""
+class RunningMeans(eqx.Module):
+    """Means over the last hundred draws or so, as of the losses of rows; at first 1."""
 
     total: Rows
     count: Rows
 
     @staticmethod
-    def start(rows: int) -> "RunningLosses":
-        small = jnp.full(rows, 1e-3)
-        return RunningLosses(small, small)
+    def start(count: int) -> "RunningMeans":
+        small = jnp.full(count, 1e-3)
+        return RunningMeans(small, small)
 
     def means(self) -> Rows:
         return self.total / self.count
 
-    def update(self, total: Rows, count: Rows) -> "RunningLosses":
-        """After a step, with the batch means of (loss, 1) put into each row."""
+    def update(self, total: Rows, count: Rows) -> "RunningMeans":
+        """After a step, with the batch means of (value, 1) put into their places."""
         # A row that was not seen keeps what it has: faded on, it would end as 0 / 0.
         fade = jnp.where(count > 0, _MEMORY, 1.0).astype(self.total.dtype)
         keep = lambda old, new: fade * old + new.astype(old.dtype)
-        return RunningLosses(keep(self.total, total), keep(self.count, count))
+        return RunningMeans(keep(self.total, total), keep(self.count, count))
 
 
 def draw_row(

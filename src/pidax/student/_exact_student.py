@@ -13,7 +13,7 @@ from .._checks import is_traced, require
 from ..denoiser import Gaussian
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, SampleLike, ScalarLike, Shape, typed
-from ._base import AbstractStudent
+from ._student import AbstractStudent
 
 _SLACK = 1e-6  # relative; t_max in float32 is still itself
 

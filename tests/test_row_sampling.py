@@ -7,10 +7,18 @@ import pytest
 from helpers import assert_close, tolerance
 from scipy import stats
 
-import pidax as px
-from pidax.distill import L1, L2, ByLoss, Causal, Even, Opening, PseudoHuber, Towards
-from pidax.distill import Unweighted as Equal
-from pidax.distill._attention import RunningLosses, draw_row
+from pidax.distill import (
+    L1,
+    L2,
+    ByLoss,
+    Causal,
+    Curriculum,
+    PowerLaw,
+    PseudoHuber,
+    Uniform,
+    Unweighted,
+)
+from pidax.distill._row_sampling import RunningMeans, draw_row
 
 LOSSES = np.array([0.9, 0.1, 0.4, 0.0016, 0.25])
 NONE = jnp.zeros(5)  # times, which none of them looks at
@@ -24,9 +32,9 @@ def chances(sampling, progress=0.0, losses=LOSSES):
 
 
 def test_even_draws_and_draws_towards_the_data(dtype):
-    assert_close(chances(Even()), np.full(5, 0.2), tolerance(dtype))
-    assert_close(chances(Towards()), np.arange(1, 6) / 15, tolerance(dtype))
-    back = chances(Towards(power=-2.0))
+    assert_close(chances(Uniform()), np.full(5, 0.2), tolerance(dtype))
+    assert_close(chances(PowerLaw()), np.arange(1, 6) / 15, tolerance(dtype))
+    back = chances(PowerLaw(power=-2.0))
     assert_close(back / back[0], 1.0 / np.arange(1, 6) ** 2, tolerance(dtype))
 
 
@@ -42,7 +50,7 @@ def test_draws_by_loss_are_a_mixture_with_even_ones(dtype):
 def test_rows_open_one_after_another_from_noise_to_data():
     """The first at once, and the last before the whole share of the run is done."""
     for progress, rows in [(0.0, 1), (0.1, 2), (0.3, 4), (0.45, 5), (0.5, 5), (1, 5)]:
-        found = chances(Opening(by=0.5), progress)
+        found = chances(Curriculum(by=0.5), progress)
         np.testing.assert_array_equal(found > 0, np.arange(5) < rows)
         assert_close(found[:rows], np.full(rows, 1 / rows), 1e-6)
 
@@ -51,7 +59,7 @@ def test_a_row_counts_when_those_before_it_are_small(dtype):
     weights = Causal(strictness=2.0)(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()))
     sums = np.array([0.0, 0.9, 1.0, 1.4, 1.4016])
     assert_close(weights, np.exp(-2 * sums), tolerance(dtype))
-    ones = Equal()(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()))
+    ones = Unweighted()(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()))
     np.testing.assert_array_equal(ones, np.ones(5))
 
 
@@ -64,7 +72,9 @@ def drawn(sampling, weighting, count=4000):
 
 
 @pytest.mark.parametrize(
-    "sampling", [Even(), ByLoss(), Towards(), Opening()], ids=lambda s: type(s).__name__
+    "sampling",
+    [Uniform(), ByLoss(), PowerLaw(), Curriculum()],
+    ids=lambda s: type(s).__name__,
 )
 def test_rows_are_drawn_as_often_as_they_should_be(sampling, x64):
     i, factor = drawn(sampling, Causal())
@@ -79,7 +89,7 @@ def test_rows_are_drawn_as_often_as_they_should_be(sampling, x64):
 
 def test_draws_by_loss_leave_the_expected_loss_as_it_is(x64):
     """The sum over rows of probability, factor and loss is the mean loss."""
-    i, factor = drawn(ByLoss(), Equal())
+    i, factor = drawn(ByLoss(), Unweighted())
     p, of = chances(ByLoss()), dict(zip(i.tolist(), factor.tolist(), strict=True))
     assert sorted(of) == [0, 1, 2, 3, 4]
     assert_close(sum(p[k] * of[k] * LOSSES[k] for k in of), LOSSES.mean(), 1e-12)
@@ -88,7 +98,7 @@ def test_draws_by_loss_leave_the_expected_loss_as_it_is(x64):
 
 
 def test_running_losses_remember_a_hundred_steps(dtype):
-    running = RunningLosses.start(3)
+    running = RunningMeans.start(3)
     np.testing.assert_array_equal(running.means(), np.ones(3))
     total, count = np.full((2, 3), 1e-3)
     seen = np.array([[0.5, 0.25, 0.0], [0.25, 0.25, 0.0]])  # shares of two batches
@@ -106,7 +116,7 @@ def test_a_row_never_seen_keeps_its_first_mean(dtype):
     """Faded at every step it would be 0 / 0 after some eight thousand."""
     share = jnp.array([1.0, 0.0])
     more = lambda i, running: running.update(0.5 * share, share)
-    running = jax.lax.fori_loop(0, 20_000, more, RunningLosses.start(2))
+    running = jax.lax.fori_loop(0, 20_000, more, RunningMeans.start(2))
     assert_close(running.means(), np.array([0.5, 1.0]), tolerance(dtype))
 
 
@@ -139,9 +149,9 @@ def test_distances_of_bfloat16_are_float32():
         (lambda: ByLoss(power=0.0), "power must be positive and finite, got power=0.0"),
         (lambda: ByLoss(even=0.0), r"in \(0, 1\], got even=0.0"),
         (lambda: ByLoss(even=1.5), r"in \(0, 1\], got even=1.5"),
-        (lambda: Opening(by=0.0), r"in \(0, 1\], got by=0.0"),
+        (lambda: Curriculum(by=0.0), r"in \(0, 1\], got by=0.0"),
         (lambda: Causal(strictness=-1.0), "strictness must be positive"),
-        (lambda: px.PseudoHuber(c=0.0), "c must be positive and finite, got c=0.0"),
+        (lambda: PseudoHuber(c=0.0), "c must be positive and finite, got c=0.0"),
     ],
 )
 def test_bad_input_is_named(make, message):

@@ -19,13 +19,15 @@ model, an auxiliary network) is replicated on every device and checkpointed.
 """
 
 import abc
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import equinox as eqx
 from jaxtyping import PyTree
 
 from ..types import Elementwise, Key, Scalar
-from ._combine import AbstractCombination
+
+if TYPE_CHECKING:
+    from ._combine import AbstractCombination
 
 State: TypeAlias = PyTree[Any]
 Update: TypeAlias = PyTree[Any]
@@ -33,7 +35,10 @@ Terms: TypeAlias = dict[str, Scalar]
 
 
 class AbstractObjective(eqx.Module):
-    """A loss for one sample, with a state of its own."""
+    """A loss for one sample, with a state of its own.
+
+    A subclass writes `check` and `loss`; the others if it has a state.
+    """
 
     @abc.abstractmethod
     def check(self, model: PyTree, data: PyTree) -> None:
@@ -42,10 +47,6 @@ class AbstractObjective(eqx.Module):
         `data` holds arrays of samples, the sample being the first axis: all that there
         are or, if they come from an iterator, the first batch. None without data.
         """
-
-    @abc.abstractmethod
-    def init(self, model: PyTree, *, key: Key) -> State:
-        """The state at the start: any pytree. Nothing is kept outside it."""
 
     @abc.abstractmethod
     def loss(
@@ -67,7 +68,10 @@ class AbstractObjective(eqx.Module):
         averaged likewise.
         """
 
-    @abc.abstractmethod
+    def init(self, model: PyTree, *, key: Key) -> State:
+        """The state at the start: any pytree. Nothing is kept outside it."""
+        return ()
+
     def trainable(self, state: State) -> PyTree:
         """The part of `state` that the optimiser trains beside the model.
 
@@ -75,41 +79,22 @@ class AbstractObjective(eqx.Module):
         its own adds that loss, with `jax.lax.stop_gradient` where the two must not
         meet. `()` if there is none.
         """
+        return ()
 
-    @abc.abstractmethod
     def advance(self, model: PyTree, state: State, update: Update) -> State:
         """The state after a step: the new model, and the mean update of the batch."""
+        return state
 
     @property
-    def combination(self) -> AbstractCombination | None:
+    def combination(self) -> "AbstractCombination | None":
         """How the gradients of several losses become one; None for a single loss."""
         return None
 
     @property
-    @abc.abstractmethod
     def refresh_every(self) -> int | None:
         """Steps between calls of `refresh`; None for never."""
-
-    @abc.abstractmethod
-    def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
-        """The state renewed between steps, by work that has no place inside one."""
-
-
-class AbstractStatelessObjective(AbstractObjective):
-    """An objective that is only its loss: a subclass writes `check` and `loss`."""
-
-    def init(self, model: PyTree, *, key: Key) -> State:
-        return ()
-
-    def trainable(self, state: State) -> PyTree:
-        return ()
-
-    def advance(self, model: PyTree, state: State, update: Update) -> State:
-        return state
-
-    @property
-    def refresh_every(self) -> int | None:
         return None
 
     def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
+        """The state renewed between steps, by work that has no place inside one."""
         return state

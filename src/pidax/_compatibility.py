@@ -10,10 +10,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._checks import classes_of, is_known, is_traced, require, show
-from ..flow import ProbabilityFlow
-from ..process import AbstractProcess
-from ..types import Batch, Condition, Shape, Times
+from ._checks import classes_of, is_known, is_traced, require, show
+from .flow import ProbabilityFlow
+from .process import AbstractProcess
+from .types import Batch, Condition, Shape, Times
 
 _SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
 
@@ -91,17 +91,6 @@ def check_classes(
                 f"Pass classes={known}, or make it with {classes} (classes= of a "
                 "network, labels= of a mixture)."
             )
-
-
-def known_shape(flow: ProbabilityFlow, student: Any) -> Shape:
-    """The shape of one sample, which the teacher or the student knows."""
-    shape = getattr(student, "shape", None) if flow.shape is None else flow.shape
-    if shape is None:
-        raise ValueError(
-            "the shape of one sample is not known, got None from student and flow. "
-            "Pass shape= to ProbabilityFlow or to Student."
-        )
-    return shape
 
 
 def check_output(student: Any, z: Batch, time: Any, condition: Condition) -> None:
