@@ -24,8 +24,8 @@ def test_it_is_the_solution_of_the_ode(make, x64):
 
 
 @every_process
-def test_at_the_start_it_is_the_latent_to_the_last_bit(make, dtype):
-    process = make()
+def test_at_the_start_it_is_the_latent_to_the_last_bit(make, x32):
+    process, dtype = make(), np.float32
     student = px.ExactStudent(low_rank(), process)
     z = process.prior(jax.random.key(0), (16, 2, 2))
     start = jax.jit(jax.vmap(student, in_axes=(0, None)))(z, process.t_max)

@@ -19,11 +19,13 @@ from pidax.denoiser import (
 from pidax.student import Student
 
 every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
+# Every process in float64, and one of them in float32.
+WITH_FLOAT32 = [*((name, True) for name in PROCESSES), ("RectifiedFlow", False)]
 
 
 @every_process
-def test_at_the_start_it_is_the_latent_to_the_last_bit(make, dtype):
-    process = make()
+def test_at_the_start_it_is_the_latent_to_the_last_bit(make, x32):
+    process, dtype = make(), np.float32
     student = Student(Network(), process)
     z = process.prior(jax.random.key(0), (32, 3))
     # The last time known while compiling, and not: two routes to sigma(T).
@@ -107,10 +109,15 @@ def test_it_states_what_it_is():
 # --- a soft boundary condition -------------------------------------------------------
 
 
-@every_process
-def test_a_soft_boundary_condition_keeps_the_whole_signal(make, dtype):
+@pytest.mark.parametrize(("name", "double"), WITH_FLOAT32)
+def test_a_soft_boundary_condition_keeps_the_whole_signal(name, double):
     """(sigma_t / sigma_T) z + alpha_t F, with F that of the hard one."""
-    process, network = make(), Network()
+    with jax.enable_x64(double):
+        soft_boundary(PROCESSES[name](), jnp.zeros(()).dtype)
+
+
+def soft_boundary(process, dtype):
+    network = Network()
     hard, soft = (Student(network, process, boundary=b) for b in ("hard", "soft"))
     z = process.prior(jax.random.key(0), (3,))
     last = process.level(process.t_max)
@@ -138,10 +145,23 @@ COEFFICIENTS = {
 }
 
 
-@pytest.mark.parametrize("name", COEFFICIENTS)
-@every_process
-def test_from_a_teacher_its_f_at_the_start_is_the_teachers_denoiser(make, name, dtype):
-    process, network = make(), Network(classes=4)
+@pytest.mark.parametrize(
+    ("make", "name", "double"),
+    [
+        (px.EDM, "edm", False),
+        (px.VE, "edm", True),
+        (px.SubVP, "velocity", True),
+        (px.VP, "flow", True),
+        (px.RectifiedFlow, "flow", True),
+    ],
+)
+def test_from_a_teacher_its_f_at_the_start_is_the_teachers_denoiser(make, name, double):
+    with jax.enable_x64(double):
+        from_teacher(make(), name, jnp.zeros(()).dtype)
+
+
+def from_teacher(process, name, dtype):
+    network = Network(classes=4)
     teacher = Preconditioned(network, process, COEFFICIENTS[name])
     student = Student.from_teacher(teacher, process)
     z, label = process.prior(jax.random.key(0), (3,)), jnp.array(2)
