@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, gaussian, tolerance
+from helpers import assert_close, gaussian
 from networks import Network
 from objectives import ONE
 
