@@ -266,7 +266,8 @@ def refine(
     weight = 0.0 if anchor is None else float(anchor_weight)
     unknown = {"scale": 1.0, "exact_noise": 1.0}
     problem = Problem(student, observation, constraint, weight=weight, **unknown)
-    latents = _draw_latents(student, z, samples, problem.shape, key, antithetic)
+    drawn = _draw_latents(student, z, samples, problem.shape, key, antithetic)
+    latents = np.asarray(drawn)
     count, shape = latents.shape[0], latents.shape[1:]
     condition = check_condition(condition, count)
     free, hold = _check_free(free, shape), _check_hold(hold, problem)
@@ -281,7 +282,7 @@ def refine(
         *fixed, own = args
         parts = []
         for rows in batches.reshape(-1, size):
-            take = lambda leaf, rows=rows: jnp.asarray(leaf)[rows]
+            take = lambda leaf, rows=rows: jnp.asarray(leaf[rows])
             parts.append(clock.run(function, *fixed, jax.tree.map(take, own)))
         return jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
 
@@ -290,7 +291,11 @@ def refine(
     problem = eqx.tree_at(
         lambda p: (p.noise, p.scale, p.free, p.hold),
         problem,
-        (*likelihood, free, jnp.zeros(start.fields.shape[1:], bool) | hold),
+        (
+            *likelihood,
+            jnp.asarray(free),
+            jnp.asarray(np.zeros(start.fields.shape[1:], bool) | hold),
+        ),
         is_leaf=lambda leaf: leaf is None,
     )
     keys = sample_keys(key, count, 1)
@@ -298,7 +303,7 @@ def refine(
     if antithetic:
         keys = jnp.concatenate([keys[: count // 2]] * 2)
         signs[count // 2 :] *= -1
-    centres = jnp.zeros_like(latents) if anchor == "norm" else latents
+    centres = np.zeros_like(latents) if anchor == "norm" else latents
     own: dict[str, Any] = dict(
         latent=latents, condition=condition, key=keys, sign=signs
     )
@@ -329,7 +334,7 @@ def refine(
         fields=found.fields,
         x=found.x,
         latent=found.latent,
-        start=np.asarray(latents),
+        start=latents,
         best=found.terms,
         history=History(*np.moveaxis(found.history, -1, 0)),
         steps=found.steps,
@@ -341,10 +346,11 @@ def refine(
         anchor=anchor,
         weight=float(anchor_weight),
         method=type(method).__name__,
-        held=int(problem.hold.sum()),
+        held=int(np.sum(hold)),
     )
 
 
+@eqx.filter_jit
 def sample_keys(key: Key, count: int, purpose: int) -> Array:
     """A key for each sample, the same however many there are and in what batches."""
     own = jax.random.fold_in(key, purpose)
@@ -381,14 +387,19 @@ def _draw_latents(
             "the shape of one sample is not known, got None from student and "
             "constraint. Pass z=, or shape= to Student."
         )
-    draw = lambda key: jax.random.normal(key, shape)
     if not antithetic:
-        return jax.vmap(draw)(sample_keys(key, samples, 0))
-    half = jax.vmap(draw)(sample_keys(key, samples // 2, 0))
+        return _normal(key, samples, shape)
+    half = _normal(key, samples // 2, shape)
     return jnp.concatenate([half, -half])
 
 
-def _check_free(free: Any, shape: Shape) -> Array:
+@eqx.filter_jit
+def _normal(key: Key, count: int, shape: Shape) -> Batch:
+    draw = lambda key: jax.random.normal(key, shape)
+    return jax.vmap(draw)(sample_keys(key, count, 0))
+
+
+def _check_free(free: Any, shape: Shape) -> np.ndarray:
     """A mask of one latent's entries, of which some are free: all, unless said."""
     mask = np.ones(shape, bool) if free is None else np.asarray(free)
     if mask.shape != shape or not mask.any():
@@ -397,13 +408,13 @@ def _check_free(free: Any, shape: Shape) -> Array:
             f"some are True, got shape {mask.shape} with {int(mask.sum())} of them. "
             "Pass ~chart.given, or leave it out."
         )
-    return jnp.asarray(mask)
+    return mask
 
 
-def _check_hold(hold: Any, problem: Problem) -> Array:
+def _check_hold(hold: Any, problem: Problem) -> np.ndarray:
     """A mask of entries of the stacked fields, some of them held, none observed."""
     if hold is None:
-        return jnp.asarray(False)
+        return np.asarray(False)
     mask = np.asarray(hold)
     judges = (problem.constraint, problem.observation)
     known = (j.shape for j in judges if j is not None and j.shape is not None)
@@ -424,7 +435,7 @@ def _check_hold(hold: Any, problem: Problem) -> Array:
                 f"{both.sum()} in both. Leave hold out where the held fields are "
                 "what is asked for."
             )
-    return jnp.asarray(mask)
+    return mask
 
 
 class _Start(NamedTuple):
