@@ -113,15 +113,15 @@ class Sum(AbstractDistillation):
         )
 
     @property
-    def flow(self) -> ProbabilityFlow:
+    def flow(self) -> ProbabilityFlow:  # type: ignore[override]
         return self.objectives[0].flow
 
     @property
-    def classes(self) -> int | None:
+    def classes(self) -> int | None:  # type: ignore[override]
         return self.objectives[0].classes
 
     @property
-    def condition(self) -> Draw | None:
+    def condition(self) -> Draw | None:  # type: ignore[override]
         return self.objectives[0].condition
 
     def check(self, model: PyTree, data: PyTree) -> None:

@@ -124,15 +124,15 @@ class PIDDM(AbstractDistillation):
             check_weight(self.weight)
 
     @property
-    def flow(self) -> ProbabilityFlow:
+    def flow(self) -> ProbabilityFlow:  # type: ignore[override]
         return self.distillation.flow
 
     @property
-    def classes(self) -> int | None:
+    def classes(self) -> int | None:  # type: ignore[override]
         return self.distillation.classes
 
     @property
-    def condition(self) -> Draw | None:
+    def condition(self) -> Draw | None:  # type: ignore[override]
         return self.distillation.condition
 
     def check(self, model: PyTree, data: PyTree) -> None:
