@@ -426,24 +426,26 @@ def test_a_step_is_levenbergs_and_its_damping_follows_its_success(x64):
         state = solver.init(fn, y, None, {}, None, None, frozenset())
         state = eqx.tree_at(lambda s: s.damping, state, jnp.asarray(damping))
         y, state, _ = solver.step(fn, y, None, {}, state, frozenset())
-        return y, state.damping, state.finished
+        return y, state.damping, state.finished, state.jvp
 
     a, b = np.array([[3.0, 1.0], [1.0, 2.0], [0.0, 1.0]]), np.array([1.0, 2.0, 3.0])
     y = np.array([4.0, -5.0])
     linear = jax.jit(lambda y, damping: step(lambda y: a @ y - b, y, damping))
     for damping, after in ((0.0, 0.0), (4.0, 0.4), (5e-4, 0.0)):
         wanted = np.linalg.solve(a.T @ a + damping * np.eye(2), a.T @ (a @ y - b))
-        new, lowered, finished = linear(y, damping)
+        new, lowered, finished, products = linear(y, damping)
         assert_close(new, y - wanted, 1e-10)
         assert_close(lowered, after, 1e-14)
         assert not finished
+        assert products <= 6  # two unknowns: rounding and the look back ask for more
+    assert not linear(y, 1e6)[2]  # little is promised because of the damping alone
     # A whole step of arctan from 3 overshoots: a quarter is taken, and the damping is
     # a tenth of the square of the slope, 1/(1 + 9), or four times what it was.
     bent = jax.jit(lambda y, damping: step(jnp.arctan, y, damping))
-    new, raised, _ = bent(np.array([3.0]), 0.0)
+    new, raised, *_ = bent(np.array([3.0]), 0.0)
     assert_close(new, [3 - 0.25 * 10 * np.arctan(3)], 1e-12)
     assert_close(raised, 0.1 * 0.1**2, 1e-12)
-    new, raised, _ = bent(np.array([30.0]), 1e-7)  # the slope is 1/901 there
+    new, raised, *_ = bent(np.array([30.0]), 1e-7)  # the slope is 1/901 there
     whole = np.arctan(30) / 901 / (1 / 901**2 + 1e-7)
     assert_close((30 - new) / whole, [0.25**3], 1e-9)
     assert_close(raised, 4e-7, 1e-12)
