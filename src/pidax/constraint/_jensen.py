@@ -82,7 +82,7 @@ def covariance_term(
     """
     apply, mean = _function(residual), law.mean
 
-    def even(delta):
+    def even(delta: Sample) -> Array:
         return 0.5 * (apply(mean + delta) + apply(mean - delta)) - apply(mean)
 
     return law.expect(jax.vmap(even)(law.values - mean))
