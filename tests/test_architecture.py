@@ -111,6 +111,28 @@ def test_every_module_says_what_it_is():
         assert ast.get_docstring(ast.parse(file.read_text())), file
 
 
+def test_no_two_rooms_use_one_name_for_two_files():
+    rooms: dict[str, str] = {}
+    for file in FILES:
+        if file.parent == SOURCE or file.name.startswith("__"):
+            continue
+        other = rooms.setdefault(file.name, room_of(file))
+        assert other == room_of(file), f"{file.name} is in {other} and {room_of(file)}"
+
+
+def test_every_argument_is_annotated():
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            some = node.args
+            given = [*some.posonlyargs, *some.args, *some.kwonlyargs]
+            given += [one for one in (some.vararg, some.kwarg) if one is not None]
+            bare = [one.arg for one in given if one.annotation is None]
+            bare = [name for name in bare if name not in ("self", "cls")]
+            assert not bare, f"{file}, {node.name}: annotate {bare}"
+
+
 def test_public_functions_and_classes_are_documented():
     for name in dir(px):
         value = getattr(px, name)

@@ -1,13 +1,12 @@
 """Figures of fields against what they were given: values, axes, titles, spectra."""
 
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array
-from rods import Rod
 
 import pidax as px
 from pidax.metrics import Interval
@@ -99,18 +98,30 @@ def test_a_curve_space_and_time_and_rows_of_time():
         px.plot.fields(square, Pair.Fields(zero, jnp.ones(()), zero), axes=panels[:1])
 
 
-def test_spectra_are_those_of_the_report(x64):
-    rod = Rod(Grid((13,)))
-    batch = jax.tree.map(np.asarray, px.pde.draw(rod, 16, key=jax.random.key(0)))
-    options: Any = dict(key=jax.random.key(1), resamples=20, projections=4)
-    report = px.pde.report(rod, batch, batch, **options)
+class Spectra:
+    """What is drawn of a report: two sets, a set of zeros, and the reference."""
+
+    wavenumbers = np.arange(5.0)
+    energy = 10.0 ** -np.arange(5.0)
+    rows = dict.fromkeys(("samples", "held-out data", "zeros"))
+    reference_spectra: ClassVar = {"solution": Interval(energy, energy, energy)}
+
+    def __getitem__(self, label):
+        size = {"samples": 2.0, "held-out data": 1.0, "zeros": 0.0}[label] * self.energy
+        band = Interval(size, 0.5 * size, 3 * size)
+        return SimpleNamespace(spectra={"solution": band})
+
+
+def test_spectra_are_those_of_the_report():
+    report: Any = Spectra()
     ax = px.plot.spectra(report)
     labels = [line.get_label() for line in ax.lines]
-    assert labels == ["samples", "held-out data", "generate a, then solve", "reference"]
-    band = report["samples"].spectra["solution"]
-    assert isinstance(band, Interval)
-    drawn = np.asarray(ax.lines[0].get_xydata())
-    np.testing.assert_allclose(drawn[:, 0], report.wavenumbers[1:])
-    np.testing.assert_allclose(drawn[:, 1], np.asarray(band.estimate)[1:])
+    assert labels == ["samples", "held-out data", "reference"]
+    for line, size in zip(ax.lines, (2.0, 1.0, 1.0), strict=True):
+        drawn = np.asarray(line.get_xydata())
+        np.testing.assert_allclose(drawn[:, 0], [1, 2, 3, 4])
+        np.testing.assert_allclose(drawn[:, 1], size * report.energy[1:])
+    box = ax.collections[0].get_paths()[0].get_extents()  # the samples' band
+    np.testing.assert_allclose([box.y0, box.y1], [1e-4, 0.6])
     with pytest.raises(ValueError, match=r"spectra \['solution'\], got 'source'"):
         px.plot.spectra(report, field="source")
