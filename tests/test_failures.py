@@ -23,7 +23,7 @@ def test_a_failed_solve_raises_and_says_how_to_cure_it():
         ):
             solve(flow, z, max_steps=2, solver=heun)
     broken = px.from_function(lambda x, s, a: x * jnp.nan, shape=(2,))
-    cases: list[px.flow.SolveOptions] = [{"steps": 3}, {"max_steps": 50}]
+    cases: list[dict[str, Any]] = [{"steps": 3}, {"max_steps": 50}]
     for options in cases:
         with pytest.raises(eqx.EquinoxRuntimeError, match=r"NaN"):
             px.solve(px.ProbabilityFlow(broken, px.EDM()), z, solver=heun, **options)

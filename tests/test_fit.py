@@ -255,7 +255,7 @@ def test_one_program_serves_every_run_of_one_structure(monkeypatch):
 
     traces, first = run()
     assert traces == 1
-    another = dict(
+    another: dict[str, Any] = dict(
         noise=0.1,
         model=Line(jnp.ones(3), jnp.ones(())),
         steps=29,

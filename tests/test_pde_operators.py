@@ -175,7 +175,7 @@ def check_solutions(cases, mean):
         *(manufactured(kinds, grid) for kinds, grid in cases), strict=True
     )
     shapes = [grid.unknown_shape for grid in grids]
-    columns = [np.eye(int(np.prod(n))).reshape(-1, *n) for n in shapes]  # type: ignore
+    columns = [np.eye(int(np.prod(n))).reshape(-1, *n) for n in shapes]
     errors = []
     for grid, u, eye, a, f in zip(
         grids, exact, columns, coefficients, sources, strict=True
@@ -510,7 +510,7 @@ def test_without_a_held_value_the_weighted_matrix_and_a_compatible_source(x64):
             rows, solver = grid.weights * laplacian.load(source), lx.CG(1e-12, 1e-12)
             u = lx.linear_solve(laplacian.weighted(), rows, solver).value
             constant = laplacian.nullspace
-            found.append((laplacian(u) - source, grid.norm(constant)))  # type: ignore
+            found.append((laplacian(u) - source, grid.norm(constant)))
             found[-1] += (laplacian(constant),)  # type: ignore
         return found
 

@@ -64,7 +64,7 @@ def test_an_image_has_x_across_and_y_up_in_the_domain():
     np.testing.assert_allclose(second.images[0].get_extent(), [-0.5, 3.5, -1.2, 1.2])
     assert (second.get_xlim(), second.get_ylim()) == ((0.0, 3.0), (-1.0, 1.0))
     assert (first.get_title(), second.get_title()) == ("given_field", "solution")
-    assert first.figure.get_suptitle() == "number = 1"  # type: ignore[union-attr]
+    assert first.figure.get_suptitle() == "number = 1"
     # The residual is 10 y: symmetric about zero, with its size in the title.
     (ax,) = px.plot.residuals(equation, Pair.Fields(x, jnp.ones(()), x + 10 * y))
     np.testing.assert_allclose(image_of(ax), np.asarray(10 * y).T, atol=1e-5)

@@ -25,7 +25,7 @@ def is_traced(*values: object) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
-def require(value: PyTree, ok: Array | bool, message: str) -> PyTree:
+def require(value: PyTree, ok: ArrayLike, message: str) -> PyTree:
     """Return `value`, having checked `ok`. The returned value must be used.
 
     A traced `ok` needs an array in `value` to ride on; without one nothing is checked.

@@ -69,7 +69,7 @@ def opened(path: FileName) -> Iterator[tuple[BinaryIO, int]]:
             if not stat.S_ISREG(status.st_mode):
                 kind = "a pipe" if stat.S_ISFIFO(status.st_mode) else "a device"
                 raise bad("a regular file", kind, "Copy what it gives into a file.")
-            yield file, status.st_size  # type: ignore[misc]
+            yield file, status.st_size
         except CheckpointError as error:
             raise CheckpointError(f"{os.fspath(path)}: {error}") from error.__cause__
 

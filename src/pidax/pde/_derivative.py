@@ -126,7 +126,7 @@ class TimeDerivative(eqx.Module):
             raise ValueError(
                 f"scheme must be one of {tuple(MISSING)}, got {self.scheme!r}."
             )
-        require_positive(dt=self.dt)  # type: ignore[arg-type]
+        require_positive(dt=self.dt)
 
     @typed
     def __call__(self, u: SpaceTime) -> Array:

@@ -79,7 +79,7 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the fields, in the order of their channels."""
-        return self.Fields._fields  # type: ignore[attr-defined]
+        return self.Fields._fields
 
     def sample(self, *, key: Key) -> FieldsT:
         """Draw the given fields and solve for the others.

@@ -254,7 +254,7 @@ def _npy_head(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
     head = io.BytesIO()
     about = np.lib.format.header_data_from_array_1_0(np.zeros(0, dtype))
     about["shape"] = shape
-    np.lib.format.write_array_header_1_0(head, about)  # type: ignore[arg-type]
+    np.lib.format.write_array_header_1_0(head, about)
     return head.getvalue()
 
 

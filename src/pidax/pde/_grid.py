@@ -334,7 +334,7 @@ def _intervals(extent: Sequence[Any], ndim: int) -> tuple[tuple[float, float], .
     try:
         if all(np.ndim(x) == 0 for x in extent):
             extent = (extent,) * ndim
-        pairs = tuple((float(low), float(high)) for low, high in extent)  # type: ignore[misc]
+        pairs = tuple((float(low), float(high)) for low, high in extent)
     except (TypeError, ValueError):
         raise ValueError(
             "extent must be an interval (low, high), or one for each axis, got "

@@ -58,7 +58,7 @@ class Heat(AbstractEvolution[Evolution]):
         self.initial = as_law(grid, _matern(grid) if initial is None else initial)
 
     def __check_init__(self):
-        require_positive(diffusivity=self.diffusivity, end=self.end)  # type: ignore[arg-type]
+        require_positive(diffusivity=self.diffusivity, end=self.end)
         require_whole(least=2, rows=self.rows)
         _require_zero_sides(self.grid)
 

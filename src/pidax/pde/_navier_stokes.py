@@ -77,7 +77,7 @@ class NavierStokes(AbstractSemilinear):
         self.initial = as_law(grid, recipe if initial is None else initial)
 
     def __check_init__(self):
-        require_positive(viscosity=self.viscosity, end=self.end)  # type: ignore
+        require_positive(viscosity=self.viscosity, end=self.end)
         require_whole(least=2, rows=self.rows)
         require_whole(substeps=self.substeps)
         check_periodic(self.grid, "NavierStokes")

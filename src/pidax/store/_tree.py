@@ -184,7 +184,7 @@ class Reader:
         try:
             for base in cls.__mro__:
                 if "__check_init__" in vars(base):
-                    base.__check_init__(module)  # type: ignore[attr-defined]
+                    base.__check_init__(module)
         except Exception as error:
             expected = f"at {where or 'the root'} values that {cls.__name__} allows"
             raise bad(expected, str(error).rstrip("."), self.cure) from error

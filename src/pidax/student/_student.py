@@ -162,7 +162,7 @@ class Student(AbstractStudent):
         else:
             self.coefficients, self.trained_for = teacher.coefficients, teacher.process
         self.event = getattr(network, "shape", None) if shape is None else shape
-        self.boundary = boundary  # type: ignore[assignment]
+        self.boundary = boundary
 
     @staticmethod
     @typed

@@ -275,7 +275,7 @@ def _choose(files: dict[int, Path], step: int | str) -> Path:
             return files[min(known, key=lambda s: (known[s], s))]
         raise ValueError("no checkpoint of this run has a score. Use step='last'.")
     if step in files:
-        return files[step]  # type: ignore[index]
+        return files[step]
     raise ValueError(
         f"step must be 'last', 'best' or one of {sorted(files)}, whose checkpoints are "
         f"kept, got {step!r}."
