@@ -102,7 +102,7 @@ class Spectra:
     """What is drawn of a report: two sets, a set of zeros, and the reference."""
 
     wavenumbers = np.arange(5.0)
-    energy = 10.0 ** -np.arange(5.0)
+    energy: ClassVar[Any] = 10.0 ** -np.arange(5.0)
     rows = dict.fromkeys(("samples", "held-out data", "zeros"))
     reference_spectra: ClassVar = {"solution": Interval(energy, energy, energy)}
 
