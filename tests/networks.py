@@ -61,3 +61,15 @@ class Trajectory(eqx.Module):
         moved = self.exact.transport(z, start, end) - noise * z
         there = jnp.abs(gap) > 1e-9  # at T any value will do
         return jnp.where(there, moved / jnp.where(there, gap, 1.0), 0.0)
+
+
+def drawn(make, seed=0):
+    """A network of NumPy's numbers, float32: nothing is compiled to draw them."""
+    rng = np.random.default_rng(seed)
+
+    def one(leaf):
+        scale = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.3
+        numbers = scale * rng.normal(size=leaf.shape)
+        return jnp.asarray(numbers + 0.5 * (len(leaf.shape) == 1), jnp.float32)
+
+    return jax.tree.map(one, eqx.filter_eval_shape(make))

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import drawn
 
 import pidax as px
 from pidax.convert import CheckpointError, load_consistency, load_openai
 from pidax.convert._edm import to_state
 from pidax.convert._openai import openai_naming
-from pidax.convert._state_dict import fill, names, structure
+from pidax.convert._state_dict import fill, names, structure, written
 from pidax.denoiser import ConsistencyCoefficients, EDMCoefficients
 
 # Two levels, one block each, attention on the coarse grid alone.
@@ -85,14 +85,12 @@ def rows(array, flash, heads=2):
 
 @pytest.fixture(scope="module")
 def network():
-    net = px.nn.DhariwalUNet(3, 3, dropout=0.0, key=jax.random.key(0), **OPTIONS)
-    leaves, tree = jax.tree.flatten(eqx.filter(net, eqx.is_inexact_array))
-    rng = np.random.default_rng(0)
-    drawn = [
-        jnp.asarray(a + 0.1 * rng.normal(size=a.shape), jnp.float32) for a in leaves
-    ]
-    rest = eqx.filter(net, eqx.is_inexact_array, inverse=True)
-    return eqx.combine(jax.tree.unflatten(tree, drawn), rest)
+    return make(**OPTIONS)
+
+
+def make(**options):
+    whole: Any = dict(dropout=0.0, key=jax.random.key(0), **options)
+    return drawn(lambda: px.nn.DhariwalUNet(3, 3, **whole))
 
 
 @pytest.mark.parametrize("flash", [True, False])
@@ -122,14 +120,13 @@ def test_the_names_of_imagenet_at_64():
 
 def test_files_are_read_and_small_normalisations_refused(tmp_path):
     wide = {**OPTIONS, "width": 128, "multipliers": (1,), "attention": ()}
-    net = px.nn.DhariwalUNet(3, 3, dropout=0.0, key=jax.random.key(1), **wide)
-    from pidax.convert._state_dict import written as state_of
-
+    net = make(**wide)
     path = tmp_path / "edm.safetensors"
-    px.convert.write_safetensors(path, state_of(net, openai_naming(True)), {})
+    px.convert.write_safetensors(path, written(net, openai_naming(True)), {})
     teacher = load_openai(path, **wide)
-    x = jax.random.normal(jax.random.key(2), (8, 8, 3))
+    x = np.random.default_rng(2).normal(size=(8, 8, 3)).astype(np.float32)
     label = jnp.array(1)
+    # Operation by operation: the three calls share what is compiled.
     scaled = net(x / np.hypot(2.0, 0.5), 250 * np.log(2.0), label)
     expected = 0.25 / 4.25 * x + 1.0 / np.sqrt(4.25) * scaled
     found = teacher(x, 2.0, condition=label)

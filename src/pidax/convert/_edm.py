@@ -154,7 +154,10 @@ def network_from(configuration: Configuration, state: State) -> SongUNet | Dhari
     name = configuration.get("model_type", _DEFAULT_NETWORK.get(kind, "DhariwalUNet"))
     kinds = {"SongUNet": (SongUNet, _SONG), "DhariwalUNet": (DhariwalUNet, _SHARED)}
     if name not in kinds:
-        raise ValueError(f"model_type must be one of {list(kinds)}, got {name!r}.")
+        raise ValueError(
+            f"model_type must be one of {list(kinds)}, got {name!r}. Other networks "
+            "are wrapped with pidax.from_function and its siblings."
+        )
     make, settings = kinds[name]
     known = (*_COMMON, *_UNUSED, *_OWN[kind], *settings)
     unknown = [setting for setting in configuration if setting not in known]

@@ -61,7 +61,8 @@ def lpips_from(
             f"of {len(names)} arrays are missing, the first {missing[0]}. {WHERE}"
         )
     width = convolutions[names[0]].shape[0]
-    trunk = VGG16(width=width, pooling=pooling, key=jax.random.key(0))
+    make = lambda: VGG16(width=width, pooling=pooling, key=jax.random.key(0))
+    trunk = eqx.filter_eval_shape(make)  # nothing is drawn
     layers = []
     for i, layer in zip(_LAYERS, trunk.convolutions, strict=True):
         kernel = np.moveaxis(convolutions[f"features.{i}.weight"], (0, 1), (3, 2))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._checks import require_whole
 from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, Shape
 
 
@@ -90,6 +91,18 @@ def require_rate(rate: float) -> None:
             f"dropout must satisfy 0 <= dropout < 1, got dropout={rate}. It is the "
             "fraction that is dropped: 0.0 for none."
         )
+
+
+def level_sizes(width: int, multipliers: tuple[int, ...]) -> tuple[int, ...]:
+    """The channels of each level of a U-Net, the finest first."""
+    if not multipliers:
+        raise ValueError(
+            "multipliers must have one entry for each level of the grid, got none. Use "
+            "(1,) for a network on one grid."
+        )
+    for multiplier in multipliers:
+        require_whole(multipliers=multiplier)
+    return tuple(width * multiplier for multiplier in multipliers)
 
 
 def as_sample(x: SampleLike, shape: Shape) -> Sample:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require_whole
+from .._checks import require_whole, whole_number
 from ..types import Condition, Key, ScalarLike, typed
 from ._base import AbstractFeatures
 from ._layers import Linear, as_float, normal
@@ -88,7 +88,7 @@ class Sinusoidal(AbstractFeatures):
                 f"max_period must be more than 1 and finite, got {max_period}. It is "
                 "the longest period, in units of 2 pi: 10000.0 for steps up to 1000."
             )
-        self.count = size
+        self.count = int(size)
         self.max_period = max_period
 
     @property
@@ -122,7 +122,7 @@ class Positional(AbstractFeatures):
                 f"positional features come in pairs, two at least, got {size} of "
                 "them. Use an even number from 4."
             )
-        self.count = size
+        self.count = int(size)
         self.endpoint = endpoint
 
     @property
@@ -180,7 +180,7 @@ class Embedding(eqx.Module):
         self.noise = Linear(features.size, size, scale=math.sqrt(2), key=first)
         self.label = None
         if classes is not None:
-            require_whole(classes=classes)
+            classes = whole_number("classes", classes)
             scale = math.sqrt(classes)
             self.label = Linear(classes, size, scale=scale, bias=False, key=second)
         self.layers = tuple(Linear(size, size, scale=math.sqrt(2), key=k) for k in rest)

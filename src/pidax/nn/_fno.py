@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require_whole
+from .._checks import require_whole, whole_number
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, typed
 from ._base import AbstractFeatures, AbstractNetwork, refuse_augment, require_rate
 from ._embedding import Embedding
@@ -127,8 +127,7 @@ def make_axes(
                 "for a periodic axis, 'padded' for any other, 'cosine' or 'sine' for "
                 "fields without slope or without value at its ends."
             )
-    for count in counts:
-        require_whole(modes=count)
+    counts = tuple(whole_number("modes", count) for count in counts)
     if layout not in get_args(Layout):
         raise ValueError(
             f"layout must be one of {get_args(Layout)}, got {layout!r}. On nodes the "

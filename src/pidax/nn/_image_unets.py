@@ -62,9 +62,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require_whole
+from .._checks import require_whole, whole_number
 from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, typed
-from ._base import AbstractFeatures, AbstractNetwork, as_sample, require_rate
+from ._base import (
+    AbstractFeatures,
+    AbstractNetwork,
+    as_sample,
+    level_sizes,
+    require_rate,
+)
 from ._embedding import Fourier, Positional, class_vector
 from ._layers import (
     GENTLE,
@@ -119,13 +125,13 @@ class NoiseEmbedding(eqx.Module):
         self.features = features
         self.label = self.augment = None
         if classes is not None:
-            require_whole(classes=classes)
+            classes = whole_number("classes", classes)
             # A one-hot vector has the norm 1: Song's is made longer in the call.
             scale = 1.0 if song else math.sqrt(classes)
             outputs = inside if song else size
             self.label = Linear(classes, outputs, scale=scale, bias=song, key=first)
         if augments is not None:
-            require_whole(augments=augments)
+            augments = whole_number("augments", augments)
             self.augment = Linear(augments, inside, bias=False, key=second)
         scale = math.sqrt(2)
         self.layers = (
@@ -508,7 +514,7 @@ class SongUNet(AbstractNetwork):
             inputs=in_channels,
             outputs=out_channels,
             stem=width,
-            sizes=_sizes(width, multipliers),
+            sizes=level_sizes(width, multipliers),
             blocks=blocks,
             resolution=resolution,
             attention=tuple(attention),
@@ -521,7 +527,7 @@ class SongUNet(AbstractNetwork):
         keys = stream(third)
         self.encoder = Encoder(plan, encoder, keys)
         self.decoder = Decoder(plan, decoder, keys)
-        self.image = resolution, resolution, in_channels
+        self.image = int(resolution), int(resolution), int(in_channels)
         self.remat = remat
 
     @staticmethod
@@ -608,7 +614,7 @@ class DhariwalUNet(AbstractNetwork):
     ):
         require_whole(width=width, embedding_multiplier=embedding_multiplier)
         first, second = jax.random.split(key)
-        size, sizes = width * embedding_multiplier, _sizes(width, multipliers)
+        size, sizes = width * embedding_multiplier, level_sizes(width, multipliers)
         labels: Any = dict(classes=classes, augments=augments)
         self.embedding = NoiseEmbedding(
             size, features=Positional(width), order="adm", **labels, key=first
@@ -630,7 +636,7 @@ class DhariwalUNet(AbstractNetwork):
         keys = stream(second)
         self.encoder = Encoder(plan, "standard", keys)
         self.decoder = Decoder(plan, "standard", keys)
-        self.image = resolution, resolution, in_channels
+        self.image = int(resolution), int(resolution), int(in_channels)
         self.remat = remat
 
     @property
@@ -671,20 +677,12 @@ def _through(
     return network.decoder(h, skips, run)
 
 
-def _sizes(width: int, multipliers: tuple[int, ...]) -> tuple[int, ...]:
-    if not multipliers:
-        raise ValueError(
-            "multipliers must have one entry for each level of the grid, got none. Use "
-            "(1,) for a network on one grid."
-        )
-    for multiplier in multipliers:
-        require_whole(multipliers=multiplier)
-    return tuple(width * multiplier for multiplier in multipliers)
-
-
 def _require_one(name: str, value: str, kinds: Any) -> None:
     if value not in get_args(kinds):
-        raise ValueError(f"{name} must be one of {get_args(kinds)}, got {value!r}.")
+        raise ValueError(
+            f"{name} must be one of {get_args(kinds)}, got {value!r}. Leave it out for "
+            "that of DDPM++."
+        )
 
 
 def image_norm(channels: int, epsilon: float) -> GroupNorm:

@@ -109,7 +109,7 @@ class Conv(eqx.Module):
         shape = (kernel,) * dims + (inputs, outputs)
         self.weight = normal(key, shape, scale / math.sqrt(fan_in))
         self.bias = jnp.zeros(outputs) if bias else None
-        self.stride = stride
+        self.stride = int(stride)
         self.padding = padding
 
     @typed
@@ -167,7 +167,7 @@ class GroupNorm(eqx.Module):
             )
         self.gain = jnp.ones(channels)
         self.shift = jnp.zeros(channels)
-        self.groups = groups
+        self.groups = int(groups)
         self.epsilon = epsilon
 
     @typed
@@ -226,7 +226,7 @@ class Attention(eqx.Module):
         # number to all logits of a softmax.
         self.qkv = Linear(channels, 3 * channels, bias=bias, key=first)
         self.out = Linear(channels, channels, scale=scale, key=second)
-        self.heads = heads
+        self.heads = int(heads)
 
     @typed
     def __call__(self, x: Float[Array, "*grid channels"]) -> Float[Array, "..."]:
@@ -267,7 +267,7 @@ class Resample(eqx.Module):
         if self.direction not in get_args(Direction):
             raise ValueError(
                 f"direction must be one of {get_args(Direction)}, got "
-                f"{self.direction!r}."
+                f"{self.direction!r}. Up doubles the grid, down halves it."
             )
         if not self.taps or len(self.taps) % 2 or sum(self.taps) == 0:
             raise ValueError(

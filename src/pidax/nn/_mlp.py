@@ -139,7 +139,7 @@ class ResidualMLP(AbstractNetwork):
     ):
         require_whole(in_size=in_size, out_size=out_size, width=width, depth=depth)
         require_rate(dropout)
-        self.gained = 0 if gain is None else gain
+        self.gained = 0 if gain is None else int(gain)
         if gain is not None and not 0 <= gain <= in_size - out_size:
             raise ValueError(
                 f"a gain multiplies {out_size} coordinates of the input, from the one "

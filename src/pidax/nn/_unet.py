@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from .._checks import require_whole
 from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, typed
-from ._base import AbstractFeatures, AbstractNetwork, refuse_augment, require_rate
+from ._base import (
+    AbstractFeatures,
+    AbstractNetwork,
+    level_sizes,
+    refuse_augment,
+    require_rate,
+)
 from ._embedding import Embedding
 from ._layers import (
     SMALL,
@@ -83,9 +89,14 @@ class UNet(AbstractNetwork):
         require_whole(width=width, blocks=blocks)
         require_rate(dropout)
         require_grid(dims, padding)
-        _require_levels(multipliers, attention)
-        levels, size = range(len(multipliers)), 4 * width
-        sizes = [width * m for m in multipliers]
+        sizes = level_sizes(width, multipliers)
+        levels, size = range(len(sizes)), 4 * width
+        outside = [level for level in attention if level not in levels]
+        if outside:
+            raise ValueError(
+                f"attention must name levels from 0 (finest) to {len(sizes) - 1}, "
+                f"got {outside}. Remove them, or add multipliers."
+            )
         keys = stream(key)
 
         def conv(
@@ -174,19 +185,3 @@ class UNet(AbstractNetwork):
                 f"{less}, pad it to {more}, or use fewer multipliers."
             )
         return jnp.asarray(x)
-
-
-def _require_levels(multipliers: tuple[int, ...], attention: tuple[int, ...]) -> None:
-    if not multipliers:
-        raise ValueError(
-            "multipliers must have one entry for each level of the grid, got none. Use "
-            "(1,) for a network on one grid."
-        )
-    for multiplier in multipliers:
-        require_whole(multipliers=multiplier)
-    outside = [level for level in attention if level not in range(len(multipliers))]
-    if outside:
-        raise ValueError(
-            f"attention must name levels from 0 (finest) to {len(multipliers) - 1}, "
-            f"got {outside}. Remove them, or add multipliers."
-        )

@@ -34,7 +34,10 @@ class VGG16(eqx.Module):
     def __init__(self, *, width: int = 64, pooling: str = "max", key: Key):
         require_whole(width=width)
         if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}.")
+            raise ValueError(
+                f"pooling must be one of {POOLINGS}, got {pooling!r}. Use 'max' for "
+                "VGG16 as it was trained, 'average' for smooth gradients."
+            )
         channels = [3]
         for depth, times in zip(GROUPS, _WIDTHS, strict=True):
             channels += [times * width] * depth
