@@ -11,7 +11,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 # What one test of this session has compiled its others, on either process, need not:
 # in a directory of the session's own, so that no earlier one can hide a failure.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp("-of-pidax"))
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp("-of-pidax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 

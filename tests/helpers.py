@@ -1,8 +1,11 @@
 """What the tests share: every public process and denoiser, and one tolerance table."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import pidax as px
 
@@ -67,6 +70,13 @@ EXACT = {
     "circle": lambda: px.Circle(0.7),
     "posterior": observed,
 }
+
+
+def charts(*quick: tuple[str, str]) -> list:
+    """Every process with every clock, by name; those that are not `quick` are slow."""
+    every = itertools.product(PROCESSES, CLOCKS)
+    slow = lambda chart: () if chart in quick else pytest.mark.slow
+    return [pytest.param(*chart, marks=slow(chart)) for chart in every]
 
 
 def tolerance(dtype: np.dtype, factor: float = 1.0) -> float:

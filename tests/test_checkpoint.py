@@ -73,6 +73,7 @@ def names(directory):
 # --- stopped and resumed -------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 10, 35])
 def test_a_stopped_run_resumes_to_the_last_bit(step, whole, tmp_path):
     part = fit(tmp_path, callback=stop_at(step))
@@ -106,6 +107,7 @@ def test_steps_may_grow(whole, tmp_path):
         fit(tmp_path, steps=30)
 
 
+@pytest.mark.slow
 def test_the_objectives_state_is_resumed(tmp_path):
     """Refreshed at 5, 10, ...: stopped right after one, and between two."""
     options = dict(objective=WithState(), steps=20, log_every=2)
@@ -128,6 +130,7 @@ def test_steps_may_grow_past_a_refresh(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.slow
 def test_an_error_of_the_callback_or_the_data_keeps_what_was_done(whole, tmp_path):
     def callback(step, terms, result):
         if step == 10:
@@ -176,6 +179,7 @@ def test_memory_mapped_files_are_arrays(whole, tmp_path):
     assert_same_bits(fit(data=data).state, whole[0].state)
 
 
+@pytest.mark.slow
 def test_steps_may_not_grow_under_another_schedule(tmp_path):
     grow = lambda steps, length: fit(
         tmp_path, steps=steps, optimiser=optax.adam(px.warmup_cosine(1e-2, length))
@@ -351,6 +355,7 @@ def damaged(content: bytes):
         yield content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_used(two):
     directory, content = two
     good, step = found_in(directory)
@@ -505,6 +510,7 @@ print(" at 0x" in text, hashlib.sha256(text.encode()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_an_optimiser_is_described_alike_in_every_process():
     outputs = []
     for seed in "12":
@@ -518,6 +524,7 @@ def test_an_optimiser_is_described_alike_in_every_process():
     assert outputs[0].startswith("False")
 
 
+@pytest.mark.slow
 def test_devices_micro_batches_and_intervals_may_change(whole, tmp_path):
     fit(tmp_path, callback=stop_at(20))
     other = dict(devices=jax.devices()[:2], accumulate=2, log_every=3, keep=1)

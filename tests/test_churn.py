@@ -13,6 +13,7 @@ from helpers import assert_close, full_mixture
 import pidax as px
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [px.EDM(), px.VP()], ids=["EDM", "VP"])
 def test_without_churn_it_is_heuns_method_in_the_noise_to_signal_ratio(
     process, key, x64
@@ -34,6 +35,7 @@ def test_without_churn_it_is_heuns_method_in_the_noise_to_signal_ratio(
     assert_close(end, path.end, 1e-9)
 
 
+@pytest.mark.slow
 def test_noise_is_added_inside_the_interval_alone(key, x64):
     flow = px.ProbabilityFlow(full_mixture(), px.EDM())
     z = flow.process.prior(key, (2,))
@@ -66,6 +68,7 @@ def test_churn_of_every_process_is_finite_by_default(make, x32, key):
     assert jnp.abs(churned - still).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_law_of_its_samples_for_gaussian_data(x64):
     """Each step is affine in the sample: mean and variance go by a recursion."""
     mean, variance = 0.3, 0.25
@@ -105,6 +108,7 @@ def test_the_law_of_its_samples_for_gaussian_data(x64):
     assert abs(v / 0.25 - 1) > 0.04  # churn with too much noise shows in the law
 
 
+@pytest.mark.slow
 def test_it_costs_two_evaluations_a_step_and_one_at_the_end(key):
     calls = []
     ring = px.GaussianMixture.ring()
@@ -120,6 +124,7 @@ def test_it_costs_two_evaluations_a_step_and_one_at_the_end(key):
     assert len(calls) == 35
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -134,12 +139,14 @@ def test_bad_input_is_named(options, message, key):
         px.sample_with_churn(flow, jnp.zeros(2), key=key, **options)
 
 
+@pytest.mark.slow
 def test_pure_noise_without_signal_is_refused(key):
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.RectifiedFlow())
     with pytest.raises(ValueError, match="start below the time of pure noise"):
         px.sample_with_churn(flow, jnp.zeros(2), key=key)
 
 
+@pytest.mark.slow
 def test_a_table_of_levels_is_sampled_at_its_levels(key, x64):
     """As the network were asked for at times that are rounded first, churned too."""
     levels = (50.0, 10.0, 2.0, 0.4, 0.08, 0.0)

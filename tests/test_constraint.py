@@ -90,13 +90,14 @@ class Doubling(pde.AbstractNormaliser):
     def normalise(self, stacked) -> Any:
         return stacked.ravel() / 2
 
-    def restore(self, coordinates):
+    def restore(self, coordinates: Any) -> Any:
         return 2 * coordinates.reshape(self.fields)
 
 
 # ------------------------------------------------------------------------ residuals
 
 
+@pytest.mark.slow
 def test_the_cost_is_the_square_of_the_relative_residual():
     """In the model's coordinates, through the chart: mean |R|^2 / s^2."""
 
@@ -118,6 +119,7 @@ def test_the_cost_is_the_square_of_the_relative_residual():
                 assert_close(a, b, tolerance(np.dtype(dtype), 100))
 
 
+@pytest.mark.slow
 def test_what_the_solver_made_costs_nothing_and_its_negative_does(x64):
     fields, constraint = stack(darcy()), px.Residual(DARCY, CHART)
     cost = eqx.filter_jit(constraint.cost)
@@ -126,6 +128,7 @@ def test_what_the_solver_made_costs_nothing_and_its_negative_does(x64):
     assert_close(cost(CHART.normalise(wrong)), 4.0, 1e-10)
 
 
+@pytest.mark.slow
 def test_scalings_are_sizes_and_no_way_to_a_smaller_residual(x64):
     """The gradient of the cost is that of the residual alone, at a fixed scale."""
     fields = fields_of(2)
@@ -160,6 +163,7 @@ def test_half_precision_samples_are_judged_in_float32(x32):
     assert_close(cost, both(half.astype(jnp.float32))[1], 0)
 
 
+@pytest.mark.slow
 def test_constraints_are_mapped_and_compiled(x64):
     both = px.Residual(DARCY, CHART) & px.Observation(some(5), fields_of(6))
     batch = random(7, (3, *SHAPE))
@@ -205,6 +209,7 @@ def test_the_cost_is_in_units_of_the_noise_and_without_it_of_the_values(x64):
     assert_close(cost_of(zeros, fields), wanted, 1e-12)
 
 
+@pytest.mark.slow
 def test_noisy_values_are_not_overwritten_and_move_by_their_noise(x64, key):
     mask, truth, fields = some(14), fields_of(15), fields_of(16)
     noise = np.where(some(17, 0.5), 0.2, 0.0)
@@ -221,6 +226,7 @@ def test_noisy_values_are_not_overwritten_and_move_by_their_noise(x64, key):
     assert_close(moved.std(0), np.where(mask, noise, 0.0), 0.02)
 
 
+@pytest.mark.slow
 def test_fields_are_observed_by_name(x64, key):
     fields = darcy()
     forward = px.Observation.of(DARCY, coefficient=fields.coefficient)
@@ -240,6 +246,7 @@ def test_fields_are_observed_by_name(x64, key):
     assert both.cost_of(stack(fields)) == 0
 
 
+@pytest.mark.slow
 def test_fields_of_an_evolution_are_observed_in_its_solution(x64, key):
     fields = burgers()
     image = jnp.asarray(fields.solution)[..., None]
@@ -267,6 +274,7 @@ def test_fields_of_an_evolution_are_observed_in_its_solution(x64, key):
     assert_close(left.values, wanted, 0)
 
 
+@pytest.mark.slow
 def test_random_points_are_exactly_as_many_as_said(x64, key):
     fields = darcy()
     seen = px.Observation.at_random(
@@ -315,6 +323,7 @@ def sums(rows=4, seed=20):
     return a, b
 
 
+@pytest.mark.slow
 def test_affine_projection_is_exact_nearest_and_idempotent(dtype):
     a, b = sums()
     constraint = pc.Affine(jnp.asarray(a, dtype), jnp.asarray(b, dtype), CHART)
@@ -331,6 +340,7 @@ def test_affine_projection_is_exact_nearest_and_idempotent(dtype):
     assert_close(constraint.project(CHART.normalise(fields)), near, tol)
 
 
+@pytest.mark.slow
 def test_affine_takes_lineax_operators(x64):
     """The Laplacian of one channel is prescribed: Poisson with a known source."""
     grid = pde.Grid((5, 4))
@@ -343,6 +353,7 @@ def test_affine_takes_lineax_operators(x64):
     assert_close(inner(fields), source, 1e-12)
 
 
+@pytest.mark.slow
 def test_exact_values_are_the_affine_projection_on_its_entries(x64):
     mask, truth, fields = some(25, 0.1), fields_of(26), fields_of(27)
     rows = np.eye(60)[mask.ravel()].reshape(-1, *SHAPE)
@@ -351,6 +362,7 @@ def test_exact_values_are_the_affine_projection_on_its_entries(x64):
     assert_close(projected(affine, fields), projected(seen, fields), 1e-13)
 
 
+@pytest.mark.slow
 def test_means_are_shifted_in_the_norm_of_the_grid(x64):
     fields = fields_of(28)
     mean = pc.Mean.of(DARCY, CHART, solution=0.25)
@@ -369,6 +381,7 @@ def test_means_are_shifted_in_the_norm_of_the_grid(x64):
     assert_close(every.mean((0, 1)), [0.1, -0.2], 1e-13)
 
 
+@pytest.mark.slow
 def test_values_and_means_project_together_as_one_affine_does(x64):
     """Overwrite, then shift what is free: the nearest in the grid's norm.
 
@@ -393,6 +406,7 @@ def test_values_and_means_project_together_as_one_affine_does(x64):
     assert_close(residual_of(both.parts[1], got), 0.0, 1e-13)
 
 
+@pytest.mark.slow
 def test_values_and_linear_conditions_project_together_as_one_affine_does(x64):
     a, b = sums()
     mask, fields = some(30), fields_of(32)
@@ -440,6 +454,7 @@ def test_a_constraint_of_ones_own_says_one_thing(x64):
         pc.from_residual(own.residual_of, SHAPE, scale=0.0)
 
 
+@pytest.mark.slow
 def test_all_sums_costs_and_joins_residuals(x64):
     residual = px.Residual(DARCY, CHART)
     seen = px.Observation(some(33), fields_of(34), noise=0.1)
@@ -499,6 +514,7 @@ def test_the_grid_of_the_samples_is_checked_before_compiling():
         _ = constraint & px.Observation(some(39, shape=(4, 4, 2)), jnp.ones((4, 4, 2)))
 
 
+@pytest.mark.slow
 def test_masks_and_values_that_cannot_be_meant():
     values, mask = fields_of(40), some(41)
     with pytest.raises(ValueError, match="observes nothing"):
@@ -522,6 +538,7 @@ def test_masks_and_values_that_cannot_be_meant():
         _ = px.Observation(mask, values) & px.Observation(mask, values + 1)
 
 
+@pytest.mark.slow
 def test_units_are_checked_in_whitened_coordinates_too(key):
     many = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 80, key=key)))
     chart = pde.Whitened.fit(many, positive=[0], given=DARCY.given_mask)
@@ -558,6 +575,7 @@ def test_a_normaliser_that_is_missing_is_said_to_be_missing():
     (seen & px.Residual(DARCY, Doubling(SHAPE))).check((60,))
 
 
+@pytest.mark.slow
 def test_observations_of_another_domain_are_refused(key):
     """The shapes agree, the places do not."""
     square, wide, cells = (
@@ -645,6 +663,7 @@ def test_projections_that_do_not_exist(x64):
         _ = px.Observation(full, fields_of(43)) & pc.Mean(0.1, channel=1)
 
 
+@pytest.mark.slow
 def test_the_start_must_be_finite():
     constraint = px.Residual(DARCY, CHART)
     batch = random(44, (3, *SHAPE), jnp.float32)
@@ -656,6 +675,7 @@ def test_the_start_must_be_finite():
         constraint.check_start(huge)
 
 
+@pytest.mark.slow
 def test_squares_at_the_start_must_be_finite_too(x32):
     """A residual of 1e22 is a float32 number, its square is none."""
     batch = random(45, (3, *SHAPE), jnp.float32)

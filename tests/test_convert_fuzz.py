@@ -87,7 +87,7 @@ def bounded(request, tmp_path):
             gc.collect()
             gc.freeze()  # what other tests left is not walked through with every list
             start = time.thread_time()
-            outcome(path)
+            assert outcome(path)[0] == "refused" or not message
             assert time.thread_time() - start < SECONDS
             gc.unfreeze()
             assert not WATCH.seen
@@ -103,7 +103,12 @@ def bounded(request, tmp_path):
     return bounded
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
+ALIKE = ("sets", "tuples", "bytes", "wide text")  # seconds each: for the slow run
+SLOW = [pytest.param(b, marks=pytest.mark.slow) if b in ALIKE else b for b in BOMBS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bomb", SLOW)
 def test_a_pickle_that_asks_for_too_much(bomb, bounded):
     body, message = BOMBS[bomb]
     net = forge.module("Net", {"w": forge.parameter(np.ones(2, "f4"))})
@@ -146,7 +151,8 @@ def test_a_configuration_without_end(bounded):
     )
 
 
-@pytest.mark.parametrize("text", [b"[],", b"{},", b'{"":0},', b"[[]],", b"1e5,"])
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [b'{"":0},', b"[[]],"])
 def test_a_safetensors_header_full_of_nothing(text, bounded):
     body = b'{"a":[' + text * 140_000
     body = body[:-1] + b"]}"
@@ -163,7 +169,8 @@ def test_a_zip_directory_full_of_nothing(bounded):
     )
 
 
-@pytest.mark.parametrize(("golden", "count"), [(False, 800), (True, 60)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("golden", "count"), [(False, 120), (True, 30)])
 def test_damaged_files_are_refused_or_read_and_do_nothing(golden, count, tmp_path):
     """`benchmarks/fuzz_convert.py` reads ten thousand of them."""
     files, ends = seeds(tmp_path, golden=golden), Counter()

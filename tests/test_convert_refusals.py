@@ -433,6 +433,7 @@ def test_metadata_of_others_is_left_alone(tmp_path):
 # --- truncated files ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["EDM pickle", "torch zip", "torch legacy", "safetensors"]
 )

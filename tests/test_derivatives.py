@@ -42,7 +42,8 @@ class Table(eqx.Module):
 def table_residuals(flow, derivative, rows, times, maps):
     """Of many tables at once; affine maps are known from d + 1 points."""
     process = flow.process
-    nodes = 0.25 * log_ratio(*process.level(times), process)[1:]
+    sigma, alpha = process.level(times)
+    nodes = 0.25 * log_ratio(sigma, alpha, process)[1:]
     z = process.sigma(times[0]) * jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3)])
 
     def residuals(maps):
@@ -86,6 +87,7 @@ def solved(flow, z, times, heun=False):
     return np.stack(path, 1) / size[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "clock"),
     [(px.EDM(), TIME), (px.RectifiedFlow(), ANGLE)],
@@ -112,6 +114,7 @@ def test_without_residual_the_student_is_the_solver(process, clock, x64):
         assert_close(difference(v, tau)[:, i], slope, 1e-9)
 
 
+@pytest.mark.slow
 def test_steps_span_the_nearest_whole_number_of_gaps():
     """Of the default's 34 gaps in 12 steps three, of eight in 20 steps one."""
     for nodes, steps, gaps in ((35, 12, 3), (9, 20, 1)):
@@ -123,6 +126,7 @@ def test_steps_span_the_nearest_whole_number_of_gaps():
         assert_close(spans[gaps] / spans[0], gaps, 1e-2)
 
 
+@pytest.mark.slow
 def test_long_steps_make_interleaved_trajectories_of_the_solver(x64):
     """Three steps over eight gaps, the first of each chain from the start."""
     flow = px.ProbabilityFlow(gaussian(), px.EDM())
@@ -133,22 +137,44 @@ def test_long_steps_make_interleaved_trajectories_of_the_solver(x64):
         assert_close(found[:, chain], expected, 1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("derivative", "order"), [(Upwind(), 1), (Central(), 2)], ids=["upwind", "central"]
+)
+def test_the_optimal_student_has_the_derivatives_order(derivative, order, x64):
+    """Against the exact trajectory, at all nodes and in the angle's chart."""
+    process, exact = px.EDM(), gaussian()
+    flow = px.ProbabilityFlow(exact, process)
+    student = Student(Trajectory(exact, process), process, shape=(3,))
+    z, errors = prior(process), []
+    for n in (9, 17):
+        times = px.uniform_angle(n, process)
+        error = distilled(flow, derivative, times, z) - states(student, z, times)
+        scale = np.hypot(0.5, times)[:, None]
+        errors.append(np.abs(np.asarray(error) / scale).max())
+    assert abs(np.log2(errors[0] / errors[1]) - order) < 0.1
+
+
 # --- orders and charts ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "derivative", "order"),
     [
         (px.RectifiedFlow, Central("nodes"), 2),
         (px.VP, CoupledAutomaticNumerical(), 2),
         (px.EDM, SolverStep(diffrax.Bosh3()), 3),
+        pytest.param(px.EDM, Upwind(), 1, marks=pytest.mark.slow),
+        pytest.param(px.EDM, Central(), 2, marks=pytest.mark.slow),
+        pytest.param(px.VP, Central(), 2, marks=pytest.mark.slow),
+        pytest.param(px.EDM, SolverStep(diffrax.Heun()), 2, marks=pytest.mark.slow),
     ],
-    ids=["nodes", "coupled", "Bosh3"],
+    ids=["nodes", "coupled", "Bosh3", "upwind", "central", "central VP", "heun"],
 )
 def test_the_exact_trajectory_has_a_residual_of_that_order(
     make, derivative, order, x64
 ):
-    """Euler's, Heun's and the midpoint rule are compared with themselves above."""
     process, exact = make(), gaussian()
     flow = px.ProbabilityFlow(exact, process)
     student = Student(Trajectory(exact, process), process, shape=(3,))
@@ -169,6 +195,7 @@ def same_levels(name):
     return make(t_min=float(make().time(0.01)), t_max=float(make().time(50.0)))
 
 
+@pytest.mark.slow
 def test_with_the_exact_derivative_it_is_one_number_in_every_chart(x64):
     """Three processes over the same noise levels, three clocks, and EDM's by hand."""
     network, exact, found = Network(), gaussian(), []

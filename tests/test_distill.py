@@ -111,6 +111,7 @@ LAW_CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LAW_CASES)
 def test_laws_are_the_distributions_they_are_named_after(case, x64):
     """A fixed seed; another law of the same mean would have p < 1e-20."""
@@ -119,6 +120,7 @@ def test_laws_are_the_distributions_they_are_named_after(case, x64):
     assert stats.kstest(np.asarray(view(t)), expected.cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
 def test_laws_stay_within_the_process(make):
     process = make()
@@ -160,6 +162,7 @@ def weight(name, process, t):
     }[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "law", "weighting"),
     [
@@ -186,6 +189,7 @@ def test_the_expected_loss_of_the_exact_denoiser(make, law, weighting, x64):
         assert_mean(values, expected)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_denoiser_costs_its_weighted_square(x64):
     """The cross term with the exact one's error is zero in the mean."""
     exact, process = data(), px.EDM()
@@ -217,6 +221,7 @@ class Bent(px.AbstractDenoiser):
         return self.exact(x, sigma, alpha) + self.slope @ y + self.offset
 
 
+@pytest.mark.slow
 def test_the_gradient_vanishes_at_the_exact_denoiser(x64):
     objective, exact = FlowMatching(law=UniformAngle()), data()
 
@@ -315,6 +320,7 @@ def test_labels_are_dropped_as_often_as_asked_and_all_at_once():
         np.testing.assert_array_equal(found["flag"], ~gone)
 
 
+@pytest.mark.slow
 def test_a_dropped_label_is_one_the_model_does_not_see(x32):
     model = Preconditioned(Network(2, classes=4), px.RectifiedFlow())
     x0, keys = jnp.array([0.4, -0.8]), keys_of(3)
@@ -333,6 +339,7 @@ def teacher(process):
     return px.ProbabilityFlow(data(), process)
 
 
+@pytest.mark.slow
 def test_pairs_are_the_exact_trajectories_and_their_student_has_no_loss(x64):
     process = px.RectifiedFlow()  # which starts without signal
     objective = KnowledgeDistillation(
@@ -381,6 +388,7 @@ def of_classes():
     )
 
 
+@pytest.mark.slow
 def test_the_endpoint_is_drawn_as_often_as_asked_and_the_rest_evenly(x32):
     """A distance that tells the saved time apart, by marking the states."""
     student = Student(lambda *args, **rest: args[0] * 0, px.EDM(), shape=(2,))
@@ -393,6 +401,7 @@ def test_the_endpoint_is_drawn_as_often_as_asked_and_the_rest_evenly(x32):
     assert (np.abs(share - expected) < 4.5 * (expected / 4000) ** 0.5).all()
 
 
+@pytest.mark.slow
 def test_the_reported_endpoint_error_is_unbiased_and_only_ends_need_no_draw(x32):
     student = Student(Network(2), px.EDM())
     objective = knowledge()
@@ -408,6 +417,7 @@ def test_the_reported_endpoint_error_is_unbiased_and_only_ends_need_no_draw(x32)
     assert_close(loss, error, 1e-6)
 
 
+@pytest.mark.slow
 def test_refreshing_replaces_the_oldest_pairs(x32):
     student = Student(Network(2), px.EDM())
     objective = knowledge(refresh_every=10, refresh_fraction=1 / 3)
@@ -422,6 +432,7 @@ def test_refreshing_replaces_the_oldest_pairs(x32):
     assert not jnp.isin(whole.z, first.z).any()
 
 
+@pytest.mark.slow
 def test_labels_reach_teacher_and_student(x32):
     objective = of_classes()
     ring: Any = objective.flow.denoiser
@@ -475,6 +486,7 @@ def described(state):
     return jax.tree.map(lambda a: (a.shape, str(a.dtype)), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_keeps_the_contract(name, dtype):
     """With float64 off and on, for a model and data in float32."""

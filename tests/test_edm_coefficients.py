@@ -75,6 +75,7 @@ def test_the_closed_form_in_every_chart(kind, x64):
         assert_close(ask(denoiser, x_there, sigma, alpha), expected, 1e-6)
 
 
+@pytest.mark.slow
 @every_kind
 def test_finite_without_signal_and_without_noise(kind, dtype):
     """Beyond the largest ratio the answer is that there, and D = x/alpha at the end."""

@@ -80,6 +80,7 @@ def answered(network, x, c_noise, condition=None, augment=None):
 # --- the published numbers -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_golden
 def test_the_denoiser_is_the_published_one(name, x32):
     """To float32's rounding, of which the noise predictor's answers have more."""
@@ -100,6 +101,7 @@ def test_the_denoiser_is_the_published_one(name, x32):
             assert_close(found, last(golden[key]), 0, 5e-6)
 
 
+@pytest.mark.slow
 def test_in_float64_it_is_the_published_one_to_rounding(x64):
     golden, denoiser = arrays("edm_ddpmpp_uncond"), teacher("edm_ddpmpp_uncond")
     x, sigma = last(golden["x"]).astype(float), golden["sigma"].astype(float)
@@ -202,6 +204,7 @@ class At(px.distill.AbstractTimeLaw):
         return self.t
 
 
+@pytest.mark.slow
 def test_its_training_loss_is_the_published_one(x32):
     """The weight of `DenoisingScoreMatching` is EDM's, which sums; without dropout."""
     golden = arrays("edm_ddpmpp_uncond")
@@ -235,7 +238,7 @@ def distillation():
 
     def losses(student, row, share):
         sides = lambda row, e: residual(student, flow, px.student.Upwind(), row, e)
-        implied, clean = jax.vmap(sides)(row, z / process.t_max)
+        implied, clean = jax.vmap(sides)(row, z / student.process.t_max)
         clean = jax.lax.stop_gradient(clean)
         square = jax.vmap(px.distill.L2())(implied, clean)
         absolute = jax.vmap(px.distill.L1())(implied, clean)
@@ -334,6 +337,7 @@ def _with_variance(state):
     return {k: double(k, v) for k, v in state.items()}
 
 
+@pytest.mark.slow
 def test_an_iddpm_checkpoint_brings_its_levels(x32):
     state = _with_variance(state_of("edm_vp_ddpmpp"))
     levels = np.asarray(px.denoiser.iddpm_levels(50), np.float32)
@@ -402,6 +406,7 @@ def filled(make, options, seed=5):
     return from_state(network, state), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_the_plain_one(kind, x64):
     make, options = KINDS[kind]

@@ -30,6 +30,7 @@ every_filter = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @every_filter
 def test_a_constant_is_kept_but_at_the_boundary(taps, x64):
     x = jnp.full((12, 16, 2), 0.7)
@@ -44,6 +45,7 @@ def test_a_constant_is_kept_but_at_the_boundary(taps, x64):
             assert_close(inside.mean((0, 1)), 0.7, 0.1)
 
 
+@pytest.mark.slow
 @every_filter
 @pytest.mark.parametrize("dims", [1, 2])
 def test_up_is_the_transpose_of_down(taps, dims, x64):
@@ -154,6 +156,7 @@ def test_rematerialisation_changes_nothing(song, x, x32):
     assert program.count("checkpoint") >= 5 or program.count("remat") >= 5
 
 
+@pytest.mark.slow
 def test_dropout_wants_a_key(song, x, x32):
     ask = eqx.filter_jit(lambda key: song(x, 0.3, 1, key=key))
     first, again, other = ask(None), ask(None), ask(KEY)
@@ -161,6 +164,7 @@ def test_dropout_wants_a_key(song, x, x32):
     assert np.abs(first - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_low_precision_keeps_the_embedding(song, x, x32):
     """Two noise levels that bfloat16 cannot tell apart still are."""
     low = LowPrecision(song)

@@ -86,6 +86,7 @@ def transported(flow, z, times):
 # --- errors --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_student_that_is_exact_has_the_error_of_the_reference(scene, report):
     flow, _, z, times = scene
     exact = transported(flow, z, times)
@@ -110,6 +111,7 @@ def test_a_student_off_by_a_vector_is_off_by_its_length(scene):
     assert report.student.mmd > 0.3
 
 
+@pytest.mark.slow
 def test_statistics_are_over_samples_at_each_time(scene, moved):
     _, _, z, times = scene
     expected = np.abs(np.asarray(z[:, 0], float)) / 2
@@ -192,6 +194,7 @@ def test_evaluations_are_the_ledgers(scene, report):
     assert report.reference.evaluations > report.adaptive.evaluations
 
 
+@pytest.mark.slow
 def test_a_grid_and_a_clock_of_ones_own(scene):
     """In the angle: dy/dphi = (y cos - D/sd)/sin, on another grid than the times."""
     flow, student, z, times = scene
@@ -505,6 +508,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_input_is_named_before_anything_is_solved(name, monkeypatch):
     """At once: the solves are replaced by a failure."""

@@ -11,6 +11,7 @@ import pidax as px
 every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
 
 
+@pytest.mark.slow
 @every_process
 def test_it_is_the_solution_of_the_ode(make, x64):
     """It moves with the ODE's velocity at every time, and starts from z (below)."""

@@ -14,6 +14,7 @@ from helpers import gaussian
 import pidax as px
 
 
+@pytest.mark.slow
 def test_a_failed_solve_raises_and_says_how_to_cure_it():
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
     z, heun = jnp.array([80.0, 1.0]), diffrax.Heun()  # quick to compile
@@ -29,6 +30,7 @@ def test_a_failed_solve_raises_and_says_how_to_cure_it():
             px.solve(px.ProbabilityFlow(broken, px.EDM()), z, solver=heun, **options)
 
 
+@pytest.mark.slow
 def test_a_failed_solve_is_never_a_sample():
     """throw=False: NaN, alone and under vmap, where the others keep their answers."""
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
@@ -59,6 +61,7 @@ Z = np.ones(3, np.float32)
 EULER: Any = dict(steps=2, solver=diffrax.Euler())  # quick to compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -209,6 +212,7 @@ def test_tolerances_may_be_traced(key, x64):
     )
 
 
+@pytest.mark.slow
 def test_bad_values_are_named_inside_jit_too():
     run = eqx.filter_jit(
         lambda z, ts: px.solve(edm(), z, times=ts, solver=diffrax.Heun()).end

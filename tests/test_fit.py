@@ -58,6 +58,7 @@ def weights(model) -> np.ndarray:
     return np.append(model.w, model.b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [None, 0.7])
 def test_gradient_descent_is_that_of_numpy(clip):
     trail, losses, norms = by_hand(lambda g: -0.1 * g, clip=clip)
@@ -104,6 +105,7 @@ def test_an_average_is_asked_for_by_its_decay():
         result.ema(0.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [None, lambda: optax.chain(optax.adamw(3e-3))])
 def test_any_optimiser_and_the_default(make):
     """Against a loop over Optax; None is RAdam at 2e-4."""
@@ -143,6 +145,7 @@ def plain():
     return fit(objective=NOISY, optimiser=optax.sgd(0.1), clip=1.0, log_every=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_devices_micro_batches_and_dispatches_change_nothing(way, plain):
     options = dict(optimiser=optax.sgd(0.1), clip=1.0, log_every=1)
@@ -158,6 +161,7 @@ def test_the_noise_matters(plain):
     assert abs(weights(quiet.model) - weights(plain.model)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_no_two_samples_share_noise_on_any_number_of_devices():
     steps, count = 6, 16
     run = lambda **options: fit(
@@ -193,6 +197,7 @@ class Counted(px.distill.AbstractObjective):
         return self.inner.loss(model, state, sample, progress, key=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [ONE, TWO], ids=["one device", "two devices"])
 def test_one_compilation_for_a_whole_run(devices, tmp_path):
     """Dispatches of every length, lines, checkpoints, callbacks: compiled once."""
@@ -241,6 +246,7 @@ class Noticed(px.distill.AbstractObjective):
         return self.inner.loss(model, state, sample, progress, key=key)
 
 
+@pytest.mark.slow
 def test_one_program_serves_every_run_of_one_structure(monkeypatch):
     """Traced once; other weights, data, key, steps and decays are its arguments."""
 
@@ -300,6 +306,7 @@ def test_optimisers_are_compared_by_what_they_close_over():
     assert mark(optax.sgd(one)) == mark(optax.sgd(one)) != mark(optax.sgd(other))
 
 
+@pytest.mark.slow
 def test_the_callers_arrays_stay_alive():
     model, objective = line(), LeastSquares(jnp.array(0.3))
     for devices in (ONE, TWO):
@@ -311,6 +318,7 @@ def test_the_callers_arrays_stay_alive():
     assert_close(weights(model), weights(line()), 0.0)
 
 
+@pytest.mark.slow
 def test_a_dispatch_never_calls_the_host(monkeypatch):
     from pidax.train import _devices
 
@@ -393,6 +401,7 @@ class Still(px.distill.AbstractObjective):
         return 0 * jnp.sum(model(sample[0], progress)), ({}, {})
 
 
+@pytest.mark.slow
 def test_weight_decay_spares_what_is_no_weight():
     """Frequencies are drawn once; RAdam's decay must not move what has no gradient."""
     net = px.nn.MLP(3, 3, width=4, depth=1, key=KEY)
@@ -426,6 +435,7 @@ def test_a_process_is_no_weight_however_it_was_made(number):
     assert_close(result.model.network.w, (1 - 0.1 * 0.5) ** 3 * np.eye(3), 1e-6)
 
 
+@pytest.mark.slow
 def test_low_precision_networks_keep_float32_weights(x32):
     net = px.nn.LowPrecision(px.nn.MLP(3, 3, width=16, depth=2, key=KEY))
 

@@ -61,6 +61,7 @@ class Trap(px.distill.AbstractObjective):
         return loss, ({}, terms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [ONE, TWO], ids=["one device", "two devices"])
 @pytest.mark.parametrize("step", [0, 7])
 def test_a_nan_stops_at_its_step_with_the_weights_before_it(step, devices, tmp_path):
@@ -214,6 +215,7 @@ def test_a_directory_that_cannot_be_written(tmp_path):
         fit(directory=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_bad_numbers_later_in_a_stream_are_named():
     def data(step):
         return with_nan() if step == 5 else regression()
@@ -222,6 +224,7 @@ def test_bad_numbers_later_in_a_stream_are_named():
         fit(data=data, batch_size=50, steps_per_dispatch=1)
 
 
+@pytest.mark.slow
 def test_every_batch_of_a_stream_is_checked():
     def data(step):
         labels = np.full(8, 57 if step == 3 else 1)
@@ -343,6 +346,7 @@ def test_replicas_that_differ_are_noticed():
         fit(objective=Local(), devices=TWO)
 
 
+@pytest.mark.slow
 def test_a_fingerprint_sees_one_bit_and_a_permutation(dtype):
     x = jnp.array([1.0, 2.0, 3.0])
     tree = lambda x: {"w": x, "n": jnp.arange(3)}

@@ -12,6 +12,7 @@ from helpers import (
     EXACT,
     PROCESSES,
     assert_close,
+    charts,
     full_mixture,
     gaussian,
     low_rank,
@@ -23,6 +24,7 @@ import pidax as px
 every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSES)
 
 
+@pytest.mark.slow
 @every_process
 def test_textbook_form_in_x_and_t(make, x64):
     """dx/dt = f x - g^2/2 score, f = (log alpha)', g^2 = (sigma^2)' - 2 f sigma^2."""
@@ -75,6 +77,7 @@ def test_angle_form(make, x64):
     assert_close(back[1], t, 1e-9)
 
 
+@pytest.mark.slow
 def test_flow_is_finite_without_signal(dtype):
     teacher = full_mixture()
     flow = px.ProbabilityFlow(teacher, px.RectifiedFlow())
@@ -91,15 +94,16 @@ def test_data_of_the_charts_own_scale_stand_still(x64):
         assert_close(flow(jnp.asarray(phi), y), 0.0, 1e-12)
 
 
-CHARTS = [
+CHARTS = charts(
     ("EDM", "time"),
     ("VE", "log-time"),
     ("VP", "angle"),
     ("SubVP", "log-time"),
     ("RectifiedFlow", "angle"),
-]
+)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "clock"), CHARTS)
 def test_gaussian_trajectories(name, clock, key, x64):
     """All five processes, all clocks: the closed form on the path."""
@@ -134,7 +138,16 @@ def test_all_processes_follow_one_trajectory(x64):
         assert_close(back, expected, 3e-7)
 
 
-@pytest.mark.parametrize("name", ["full mixture", "circle"])
+INVERTED = [
+    pytest.param(
+        name, marks=() if name in ("full mixture", "circle") else pytest.mark.slow
+    )
+    for name in EXACT
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INVERTED)
 def test_encode_is_the_inverse_of_solve(name, key, x64):
     teacher, process = EXACT[name](), px.EDM()
     flow = px.ProbabilityFlow(teacher, process)
@@ -146,6 +159,7 @@ def test_encode_is_the_inverse_of_solve(name, key, x64):
     assert (path.xs[0] == x0).all()
 
 
+@pytest.mark.slow
 def test_float32_reaches_its_floor(x32):
     teacher, process = gaussian(), px.EDM()
     flow = px.ProbabilityFlow(teacher, process)
@@ -170,6 +184,7 @@ def test_the_default_tolerance_means_what_it_says(x64):
 ORDERS = [(diffrax.Euler, 1, 64), (diffrax.Heun, 2, 32), (diffrax.Tsit5, 5, 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "order", "steps"), ORDERS)
 def test_observed_order_in_the_angle_clock(solver, order, steps, x64):
     """On a nonlinear field, stopped at t = 0.3: near the data's own scale Tsit5's
@@ -188,6 +203,7 @@ def test_observed_order_in_the_angle_clock(solver, order, steps, x64):
     assert abs(observed - order) < 0.2
 
 
+@pytest.mark.slow
 def test_edm_heun_and_ddim_are_fixed_steps_of_the_time_clock(key, x64):
     """EDM's Algorithm 1 and DDIM written out by hand, on the grid of Karras."""
     teacher, process = full_mixture(), px.EDM()
@@ -217,6 +233,7 @@ def test_edm_heun_and_ddim_are_fixed_steps_of_the_time_clock(key, x64):
         assert path.stats["evaluations"] == calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clock"),
     [("EDM", "log-time"), ("VE", "time"), ("VP", "time"), ("RectifiedFlow", "angle")],

@@ -28,6 +28,7 @@ def bessel(kappa):
 # ------------------------------------------------------------------- the posteriors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [*((name, np.float64) for name in EXACT), ("full mixture", np.float32)],
@@ -100,6 +101,7 @@ def test_a_narrow_circle_is_as_exact_as_a_wide_one(x64):
     assert_close(run(jnp.zeros(2), 0.5)[0], jnp.zeros(2), 1e-14)
 
 
+@pytest.mark.slow
 def test_latents_of_a_linear_map_have_equal_weights(x64, key):
     """Its law is Gaussian, and the denoiser known; the gap of squares too."""
     rows = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)))
@@ -156,6 +158,7 @@ def test_the_gap_on_a_circle_is_one_minus_the_square_of_a_bessel_ratio(x64):
         assert_close(term, wanted, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_mean_over_noised_data_is_what_was_measured_elsewhere(x64, key):
     """The residual of the denoiser's answer, averaged over draws of noised data."""
 
@@ -172,6 +175,7 @@ def test_the_mean_over_noised_data_is_what_was_measured_elsewhere(x64, key):
         assert_close(gaps, -answers[:200], 1e-10)
 
 
+@pytest.mark.slow
 def test_an_affine_residual_has_no_gap(x64, key):
     """Poisson under its exact Gaussian law: zero to rounding, at any noise."""
     poisson = pde.Poisson(GRID, pde.Matern(GRID, modes=6))
@@ -201,6 +205,7 @@ def test_an_affine_residual_has_no_gap(x64, key):
     assert jnp.abs(got.gap).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_the_sign_of_darcys_gap_by_hand(x64):
     """A = 3 + z c and u = u_0 + z b, z = 1 or -1: the gap is -c (b_xx + b_yy) > 0."""
     x, y = GRID.coordinates
@@ -219,6 +224,7 @@ def test_the_sign_of_darcys_gap_by_hand(x64):
     assert inside.max() > 0.5
 
 
+@pytest.mark.slow
 def test_darcys_gap_is_minus_the_divergence_of_a_covariance(x64, key):
     """Of the coefficient and the slope at each face, in the form that was solved."""
     draw = lambda k: DARCY.stack(DARCY.solve(*DARCY.draw(key=k)))
@@ -250,6 +256,7 @@ def test_darcys_gap_is_minus_the_divergence_of_a_covariance(x64, key):
     assert jnp.abs(got.mean_residual).max() < 1e-9  # solutions, all of them
 
 
+@pytest.mark.slow
 def test_the_gap_of_burgers_is_half_the_slope_of_a_variance(x64, key):
     """In collocation form, which is quadratic; the defect of a step is not."""
     grid = pde.Grid((24,), boundary=pde.Periodic())

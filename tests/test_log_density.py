@@ -10,6 +10,7 @@ from helpers import (
     EXACT,
     PROCESSES,
     assert_close,
+    charts,
     full_mixture,
     gaussian,
     state,
@@ -25,6 +26,7 @@ SOME = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", SOME, ids=SMALL)
 def test_the_flow_density_is_the_exact_one(exact, key, x64):
     """With the exact marginal at T, nothing is left but the solver's error."""
@@ -38,15 +40,16 @@ def test_the_flow_density_is_the_exact_one(exact, key, x64):
     assert_close(result.z, px.encode(flow, x, **options).end, 1e-4)
 
 
-CHARTS = [
+CHARTS = charts(
     ("EDM", "time"),
     ("VE", "log-time"),
     ("VP", "angle"),
     ("SubVP", "time"),
     ("RectifiedFlow", "angle"),
-]
+)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "clock"), CHARTS)
 def test_in_every_process_and_clock(name, clock, x64):
     """The change of volume between charts is where a sign would go wrong."""
@@ -59,6 +62,7 @@ def test_in_every_process_and_clock(name, clock, x64):
     assert_close(found.value, teacher.log_density(x, *process.level(t)), 1e-6)
 
 
+@pytest.mark.slow
 def test_the_prior_at_T_is_not_quite_the_marginal(x64):
     """Default terminal: off by log N(z; 0, T^2) - log p_T(z), and by nothing else."""
     teacher, process = px.Gaussian(jnp.full(1, 0.7), 0.04), px.EDM()
@@ -93,6 +97,7 @@ def test_hutchinson_is_unbiased_and_knows_its_error(law, key, x64):
     assert_close(jnp.mean(many.standard_error**2), many.value.var(), 0.25, 0)
 
 
+@pytest.mark.slow
 def test_rademacher_probes_are_exact_for_a_diagonal_jacobian(key, x64):
     flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(4), 0.3), px.EDM())
     x = jnp.array([0.1, -0.4, 0.3, 1.0])
@@ -143,6 +148,7 @@ def test_the_density_is_differentiable_and_conditional(x64):
     assert_close(jax.grad(value)(x), teacher.score(x, 0.1, 1.0, 0), 1e-5)
 
 
+@pytest.mark.slow
 def test_the_density_integrates_to_one(x64):
     """Over a line, by the trapezoidal rule: vmapped densities of a 1-D mixture."""
     teacher = px.GaussianMixture(jnp.array([[-0.6], [0.5]]), 0.15)

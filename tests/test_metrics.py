@@ -97,6 +97,7 @@ def test_sample_errors_are_those_of_numpy_and_of_rms_error(per_component, x64):
     )
 
 
+@pytest.mark.slow
 def test_a_failed_sample_is_named_and_not_summarised(x64):
     x, y = two_sets(4, 4)
     x[2] = np.nan
@@ -109,6 +110,7 @@ def test_a_failed_sample_is_named_and_not_summarised(x64):
 # --- sliced Wasserstein --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m"), [(20, 12), (1, 7)])
 def test_order_one_on_the_line_is_scipys(n, m, x64):
     x, y = two_sets(n, m, 1)
@@ -125,6 +127,7 @@ def assignment(x, y, order):
     return costs[scipy.optimize.linear_sum_assignment(costs)].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "order"), [(20, 20, 1), (20, 12, 2)])
 def test_every_projection_is_the_cheapest_assignment(n, m, order, x64):
     x, y = two_sets(n, m)
@@ -148,6 +151,7 @@ def test_a_shift_is_seen_along_each_direction(order, x64):
         assert_close(costs[:15].mean(), np.sum(shift**2) / 3, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_shift_is_right_on_average(x64):
     """`E|theta.m| = |m|/2` and `E(theta.m)^2 = |m|^2/3` in space."""
     x, _ = two_sets()
@@ -168,6 +172,7 @@ def fives(key):
     return directions(key, 5, 3, np.dtype(float))
 
 
+@pytest.mark.slow
 def test_directions_are_uniform_and_orthogonal(x64):
     thetas = np.asarray(fives(KEYS))
     for some in (thetas[:, :3], thetas[:, 3:]):
@@ -200,6 +205,7 @@ def test_orthogonal_directions_have_less_variance(x64):
     assert ours.var() < 0.5 * theirs.var()
 
 
+@pytest.mark.slow
 def test_the_floor_is_the_one_the_docstring_says(x64):
     """Sets of 100 and 200 of one normal law: the mean of `W_1` in closed form."""
     z = np.linspace(-9, 9, 20001)
@@ -231,6 +237,7 @@ def brute(kernel, x, y, unbiased):
     return within(x) - 2 * between + within(y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_mmd_and_energy_are_their_double_loops(unbiased, x64):
     x, y = two_sets(12, 9)
@@ -250,6 +257,7 @@ def test_energy_on_the_line_is_scipys_squared(x64):
     assert_close(ALL["energy"](x[:, 0], y[:, 0]), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_median_bandwidth_is_the_median_distance(x64):
     x, y = two_sets()
     pool = np.concatenate([x, y])
@@ -280,6 +288,7 @@ def normal_mean_distance(shift, variance):
     return spread + shift * (1 - 2 * scipy.stats.norm.cdf(-shift / s))
 
 
+@pytest.mark.slow
 def test_mmd_between_gaussians_is_the_laws(x64):
     """Unbiased: the population's value; the V-statistic: larger by what is stated."""
     h, shift = 1.3, np.array([0.8, -0.4])
@@ -297,6 +306,7 @@ def test_mmd_between_gaussians_is_the_laws(x64):
     assert abs(mean - population - bias) < 4 * error
 
 
+@pytest.mark.slow
 def test_energy_between_gaussians_is_the_laws(x64):
     own = normal_mean_distance(0.0, 2.0), normal_mean_distance(0.0, 2 * 2.25)
     population = 2 * normal_mean_distance(0.9, 3.25) - sum(own)
@@ -314,6 +324,7 @@ def test_energy_between_gaussians_is_the_laws(x64):
 # --- what all of them keep -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @of_laws
 def test_two_copies_of_one_set_are_at_zero(name, x32):
     x, _ = two_sets(dtype=np.float32)
@@ -369,6 +380,7 @@ def test_float32_keeps_the_distances_of_points_far_from_the_origin(name, x32):
     assert_close(value, exact, tolerance(np.dtype(np.float32)))
 
 
+@pytest.mark.slow
 @kinds
 def test_compiled_it_is_the_same_and_refuses_the_same(name, x64):
     x, y = two_sets()
@@ -379,6 +391,7 @@ def test_compiled_it_is_the_same_and_refuses_the_same(name, x64):
         jax.block_until_ready(compiled(x, y))
 
 
+@pytest.mark.slow
 @kinds
 def test_derivatives_are_those_of_differences(name, x64):
     x, y = two_sets()
@@ -391,6 +404,7 @@ def test_second_derivatives_of_pairs(x64):
     check_grads(jax.jit(squares), (x[0], y.T), 2, modes, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 @kinds
 def test_the_gradient_is_finite_at_coinciding_points(name, x64):
     x, y = two_sets()
@@ -441,6 +455,7 @@ def test_the_same_shapes_compile_once(x64):
     assert compiled._cache_size() == before
 
 
+@pytest.mark.slow
 def test_mixed_and_half_precision(x64):
     x, y = two_sets()
     value = energy_distance(x, y)

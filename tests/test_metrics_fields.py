@@ -44,6 +44,7 @@ def test_the_errors_of_gaussian_sets_have_their_closed_forms(x64):
     assert_close(spread_error(collapsed, y), 1 - 1 / 25, 0.02)
 
 
+@pytest.mark.slow
 def test_the_amplitude_ratio_is_that_of_shrunken_fields(dtype):
     y = sets(5, 5, 3, 4)[1].astype(dtype)
     assert_close(amplitude_ratio(y / 2, y), 0.5, 1e-6)
@@ -55,6 +56,7 @@ def test_the_amplitude_ratio_is_that_of_shrunken_fields(dtype):
 # --- spectra -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("periodic", [True, False, (True, False)])
 def test_the_energies_are_the_mean_square(periodic, dtype):
     field = (0.3 + sets(9, 1, 12)[0]).astype(dtype)
@@ -65,6 +67,7 @@ def test_the_energies_are_the_mean_square(periodic, dtype):
     assert (found.modes > 0).all()
 
 
+@pytest.mark.slow
 def test_a_single_wave_lies_in_its_shell(x64):
     n, length = 32, 3.0
     x, y = np.meshgrid(*[length * np.arange(n) / n] * 2, indexing="ij")
@@ -83,6 +86,7 @@ def test_a_single_wave_lies_in_its_shell(x64):
     assert_close(found.wavenumber[2], 4 * np.pi, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_bounded_field_is_taken_by_cosines_and_a_ramp_does_not_leak(x64):
     n, length = 64, 2.0
     x = length * (np.arange(n) + 0.5) / n
@@ -114,6 +118,7 @@ def mean(x):
     return x.mean(axis=0)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_has_the_known_standard_error(x64):
     x = sets(100, 1, 3)[0] * np.array([1.0, 2.0, 10.0])
     found = bootstrap(mean, x, key=jax.random.key(0), resamples=4000)
@@ -126,6 +131,7 @@ def test_the_interval_of_a_mean_has_the_known_standard_error(x64):
     assert_close((narrow.high - narrow.low) / (2 * half), ratio, 0.06)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_as_often_as_it_says(x64):
     x = jnp.asarray(sets(500, 1, 60)[0])
     keys = jax.random.split(jax.random.key(1), len(x))
@@ -140,6 +146,7 @@ def test_the_interval_covers_as_often_as_it_says(x64):
     assert abs(covered - 0.91) < 0.03
 
 
+@pytest.mark.slow
 def test_sets_are_resampled_each_on_its_own_and_trees_together(x64):
     """The interval of a difference of means; pairs of a tree stay pairs."""
     x, y = sets(80, 50, 1)
@@ -153,6 +160,7 @@ def test_sets_are_resampled_each_on_its_own_and_trees_together(x64):
     assert_close(paired.high, [1.0], 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gap", "low", "high"), [(0.0, 1.3, 2.6), (0.5, 0.7, 1.3)])
 def test_the_interval_of_a_biased_distance_is_about_its_estimate(gap, low, high, x64):
     """Where laws agree it is √3 times what repeated experiments scatter by."""

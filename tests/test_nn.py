@@ -144,6 +144,7 @@ def linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
 # --- layers --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", MODES)
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_convolution_is_scipys_correlation(dims, padding, x64):
@@ -219,6 +220,7 @@ def test_statistics_and_softmax_are_not_in_half_precision():
     assert all(dtype == jnp.bfloat16 for name, dtype in done if name == "dot_general")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 2])
 def test_attention_is_its_formula(heads, x64):
     attention = nn.Attention(4, heads=heads, key=KEY)
@@ -311,6 +313,7 @@ def test_conditions_that_are_refused(condition, classes, message):
         nn.class_vector(condition, classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 def test_an_embedding_is_its_formula(depth, x64):
     embedding = nn.Embedding(4, features=6, classes=CLASSES, depth=depth, key=KEY)
@@ -328,6 +331,7 @@ def test_an_embedding_is_its_formula(depth, x64):
     assert_close(call(embedding, 0.3), call(embedding, 0.3, -1), 1e-12)
 
 
+@pytest.mark.slow
 def test_the_parts_of_an_embedding_have_the_same_variance():
     embedding = nn.Embedding(1000, features=4, classes=4, key=KEY)
     time = call(embedding, 0.3, -1)
@@ -335,6 +339,7 @@ def test_the_parts_of_an_embedding_have_the_same_variance():
     assert abs((call(embedding, 0.3, 2) - time).std() - 1) < 0.1
 
 
+@pytest.mark.slow
 @every_network
 def test_a_network_hears_its_label_and_its_time(name):
     net = network(name)
@@ -348,6 +353,7 @@ def test_a_network_hears_its_label_and_its_time(name):
 # --- the contract --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_perceptron_is_its_formula(x64):
     net, x = network("MLP"), draw(3)
     h = linear(net.input, np.asarray(x)) + np.asarray(net.embedding(0.3, 1))
@@ -355,6 +361,7 @@ def test_the_perceptron_is_its_formula(x64):
     assert_close(call(net, x, 0.3, 1), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_residual_perceptron_is_its_formula(x64):
     net, x = network("ResidualMLP"), draw(3)
     hat = lambda h: (h - h.mean()) / np.sqrt(h.var() + 1e-5)
@@ -367,6 +374,7 @@ def test_the_residual_perceptron_is_its_formula(x64):
     assert_close(call(net, x, 0.3, 1), linear(net.out, silu(hat(h))), 1e-12)
 
 
+@pytest.mark.slow
 @every_network
 def test_a_batch_is_a_loop(name):
     net = network(name)
@@ -376,6 +384,7 @@ def test_a_batch_is_a_loop(name):
     assert_close(batch, jnp.stack(loop), tolerance(xs.dtype))
 
 
+@pytest.mark.slow
 def test_a_batch_costs_no_more_convolutions():
     net = small_unet()  # without attention, whose heads are transposed
     xs, cs = sample(net, (3,)), draw(3)
@@ -387,6 +396,7 @@ def test_a_batch_costs_no_more_convolutions():
     assert count("transpose", jax.vmap(net), xs, cs) == 0
 
 
+@pytest.mark.slow
 @every_network
 def test_every_leaf_is_an_array_and_learns(name):
     """All but the Fourier frequencies."""
@@ -413,6 +423,7 @@ def test_the_length_of_the_input_is_not_lost_in_a_normalisation(name):
     assert 1e-4 < one.std() < 0.5  # it begins near zero, and not at it
 
 
+@pytest.mark.slow
 @every_network
 def test_float64(name, x64):
     net = network(name)
@@ -477,6 +488,7 @@ def test_classes_and_shape_are_said():
     assert (low.classes, low.shape) == (CLASSES, (3,))
 
 
+@pytest.mark.slow
 def test_features_and_activation_can_be_chosen():
     settings: Any = dict(width=4, depth=2, features=nn.Sinusoidal(6), key=KEY)
     net = nn.MLP(2, 2, **settings)
@@ -492,6 +504,7 @@ def test_features_and_activation_can_be_chosen():
 # --- dropout -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dropout_drops_and_keeps_the_mean():
     x = jnp.ones(20_000)
     assert dropout(x, 0.3, None) is x
@@ -500,6 +513,7 @@ def test_dropout_drops_and_keeps_the_mean():
     assert abs(dropped.mean() - 1) < 5 * math.sqrt(0.3 / 0.7 / 20_000)
 
 
+@pytest.mark.slow
 def test_dropout_in_a_block_keeps_the_mean(x32):
     make = lambda i, o, scale=1.0: nn.Linear(i, o, scale=scale, key=KEY)
     block = Block(make, 4, 4, embedding=4, rate=0.5, key=KEY)
@@ -510,6 +524,7 @@ def test_dropout_in_a_block_keeps_the_mean(x32):
     assert (jnp.abs(many.mean(0) - block(h, e, None)) < 5 * error).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResidualMLP", "UNet", "FNO"])
 def test_a_key_means_training(name):
     net = small_unet(4, multipliers=(1,), dropout=0.5)
@@ -527,6 +542,7 @@ def test_a_key_means_training(name):
 # --- grids ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_a_periodic_network_moves_with_its_field(dims, x64):
     grid, axes = (8, 4, 4)[:dims], tuple(range(dims))
@@ -558,6 +574,7 @@ def test_any_grid_that_can_be_halved_will_do():
 # --- low precision -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NETWORKS, "own"])
 def test_low_precision_is_near_and_not_equal(name):
     net = network(name)
@@ -602,6 +619,7 @@ def test_time_is_not_rounded_in_low_precision():
     assert_close(two, call(net, x, far), 2e-2)
 
 
+@pytest.mark.slow
 def test_low_precision_in_another_dtype():
     net = network("UNet")
     x = sample(net)
@@ -667,6 +685,7 @@ def test_augmentation_labels_are_refused(name):
         net(sample(net), 0.3, augment=jnp.zeros(9))
 
 
+@pytest.mark.slow
 def test_a_gain_multiplies_its_own_coordinates():
     """The network with and without: the difference is g times x from the place on."""
     options: Any = dict(width=8, depth=1, key=KEY)

@@ -52,6 +52,7 @@ def circle_symbol(k: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return heat * np.exp(-2j * np.pi * k @ shift) * (1 + 2j * np.pi * k[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_any_translation_invariant_operator_is_one(dims, dtype):
     """Heat, a shift by no whole number of points, and 1 + d/ds: all in one symbol."""
@@ -118,6 +119,7 @@ def test_the_heat_semigroup_in_every_basis(basis, layout, x64):
     assert_close(out, expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 2])
 def test_padding_is_zeros_on_a_longer_circle(dims, x64):
     grid, more = (8, 12)[:dims], (4, 6)[:dims]
@@ -130,6 +132,7 @@ def test_padding_is_zeros_on_a_longer_circle(dims, x64):
     assert_close(eqx.filter_jit(inside)(x), expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("basis", "layout"),
     [
@@ -163,6 +166,7 @@ def test_weights_mean_the_same_on_every_grid(basis, layout, x64):
     assert_close(run(field(coarse)), shared, 1e-12)
 
 
+@pytest.mark.slow
 def test_a_spectral_convolution_keeps_the_variance_of_what_it_lets_through():
     for basis in ("fourier", "cosine"):
         conv = spectral(6, inputs=32, outputs=32, basis=basis, layout="cells")
@@ -187,6 +191,7 @@ def moved(net: Any, x: Array, axis: int) -> float:
     return float(jnp.abs(shifted - jnp.roll(y, 3, axis)).max() / y.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_a_periodic_operator_commutes_with_translations(dims, x64):
     x = draw(*(8, 6, 5)[:dims], 2)
@@ -205,6 +210,7 @@ def test_axes_may_differ(x64):
     assert moved(net, x, 0) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FNO", "UNet"])
 def test_only_coordinates_tell_a_place_on_a_torus(kind, x64):
     """Of a constant field the answer is constant, or not: and then without a seam."""
@@ -223,6 +229,7 @@ def test_only_coordinates_tell_a_place_on_a_torus(kind, x64):
     assert moved(make(True), draw(64, 2), 0) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["padded", "sine", "coordinates"])
 def test_a_boundary_can_be_seen(how, x64):
     """Of a constant field: the ends are not as the middle."""
@@ -252,6 +259,7 @@ def test_coordinates_are_their_formula(dtype):
         assert_close(y[..., 3], line, tolerance(dtype))
 
 
+@pytest.mark.slow
 def test_a_unet_without_coordinates_is_what_it_was():
     """Files hold the fields of a class: none is new, and no weight is drawn anew."""
     options: Any = dict(width=4, multipliers=(1,), features=4, key=KEY)
@@ -267,6 +275,7 @@ def test_a_unet_without_coordinates_is_what_it_was():
         told(draw(4, 4, 4), 0.3)
 
 
+@pytest.mark.slow
 def test_an_operator_on_a_finer_grid_is_the_same_function(x64):
     """Up to aliasing of the activations, which falls faster than any power."""
     net = fno(dims=1, width=8)
@@ -287,6 +296,7 @@ def test_an_operator_on_a_finer_grid_is_the_same_function(x64):
 # --- gradients, batches, optimisers, files -------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [("padded", "fourier"), ("cosine", "sine")])
 def test_gradients_are_those_of_finite_differences(basis, x64):
     net = fno(2, basis=basis, width=4, depth=1, coordinates=True, classes=2)
@@ -317,6 +327,7 @@ def test_gradients_are_those_of_finite_differences(basis, x64):
     assert_close(differences, exact, 1e-7)
 
 
+@pytest.mark.slow
 def test_a_batch_with_classes_is_a_loop(dtype):
     net, xs = fno(2, basis="sine", depth=1, classes=3), draw(3, 6, 6, 2)
     times, labels = draw(3, seed=1), jnp.array([0, 2, -1])
@@ -329,6 +340,7 @@ def test_a_batch_with_classes_is_a_loop(dtype):
     assert jnp.abs(other - out[0]).max() > 1e-3 * out.std()
 
 
+@pytest.mark.slow
 def test_weights_are_real_and_every_optimiser_moves_them(tmp_path):
     net = fno(2, dims=1, width=4, depth=1)
     assert (net.classes, net.shape) == (None, None)
@@ -364,6 +376,7 @@ def smooth_fields(count: int, seed: int) -> Array:
     return jnp.asarray((draws @ modes.T)[..., None], jnp.float32)
 
 
+@pytest.mark.slow
 def test_a_denoiser_of_fields_learns_what_no_pointwise_one_could(x32):
     """Noise of variance 1: at a point alone 1/2 is left, of the modes much less."""
     process = px.EDM(sigma_data=1.0)

@@ -93,6 +93,7 @@ def make(**options):
     return drawn(lambda: px.nn.DhariwalUNet(3, 3, **whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flash", [True, False])
 def test_every_array_is_found_under_its_published_name(network, flash):
     state = renamed(to_state(network), flash)
@@ -118,6 +119,7 @@ def test_the_names_of_imagenet_at_64():
     assert "input_blocks.16.0.in_layers.0.weight" not in found
 
 
+@pytest.mark.slow
 def test_files_are_read_and_small_normalisations_refused(tmp_path):
     wide = {**OPTIONS, "width": 128, "multipliers": (1,), "attention": ()}
     net = make(**wide)

@@ -96,6 +96,7 @@ def test_sample_i_is_that_of_its_own_key_in_double(rod):
     assert_close(fields.solution[3], alone.solution, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_dataset_holds_what_was_drawn_and_says_so(rod, tmp_path):
     data = px.pde.generate(
         rod, 10, key=KEY, path=tmp_path / "d", batch_size=4, progress=False
@@ -125,6 +126,7 @@ def test_a_dataset_holds_what_was_drawn_and_says_so(rod, tmp_path):
     assert max(map(len, text.replace(str(data.path), "").splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_the_residual_floor_is_that_of_rounding_to_float32(rod, tmp_path, x32):
     """As solved 1e-13, as stored ε |u| / (h² |f|): computed in float64 of both."""
     data = px.pde.generate(rod, 6, key=KEY, path=tmp_path / "d", progress=False)
@@ -259,6 +261,7 @@ def test_damage_is_found_and_named(rod, tmp_path):
     np.testing.assert_array_equal(make(8)[:6], made[:])
 
 
+@pytest.mark.slow
 def test_a_whole_dataset_is_opened_and_not_made_again(rod, tmp_path, monkeypatch):
     px.pde.generate(rod, 3, key=KEY, path=tmp_path / "d", progress=False)
     monkeypatch.setattr(_generate, "_go_on", None)
@@ -296,6 +299,7 @@ def test_another_equation_key_or_fewer_samples_are_refused(rod, tmp_path):
         make(n=0)
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_not_finite_or_fails_is_named(rod, tmp_path):
     bad = jax.random.key_data(jax.random.fold_in(KEY, 5))
 

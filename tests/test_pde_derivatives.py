@@ -61,7 +61,8 @@ def _collocated(grid, q, u, d, dd):
     }
     if q in (4, 6):  # all others are made of these
         return found
-    gradient, divergence = (c(grid, "points", q) for c in (Gradient, Divergence))
+    gradient: Any = Gradient(grid, "points", q)
+    divergence: Any = Divergence(grid, "points", q)
     found["gradient"] = jnp.stack(gradient(u)) - jnp.stack(d)
     found["divergence"] = divergence((u,) * ndim) - sum(d)
     if ndim == 2:
@@ -72,6 +73,7 @@ def _collocated(grid, q, u, d, dd):
     return found
 
 
+@pytest.mark.slow
 def test_differences_are_of_their_order_and_spectra_of_any(x64):
     """Central on rings, one-sided at the ends of other axes; spectra on rings."""
     cases: list[Any] = [
@@ -242,10 +244,10 @@ def check_identities(cases, dtype):
     fields = [jnp.asarray(rng.normal(size=(4, *g.shape)), dtype) for g in grids]
     for (_, q), grid, (u, *vector) in zip(cases, grids, fields, strict=True):
         # Each compiled by itself: one within another takes ten times as long.
-        curl, gradient, divergence = map(
-            eqx.filter_jit,
-            (Curl(grid, q), Gradient(grid, "points", q), Divergence(grid, "points", q)),
-        )
+        compiled = lambda operator: eqx.filter_jit(lambda v: operator(v))
+        curl = compiled(Curl(grid, q))
+        gradient = compiled(Gradient(grid, "points", q))
+        divergence = compiled(Divergence(grid, "points", q))
         swirl = curl(gradient(u))
         turned = curl(tuple(vector[: grid.ndim]))
         leak = divergence(curl(u) if grid.ndim == 2 else turned)
@@ -256,6 +258,7 @@ def check_identities(cases, dtype):
         assert max(map(largest, jax.tree.leaves(turned))) > 1
 
 
+@pytest.mark.slow
 def test_curl_grad_and_div_curl_vanish(x64):
     cases = [(("N", "D", "P"), 2), (("P", "P"), 6), (("P",) * 3, "spectral")]
     check_identities(cases, np.dtype("f8"))
@@ -293,6 +296,7 @@ def carried(advection, u):
     return advection.grid.restrict(advection(u))
 
 
+@pytest.mark.slow
 def test_advection_is_of_its_order_with_the_data_of_the_sides(x64):
     cases, advections, fields, exacts = [], [], [], []
     schemes: dict[Any, int] = {"central": 2, "upwind": 1}
@@ -343,6 +347,7 @@ def test_central_advection_conserves_energy_in_a_uniform_stream(x64):
 # --- time ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_time_derivatives_are_of_their_order_beside_their_field(x64):
     cases: dict[Any, tuple[int, int]] = {
         "forward": (1, 1),

@@ -81,6 +81,7 @@ def check_own_residual(equation, given):
     return fields
 
 
+@pytest.mark.slow
 def test_the_residual_of_a_direct_solution_is_zero(x64):
     for name, grid in GRIDS.items():
         f = 100 * some(grid.shape)
@@ -92,6 +93,7 @@ def test_the_residual_of_a_direct_solution_is_zero(x64):
         check_own_residual(Helmholtz(grid, 2.3), 100 * some(grid.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["values on sides", "values on faces"])
 def test_the_residual_of_an_iterated_solution_is_zero(name, x64):
     grid = GRIDS[name]
@@ -106,6 +108,7 @@ def test_so_it_is_on_every_kind_of_grid(x64):
             assert abs(grid.mean(fields.solution)) < 1e-15
 
 
+@pytest.mark.slow
 def test_darcys_recipes_and_the_matrix_of_one(key, x64):
     """-div(a grad u) = 1: the 5-point matrix by hand, arithmetic means, h = 1/(s-1).
 
@@ -139,6 +142,7 @@ def test_darcys_recipes_and_the_matrix_of_one(key, x64):
     assert_close(fields.solution[1:-1, 1:-1], expected, 1e-9, 0.0)
 
 
+@pytest.mark.slow
 def test_the_source_and_the_sink_of_pidm(x64):
     """Where the source is, its law's share of the variance, a pressure of zero mean."""
     darcy = Darcy.source_sink((32, 32))
@@ -204,6 +208,7 @@ def solution(equation, given):
     return equation.solve(jnp.asarray(given)).solution
 
 
+@pytest.mark.slow
 def test_order_two(x64):
     """Darcy on cells alone: on nodes its matrix is known, and takes as long."""
     for layout in ("nodes", "cells"):
@@ -218,6 +223,7 @@ def test_order_two(x64):
         assert np.max(errors[1]) < 3e-3
 
 
+@pytest.mark.slow
 def test_order_two_with_slopes_only(x64):
     """The discrete flux is compatible up to h^2: that much the source must give."""
     grids = [manufactured_grid(n, "cells", closed=True) for n in (16, 32)]
@@ -255,6 +261,7 @@ def check_gradient(darcy):
         assert_close(np.vdot(gradient, step), slope, 1e-6, 0.0)
 
 
+@pytest.mark.slow
 def test_gradients_through_the_iterated_solver(x64):
     check_gradient(lognormal(GRIDS["values on sides"]))
 
@@ -309,6 +316,7 @@ def test_the_residual_is_linear_in_each_field(x64):
 # --- Gaussian laws --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_law_is_that_of_samples(key, x64):
     grid = Grid((6, 5), boundary=((D(0.2), N()), D()))
     x = np.asarray(grid.coordinates[0])
@@ -338,6 +346,7 @@ def test_the_law_is_that_of_samples(key, x64):
     assert np.all(np.abs(d.T @ d / count - c) <= 5.5 * spread + 1e-12)
 
 
+@pytest.mark.slow
 def test_the_law_makes_an_exact_denoiser(key, x64):
     equation = Poisson(Grid((6, 6)), Matern(Grid((6, 6)), modes=5))
     law, noise = equation.law(), some((6, 6, 2))
@@ -407,6 +416,7 @@ def test_laplaces_equation_has_a_size(x64):
     assert equation.boundary_error(equation.without(fields)) == 1.0
 
 
+@pytest.mark.slow
 def test_bad_input_is_told(key, x64):
     grid = Grid((8, 8))
     ones = np.ones((8, 8))
@@ -446,6 +456,7 @@ def test_bad_input_is_told(key, x64):
     assert np.isfinite(jax.jit(Darcy(grid).relative_residual)(fields))
 
 
+@pytest.mark.slow
 def test_a_solve_that_fails_is_not_returned(x64, monkeypatch):
     grid = Grid((8, 8))
     a = np.exp(3 * some((8, 8)))

@@ -43,6 +43,7 @@ def test_order_four_on_a_nonlinear_equation_with_a_known_solution(x64):
     assert errors[-1].max() < 1e-6
 
 
+@pytest.mark.slow
 def test_order_four_in_time_dependence_too_and_backwards(x64):
     """The solution of u' = l u + (cos t - l sin t + sin^2 t) - u^2 is sin t."""
     rate = jnp.array([-2.0])
@@ -70,6 +71,7 @@ def test_stiffness_does_not_limit_the_step(x64):
     assert_close(found, [2.0, 5 * np.exp(-1.0)], 1e-12)
 
 
+@pytest.mark.slow
 def test_exact_for_linear_waves_of_a_real_field(dtype):
     """Imaginary eigenvalues through the Fourier transform: u moves to the right."""
     n = 32

@@ -81,6 +81,7 @@ def contract(equation, given, step, weights):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_the_contract_of_an_equation_in_time(name, x64):
     equation = EQUATIONS[name]
@@ -118,6 +119,7 @@ def test_the_contract_of_an_equation_in_time(name, x64):
         equation.unstack(image[..., None])
 
 
+@pytest.mark.slow
 def test_so_it_is_in_float32_and_solving_again_changes_nothing(x32, key):
     """What is called from Python is solved in float64, and handed back in float32."""
     equation = pde.Burgers(CIRCLE, rows=3, end=0.1)
@@ -132,6 +134,7 @@ def test_so_it_is_in_float32_and_solving_again_changes_nothing(x32, key):
 # Heat.
 
 
+@pytest.mark.slow
 def test_heat_of_single_modes_decays_as_it_should(x64):
     ring = Grid((16,), extent=(0.0, 2 * np.pi), boundary=Periodic())
     sides = Grid((17,), boundary=((Dirichlet(), Dirichlet()),))
@@ -195,6 +198,7 @@ def hopf_rows(rows, end=0.5, n=64):
     return jnp.asarray(cole_hopf(x, t))
 
 
+@pytest.mark.slow
 def test_burgers_is_the_solution_of_cole_and_hopf_with_order_four(x64):
     wanted = hopf_rows(3)
     errors = []
@@ -255,6 +259,7 @@ def test_a_shock_moves_with_the_mean_of_its_two_sides(x64):
         assert_close(last[x > end + 0.1], right, 0.0, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_rarefaction_is_a_fan_through_the_sonic_point_too(x64):
     for left, right in ((0.0, 1.0), (-0.5, 1.0)):
         errors = []
@@ -266,6 +271,7 @@ def test_a_rarefaction_is_a_fan_through_the_sonic_point_too(x64):
         assert errors[1] < 0.7 * errors[0]
 
 
+@pytest.mark.slow
 def test_godunov_conserves_what_does_not_flow_in_or_out(x64, key):
     equation = pde.InviscidBurgers()
     fields = drawn(equation, key)
@@ -279,6 +285,7 @@ def test_godunov_conserves_what_does_not_flow_in_or_out(x64, key):
     assert fields.solution.min() >= -1e-6
 
 
+@pytest.mark.slow
 def test_a_step_too_long_is_an_error_that_says_what_holds(key):
     equation = pde.InviscidBurgers(rows=51)
     with pytest.raises(
@@ -331,6 +338,7 @@ def steady():
     return w, psi_y * w_x - psi_x * w_y, lap
 
 
+@pytest.mark.slow
 def test_a_forced_flow_stays_where_its_forcing_holds_it(x64):
     w, transport, lap = steady()
     assert np.abs(transport).max() > 0.1

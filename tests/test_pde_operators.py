@@ -95,6 +95,7 @@ def check_linear(these, dtype):
         assert_close(v, padded, 0)
 
 
+@pytest.mark.slow
 def test_linear_fields_are_treated_exactly_by_the_data_of_all_sides(x64):
     check_linear([("DN", "ND"), ("D", "N", "DN")], np.dtype("f8"))
 
@@ -111,6 +112,7 @@ def slopes_and_balances(grid, u, fluxes):
     return Gradient(grid)(u), grid.restrict(Divergence(grid)(fluxes))
 
 
+@pytest.mark.slow
 def test_gradient_at_faces_and_divergence_at_points_are_of_second_order(x64):
     kinds = [("DN",), ("ND", "P"), ("D", "P")]
     sizes = [grids_of(kinds, lambda k, la, n=n: shape_of(k, n, la)) for n in (16, 32)]
@@ -199,6 +201,7 @@ def both_sizes(kinds, layout, sizes):
     return [(kinds, made(n)) for n in sizes]
 
 
+@pytest.mark.slow
 def test_solutions_are_of_second_order_for_every_kind_of_side(x64):
     cases = both_sizes(("P", "P"), "nodes", (8, 16))
     for layout in LAYOUTS:
@@ -270,6 +273,7 @@ def leaving(grid, flux, axis):
     return jnp.sum(jnp.asarray(area, flux.dtype) * through)
 
 
+@pytest.mark.slow
 def test_divergence_and_gradient_are_adjoint_and_conserve(x64):
     cases = grids_of(ALL, lambda kinds, layout: (5, 4, 6)[: len(kinds)])
     for _, _, grid in cases:
@@ -375,6 +379,7 @@ def check_told(operator, matrix, adjoint, more, dtype):
         assert_close(more["weighted"], more["weighted"].T, 0, near)
 
 
+@pytest.mark.slow
 def test_what_lineax_is_told_is_true_of_the_matrix(x64):
     """Thirty operators, a program for each: compiling is what takes the time."""
     line = grid_of(("DN",), (6,), "nodes")
@@ -396,11 +401,13 @@ def test_so_it_is_in_single_precision(x32):
         check_told(operator, *found, np.dtype("f4"))  # type: ignore
 
 
+@pytest.mark.slow
 def test_a_line_is_materialised_as_three_diagonals():
     line = lx.materialise(Laplacian(Grid(5)))
     assert isinstance(line, lx.TridiagonalLinearOperator)
 
 
+@pytest.mark.slow
 def test_operators_are_their_matrix_and_their_data(x64):
     u, v, f = np.random.default_rng(0).normal(size=(3, 6, 5))
     grids = [grid_of(("ND", "P"), (6, 5), layout) for layout in LAYOUTS]
@@ -451,6 +458,7 @@ def test_the_laplacian_is_the_divergence_of_the_gradient(x64):
 # --- Lineax solves with them ---------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lineax_solves_with_an_operator(x64):
     sides = ((Dirichlet(1.0), Dirichlet()), Periodic())
     grids = [Grid((7, 6), layout=layout, boundary=sides) for layout in LAYOUTS]
@@ -495,6 +503,7 @@ def test_a_line_is_solved_by_its_three_diagonals(x64):
         assert_close(error, 0, 2e-11)
 
 
+@pytest.mark.slow
 def test_without_a_held_value_the_weighted_matrix_and_a_compatible_source(x64):
     make = lambda la: Grid((9, 8), ((0, 2), (0, 1)), layout=la, boundary=Neumann())
     grids = [make(layout) for layout in LAYOUTS]
@@ -520,6 +529,7 @@ def test_without_a_held_value_the_weighted_matrix_and_a_compatible_source(x64):
         assert_close(zero, 0.0, 1e-10)
 
 
+@pytest.mark.slow
 def test_solves_differentiate_and_map(x64):
     grid = Grid((5, 5))
 
@@ -537,6 +547,7 @@ def test_solves_differentiate_and_map(x64):
 # --- bad input -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fields_of_another_grid_are_refused_by_name():
     grid, u = Grid((4, 5)), jnp.ones((5, 4))
     for operator in (

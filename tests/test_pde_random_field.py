@@ -32,7 +32,7 @@ CELLS = Grid((8, 8), layout="cells", boundary=Neumann())
 
 def matrix(field) -> np.ndarray:
     """The covariance, from the factor: of its own law by `covariance` below."""
-    factor = np.asarray(jax.jit(lambda f: f.factor())(field), float)
+    factor = np.asarray(eqx.filter_jit(lambda f: f.factor())(field), float)
     factor = factor.reshape(-1, factor.shape[-1])
     return factor @ factor.T
 
@@ -96,6 +96,7 @@ def test_the_burgers_recipe(key, x64):
     assert_close(once(field, key), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_covariance_is_the_operators(x64):
     r"""C W = tau^(2 alpha - d) (-Delta + tau^2)^(-alpha), applied alpha = 2 times."""
     sides: Any = [(side, la) for side in (Neumann(), Dirichlet()) for la in LAYOUTS]
@@ -140,10 +141,11 @@ def test_its_variance_on_a_circle_has_a_closed_form(x64):
         p / (2 * tau**3) / np.tanh(p * tau)
         + p**2 / (2 * tau**2) / np.sinh(p * tau) ** 2
     )
-    variance = jax.jit(lambda f: f.variance())(field)
+    variance = eqx.filter_jit(lambda f: f.variance())(field)
     assert_close(variance, tau**3 / (2 * p) * series * np.ones(256), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field",
     [
@@ -248,6 +250,7 @@ def test_what_karhunen_loeve_refuses():
 # --- functions of a Gaussian field ----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lognormal_and_thresholded(key, x64):
     gaussian = Matern(CELLS, scale=4.0)
 

@@ -50,6 +50,7 @@ def found(rod, truth):
         return px.pde.report(rod, sets | {"half": half}, part(truth, 20, 60), **OPTIONS)
 
 
+@pytest.mark.slow
 def test_exact_samples_score_what_held_out_data_score(found):
     exact, held = found["exact"], found["held-out data"]
     for row in (exact, held, found["generate a, then solve, of half"]):
@@ -88,6 +89,7 @@ def test_fields_shrunken_together_fool_the_physics_and_not_the_law(rod, truth, x
     assert row.spread_error.low > 0.3  # type: ignore
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_metrics(rod, truth, found, x64):
     """On channels in units of the reference's deviation; the split is as it is said."""
     stacked = jax.vmap(rod.stack)(truth)

@@ -92,6 +92,7 @@ def test_they_are_the_transforms_of_the_textbooks(x64):
         assert_close(factor[1], np.sqrt(2) * grid.spacing[0] / 2, 1e-12)
 
 
+@pytest.mark.slow
 def test_several_axes_are_a_product(dtype):
     grid = Grid((5, 4, 6), boundary=(D, (N, D), P), extent=((0, 1), (0, 2), (0, 3)))
     transform = Transform(grid)

@@ -37,6 +37,7 @@ def bases():
     return {"principal": None, "spectral": spectral}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["principal", "spectral"])
 def test_restore_undoes_normalise(fields, x64, basis):
     for form in ("modes", "grid"):
@@ -97,6 +98,7 @@ def test_any_coordinates_are_fields_inside_the_constraints(fields, x64, basis):
     assert np.abs(made[..., 1][:, edge]).max() < 1e-10 * np.abs(made[..., 1]).max()
 
 
+@pytest.mark.slow
 def test_linear_relations_hold_for_all_coordinates(solved, x64):
     """Poisson: whatever the coordinates, the fields solve the equation."""
     poisson, many = solved
@@ -126,6 +128,7 @@ def conditional(fields, **options):
     return pde.Whitened.fit(fields, positive=[0], given=[0], **options)
 
 
+@pytest.mark.slow
 def test_conditional_coordinates_are_uncorrelated_and_invertible(fields, x64):
     chart = conditional(fields, damping=0.0)
     y = np.asarray(chart.normalise(fields))
@@ -133,6 +136,7 @@ def test_conditional_coordinates_are_uncorrelated_and_invertible(fields, x64):
     np.testing.assert_allclose(chart.restore(y), fields, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_second_coordinates_move_the_unknown_alone(fields, x64):
     """And the first ones move it along the regression: B, by least squares here."""
     chart = conditional(fields, damping=0.1)
@@ -199,6 +203,7 @@ def test_rank_keeps_the_best_directions(fields, x64):
     np.testing.assert_allclose(lost, np.sum(singular[8:] ** 2), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -216,6 +221,7 @@ def test_it_is_saved_and_loaded(fields, tmp_path, options):
     np.testing.assert_array_equal(loaded.restore(y), chart.restore(y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [None, [0]])
 def test_products_are_in_full_precision(fields, given):
     """Some accelerators round the factors of float32 products unless told not to."""
@@ -247,6 +253,7 @@ def test_coordinates_that_lose_the_samples_are_refused(fields):
         pde.Whitened.fit(lifted, rough={1: GRID})
 
 
+@pytest.mark.slow
 def test_conditional_coordinates_are_larger_on_other_samples(x64):
     """By 1 / (1 - k/n)^2 where the rest is linear and has a noise of its own."""
     rng = np.random.default_rng(4)

@@ -41,6 +41,7 @@ def both(lpips):
 # --- LPIPS ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_lpips_is_that_of_the_golden_file(both):
     np.testing.assert_allclose(both[0], GOLDEN["lpips_avgpool"], rtol=1e-5)
 
@@ -72,6 +73,7 @@ def run(small):
     return eqx.filter_jit(small)
 
 
+@pytest.mark.slow
 def test_it_is_zero_for_equal_images_symmetric_and_grey_is_three_equal_colours(run):
     x, y = images("x")[0], images("y")[0]
     assert run(x, x) < 1e-12

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import assert_close, gaussian
 from networks import Network
 from residuals import TIME, states
@@ -91,6 +92,7 @@ def test_the_papers_loss_is_equation_11_for_each_sample(x64):
         assert_close(terms["residual"], loss, 1e-12)
 
 
+@pytest.mark.slow
 def test_distances_and_forms(x64):
     student, (left, right) = (s := Student(Network(), EDM)), equation_11(s)
     error, t = left - right, float(px.karras(8, EDM)[ROW])
@@ -110,6 +112,7 @@ def test_distances_and_forms(x64):
             assert_close(terms["residual"], np.mean(error**2), 1e-9)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_asked_in_the_state_of_the_slow_copy(x64):
     student = Student(Network(), EDM)
     slow = jax.tree.map(lambda a: 0.8 * a if eqx.is_array(a) else a, student)
@@ -119,6 +122,7 @@ def test_the_teacher_is_asked_in_the_state_of_the_slow_copy(x64):
     assert_close(loss, np.mean((left - right) ** 2), 1e-9)
 
 
+@pytest.mark.slow
 def test_a_soft_boundary_condition_costs_its_square(x64):
     hard, soft = (Student(Network(), EDM, boundary=b) for b in ("hard", "soft"))
     z = latent(KEY)
@@ -134,6 +138,7 @@ def test_a_soft_boundary_condition_costs_its_square(x64):
 # --- its gradient --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_gradient_holds_the_teacher_fixed_unless_told_otherwise(x64):
     """Against differences of the loss with the teacher's side frozen, and not."""
     student = Student(Network(), EDM)
@@ -166,6 +171,7 @@ class Nodes(eqx.Module):
         return jnp.full_like(x, value)
 
 
+@pytest.mark.slow
 def test_the_gradient_flows_through_both_evaluations_of_the_student(x64):
     """Of F_{i+1} + kappa (F_{i+1} - F_i): in the ratio -kappa to 1 + kappa."""
     t = np.asarray(px.karras(8, EDM))
@@ -181,6 +187,7 @@ def test_the_gradient_flows_through_both_evaluations_of_the_student(x64):
 # --- presets and labels --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_presets_are_the_papers_and_the_authors(x64):
     plain = PID.paper(flow())
     np.testing.assert_array_equal(plain.times, px.karras(250, EDM))
@@ -199,6 +206,7 @@ def test_the_presets_are_the_papers_and_the_authors(x64):
     assert_close(value(authors, student)[0], np.mean(error**2), 1e-9)
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_evenly_and_reach_teacher_and_student(x64):
     """Both answer with their label, which the student's motion then implies."""
     says = lambda x, c: jnp.broadcast_to(c.astype(x.dtype), x.shape)
@@ -217,6 +225,7 @@ def test_labels_are_drawn_evenly_and_reach_teacher_and_student(x64):
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_any_condition_is_drawn_and_reaches_teacher_and_student(x64):
     """A pytree of a user's own; the student's motion implies what it says."""
     says = lambda x, c: jnp.broadcast_to(c["mean"].astype(x.dtype), x.shape)

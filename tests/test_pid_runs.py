@@ -43,6 +43,7 @@ def run(pid, steps=12, **options):
     return px.fit(student, pid, steps=steps, key=KEY, **options)
 
 
+@pytest.mark.slow
 def test_its_state_lives_through_training_in_micro_batches():
     """A step adds one draw, spread over the rows; those it sees forget a hundredth.
 
@@ -75,6 +76,7 @@ def test_its_state_lives_through_training_in_micro_batches():
     assert np.isfinite(result.history["residual"]).all()
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_the_trajectories():
     """From 1.2 to below 0.2 of the exact endpoint, for data of size one."""
     exact = px.Gaussian(jnp.array([0.7, -0.2]), jnp.array([[0.5, 0.3], [0.3, 0.4]]))
@@ -119,6 +121,7 @@ def faulty(x, sigma, alpha):
     return jnp.where(sigma < 0.5, jnp.nan, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [

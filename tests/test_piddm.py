@@ -91,6 +91,7 @@ def solved():
     return kd, kd.init(student(), key=KEY)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_pairs_and_the_residual_of_the_clean_sample(solved):
     kd, state = solved
     model = student()
@@ -132,6 +133,7 @@ def test_the_default_weight_makes_an_error_cost_alike_in_both_losses(solved):
     assert still["weight"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", ["absolute", "relative", 2.0])
 def test_scalings_of_the_residual(scaling):
     x = jax.random.normal(KEY, SHAPE)
@@ -141,6 +143,7 @@ def test_scalings_of_the_residual(scaling):
     np.testing.assert_allclose(cost, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_both_terms(solved, x64):
     """Against central differences in the one weight, in float64."""
     kd, state = solved
@@ -173,6 +176,7 @@ def test_fresh_noise_and_noise_of_pairs(solved):
         px.PIDDM(flow(), constraint(), distillation=kd, pairs=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [px.VP, px.RectifiedFlow], ids=lambda p: p.__name__)
 def test_every_process_has_its_clean_samples(process):
     """The residual is on x(z, t_min) of the process's own prior draw."""
@@ -189,6 +193,7 @@ def test_every_process_has_its_clean_samples(process):
     np.testing.assert_allclose(terms["physics"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_combination_gets_the_two_losses(solved):
     kd, state = solved
     options: Any = dict(weight=0.3, distillation=kd)
@@ -200,6 +205,7 @@ def test_a_combination_gets_the_two_losses(solved):
     np.testing.assert_allclose(losses.sum(), total, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_residual_is_formed_in_float32_under_bfloat16():
     """A residual of bfloat16 fields would be off by a percent and more."""
     x = jax.random.normal(KEY, SHAPE, jnp.bfloat16)
@@ -209,6 +215,7 @@ def test_the_residual_is_formed_in_float32_under_bfloat16():
     np.testing.assert_allclose(cost, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_scale_is_held_fixed():
     """A larger source makes a residual relatively smaller, and must not be sought."""
     poisson = pde.Poisson(GRID)
@@ -220,6 +227,7 @@ def test_the_scale_is_held_fixed():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_weights_may_follow_the_progress(solved):
     kd, state = solved
     ramp = Ramp(0.4, start=0.25, end=0.75)
@@ -236,6 +244,7 @@ def test_weights_may_follow_the_progress(solved):
         px.PIDDM(flow(), constraint(), weight=-1.0, distillation=kd)
 
 
+@pytest.mark.slow
 def test_a_sum_is_the_sum(solved, x32):
     kd, state = solved
     pid = px.PID.paper(flow(), 6)
@@ -254,9 +263,10 @@ def test_a_sum_is_the_sum(solved, x32):
     with pytest.raises(ValueError, match="at least one"):
         Sum([])
     with pytest.raises(ValueError, match=r"teaches a student.*got a DenoisingScore"):
-        Sum([(px.DenoisingScoreMatching(EDM), 1.0)])
+        Sum([(px.DenoisingScoreMatching(EDM), 1.0)])  # type: ignore[list-item]
 
 
+@pytest.mark.slow
 def test_a_distillation_of_another_flow_is_refused():
     own = flow()
     same = px.PID(flow())  # made anew, and equal
@@ -271,6 +281,7 @@ def test_a_distillation_of_another_flow_is_refused():
         Sum([(same, 1.0), (px.PID(other), 1.0)])
 
 
+@pytest.mark.slow
 def test_all_parts_draw_the_same_labels():
     law = px.GaussianMixture(
         jnp.zeros((2, *SHAPE)), jnp.ones(2), jnp.ones(2) / 2, labels=jnp.arange(2)
@@ -301,6 +312,7 @@ def test_all_parts_draw_the_same_labels():
     assert int(seen[-1]) in (0, 1)
 
 
+@pytest.mark.slow
 def test_pidm_asks_the_posterior_mean(x32):
     """The residual of D(x_t), with the weight sigma_data^2 / v(t)."""
     model = px.Preconditioned(Scaled(jnp.array(0.3)), EDM)
@@ -329,6 +341,7 @@ def test_a_constraint_of_another_grid_is_refused_before_training(solved):
         PIDM(EDM, wrong).check(model, np.zeros((4, *SHAPE), np.float32))
 
 
+@pytest.mark.slow
 def test_a_residual_that_is_not_finite_at_the_start_is_named(solved):
     kd, _ = solved
     with pytest.raises(ValueError, match="expected finite samples"):
@@ -338,6 +351,7 @@ def test_a_residual_that_is_not_finite_at_the_start_is_named(solved):
         px.PIDDM(flow(), constraint(), distillation=kd).check(student(1e12), None)
 
 
+@pytest.mark.slow
 def test_pidm_asks_at_the_start_as_well(x32):
     data = np.asarray(jax.random.normal(KEY, (20, *SHAPE)))
     model = lambda w: px.Preconditioned(Scaled(jnp.array(w)), EDM)
@@ -349,6 +363,7 @@ def test_pidm_asks_at_the_start_as_well(x32):
         objective.check(model(1e25), data)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
     """Pairs of a teacher that knows nothing of Darcy, in coordinates of a, then u.
 
@@ -377,14 +392,17 @@ def test_training_lowers_the_residual_and_not_by_moving_the_coefficient():
         return cost, jnp.log(chart.restore(x)[..., 0])
 
     alone, before = trained("unknowns", weight=0.0)
-    held, after = trained("unknowns")  # the default weight
+    held, after = trained("unknowns", weight=1e3)
     both, moved = trained("all", weight=1e3)
+    default, _ = trained("unknowns")
     assert held < 0.6 * alone
     assert both < 0.5 * alone
-    np.testing.assert_allclose(after, before, atol=1e-3)  # programs round differently
+    assert default < 0.65 * alone  # by a weight of 0.1 it is not lowered at all
+    np.testing.assert_allclose(after, before, atol=1e-5)
     assert jnp.abs(moved - before).max() > 0.05
 
 
+@pytest.mark.slow
 def test_given_fields_are_held_only_in_a_chart_that_can():
     """A coordinate of a joint direction moves coefficient and solution together."""
     fields = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 64, key=KEY)))
@@ -409,6 +427,7 @@ def test_given_fields_are_held_only_in_a_chart_that_can():
         assert jnp.abs(after - before)[..., 1].max() > 0
 
 
+@pytest.mark.slow
 def test_given_fields_may_be_held():
     """The same residual; the gradient of the coefficient is zero, of u the same."""
     x = jax.random.normal(KEY, SHAPE)
@@ -422,6 +441,7 @@ def test_given_fields_may_be_held():
         constraint(adjust="u")
 
 
+@pytest.mark.slow
 def test_coordinates_of_what_is_given_are_held_too():
     """Of u, too, which they make by the regression; the gradient of the rest stays."""
     fields = np.asarray(jax.vmap(DARCY.stack)(pde.draw(DARCY, 80, key=KEY)))
@@ -436,6 +456,7 @@ def test_coordinates_of_what_is_given_are_held_too():
     np.testing.assert_allclose(held[there], free[there], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_row_in_time_may_be_held():
     grid = pde.Grid((8,), boundary=pde.Periodic())
     burgers = pde.Burgers(grid, rows=4, end=0.1)

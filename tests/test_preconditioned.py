@@ -58,6 +58,7 @@ def noised(exact, sigma, alpha):
     return alpha[:, None] * x0 + sigma[:, None] * eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "make"),
     [
@@ -87,6 +88,7 @@ def test_the_optimal_network_makes_the_exact_denoiser(make, kind, x64):
     assert_close(found, expected, 1e-9)
 
 
+@pytest.mark.slow
 def test_its_flow_is_the_exact_flow(x64):
     """From the first reading on, where a rectified flow has no signal."""
     exact, process = gaussian(), px.RectifiedFlow()
@@ -144,6 +146,7 @@ def test_input_and_target_have_unit_variance(kind, x64):
         assert_close(target, np.full(5, 2.0 if kind == "flow" else 1.0), 1e-9)
 
 
+@pytest.mark.slow
 @every_kind
 def test_chart_free_and_finite_at_both_ends(kind):
     denoiser = Preconditioned(Network(), px.EDM(), COEFFICIENTS[kind])
@@ -159,6 +162,7 @@ def test_chart_free_and_finite_at_both_ends(kind):
         assert jnp.isfinite(derivative).all()
 
 
+@pytest.mark.slow
 @every_kind
 def test_float32_agrees_with_float64(kind, x64):
     double = Preconditioned(Network(), px.RectifiedFlow(), COEFFICIENTS[kind])
@@ -184,6 +188,7 @@ def test_a_network_in_low_precision_is_combined_in_full():
     assert 0 < jnp.abs(out - full).max() < 1e-4 * 2 * 2**-8  # c_out F, F of order one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [px.VE, px.VP, px.RectifiedFlow])
 def test_log_ratio_is_the_logarithm_and_goes_on_smoothly(make, x64):
     process = make()

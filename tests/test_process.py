@@ -1,5 +1,7 @@
 """Processes against their defining formulas; grids against theirs."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ def interior(process, n=9):
     return process.t_min * (process.t_max / process.t_min) ** fractions
 
 
+@pytest.mark.slow
 @every_process
 def test_the_time_of_a_level_is_the_inverse_of_the_level(make, dtype):
     process = make()
@@ -84,6 +87,7 @@ def test_perturb_has_the_mean_and_the_spread_of_the_chart(make, key):
     assert_close(process.alpha(t) * x0 + process.sigma(t) * eps, x, 1e-6)
 
 
+@pytest.mark.slow
 @every_process
 def test_the_prior_and_its_density(make, key, x64):
     process = make()
@@ -110,6 +114,7 @@ def test_conversion_keeps_the_signal_and_the_noise_in_proportion(make, other, x6
     assert_close(t_back, t, 1e-11)
 
 
+@pytest.mark.slow
 @every_process
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_grid_runs_from_t_max_to_t_min_and_is_finite(grid, make, dtype):
@@ -131,6 +136,7 @@ def test_karras_grid_is_equation_5(x64):
     assert_close(px.karras(18, px.EDM()), expected, 1e-11, 0)
 
 
+@pytest.mark.slow
 def test_uniform_grids_are_uniform_in_their_variable(x64):
     for make in PROCESSES.values():
         process = make()
@@ -141,6 +147,7 @@ def test_uniform_grids_are_uniform_in_their_variable(x64):
         assert_close(jnp.diff(log_ratio), jnp.diff(log_ratio)[0], 1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_levels_whatever_the_chart(x64):
     """Karras's grid in VP and in EDM between the same ends is the same noise."""
     vp = px.VP()
@@ -150,6 +157,7 @@ def test_the_same_levels_whatever_the_chart(x64):
     assert_close(vp.sigma(ts) / vp.alpha(ts), px.karras(10, edm), 1e-9, 0)
 
 
+@pytest.mark.slow
 def test_grids_cap_the_ratio_only_where_the_signal_vanishes(x64):
     flow = px.RectifiedFlow()
     ts = px.karras(30, flow)
@@ -188,6 +196,7 @@ def test_scale_of_a_level_does_not_overflow(x32):
     assert px.EDM(sigma_max=1e31).scale(1e30) == np.float32(1e30)
 
 
+@pytest.mark.slow
 def test_processes_are_vmappable_and_differentiable(x64):
     t = jnp.linspace(0.1, 0.9, 5)
     slopes = jax.vmap(jax.grad(px.VP().angle))(t)
@@ -197,11 +206,13 @@ def test_processes_are_vmappable_and_differentiable(x64):
 
 def test_numbers_of_numpy_are_pythons(x64):
     """They take the dtype of what they meet; arrays of JAX stay, to be traced."""
-    for make in (px.EDM, px.VE, px.VP, px.SubVP, px.RectifiedFlow):
+    makers: list[Any] = [px.EDM, px.VE, px.VP, px.SubVP, px.RectifiedFlow]
+    for make in makers:
         process = make(sigma_data=np.float32(0.25))
         assert type(process.sigma_data) is float
         assert eqx.tree_equal(process, make(sigma_data=0.25))
-    assert type(px.VP(beta_max=np.int64(20)).beta_max) is float
+    whole: Any = np.int64(20)
+    assert type(px.VP(beta_max=whole).beta_max) is float
     slope = jax.grad(lambda s: px.EDM(sigma_data=s).scale(2.0))(0.5)
     assert_close(slope, 0.5 / np.hypot(0.5, 2.0), 1e-12)
     assert px.karras(np.int64(3), px.EDM(), rho=np.float32(7)).shape == (3,)

@@ -83,6 +83,7 @@ def closed_form(problem, observation, refined):
     return np.stack(best).reshape(refined.latent.shape)
 
 
+@pytest.mark.slow
 def test_gauss_newton_is_the_closed_form_in_two_steps(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)
@@ -113,6 +114,7 @@ def masks(problem):
     yield reconstruction(problem)
 
 
+@pytest.mark.slow
 def test_the_samples_have_the_law_of_the_posterior(x64):
     """Means within 5 standard errors at every entry, spreads within 5 of theirs."""
     problem, count = control(8, 12, True), 512
@@ -128,6 +130,7 @@ def test_the_samples_have_the_law_of_the_posterior(x64):
         assert refined.converged.all()
 
 
+@pytest.mark.slow
 def test_the_closed_form_is_that_of_a_gaussian_posterior(x64):
     problem = control(8, 12, True)
     seen = observed(problem, reconstruction(problem))
@@ -154,6 +157,7 @@ def test_anchored_to_zero_it_is_the_mean_and_has_no_spread(x64):
     assert "MAP" in str(refined)
 
 
+@pytest.mark.slow
 def test_antithetic_pairs_have_the_exact_mean(x64):
     """Of a linear student; they are draws all the same: as wide as the posterior."""
     problem = control(8, 12, True)
@@ -250,6 +254,7 @@ def test_the_inverse_problem_has_one_answer(x64):
 # --- a student that does not know the equation ---------------------------------------
 
 
+@pytest.mark.slow
 def test_the_residual_is_brought_down_as_linear_algebra_says(x64):
     """Source and solution drawn apart: the equation is all that joins them.
 
@@ -367,6 +372,7 @@ def halves(fields):
     return 1e3 * (fields[1:, 0] - fields[:-1, 0] - 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "close"),
     [
@@ -390,6 +396,7 @@ def test_other_solvers_reach_the_same_point(solver, close, x64):
     assert (refined.history.misfit[:, 0] > 2 * refined.best[:, 1]).all()
 
 
+@pytest.mark.slow
 def test_float32_bears_noise_and_slack_as_small_as_it_is_precise(x32):
     """A product of the conjugate gradients would overflow: no step, and no failure."""
     sure = seen([1.5, -2.0], 1e-7)
@@ -418,6 +425,7 @@ def rows_of(size):
     return rows
 
 
+@pytest.mark.slow
 def test_a_step_is_levenbergs_and_its_damping_follows_its_success(x64):
     solver = DampedGaussNewton(linear_solver=CGLS(1e-16, 100))
 
@@ -452,7 +460,7 @@ def test_a_step_is_levenbergs_and_its_damping_follows_its_success(x64):
 
 
 def test_no_step_on_a_slope_is_a_breakdown_and_not_the_end(x32):
-    nothing = Optimistix(DampedGaussNewton(linear_solver=CGLS(1e-6, 0)), 20)
+    nothing = Optimistix(inner=DampedGaussNewton(linear_solver=CGLS(1e-6, 0)), steps=20)
     start = jnp.asarray([1.0, 2.0])
     run = eqx.filter_jit(lambda target: minimise(nothing, rows_of(1.0), start, target))
     found = run(jnp.zeros(2))
@@ -474,6 +482,7 @@ def test_a_gradient_whose_square_overflows_is_a_breakdown(method, x32):
     assert not run(jnp.asarray(1.0)).failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [GaussNewton(), LBFGS(), Adam()], ids=repr)
 def test_a_solve_that_never_saw_a_finite_objective_returns_its_start(method, x32):
     """Whatever solver: not converged at infinity, but failed where it began."""
@@ -499,6 +508,7 @@ def problem_of(values):
     return Problem(Mapped(wave), seen(values, 0.5), constraint, scale=1e3)
 
 
+@pytest.mark.slow
 def test_samples_that_are_compiled_and_mapped_are_those_of_plain_calls(x64):
     values, latents = jnp.asarray([1.5, -2.0]), 0.5 * jax.random.normal(KEY, (3, 6, 1))
     one = lambda latent, key: refine_sample(problem_of(values), latent, key=key)
@@ -512,6 +522,7 @@ def test_samples_that_are_compiled_and_mapped_are_those_of_plain_calls(x64):
     assert jnp.abs(mapped.latent - latents).max() > 0.1
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_minimum(x64):
     """Of what was observed and of the start: closed form, and finite differences."""
     start = jax.random.normal(KEY, (6, 1))
@@ -544,6 +555,7 @@ def test_gradients_are_those_of_the_minimum(x64):
     assert jnp.abs(slope) > 0.1
 
 
+@pytest.mark.slow
 def test_other_numbers_do_not_compile_again(x32):
     """Neither other values, nor another anchor, weight, slack, or mask."""
     traced = []
@@ -578,6 +590,7 @@ def test_other_numbers_do_not_compile_again(x32):
     assert len(traced) == once
 
 
+@pytest.mark.slow
 def test_it_never_makes_a_sample_worse(x32):
     """A wavy map, where a linearisation overshoots: every step is one downwards."""
     observation = seen([1.5, -2.0])
@@ -608,6 +621,7 @@ def test_it_never_makes_a_sample_worse(x32):
     assert_close(first.latent, alone.latent[:1], 1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_into_nothing_is_not_taken(x32):
     """log(4 + e) has a slope that leads far below -4, where it is NaN."""
     student = Mapped(lambda e: jnp.log(4 + e))
@@ -617,6 +631,7 @@ def test_a_step_into_nothing_is_not_taken(x32):
     assert not refined.failed.any()
 
 
+@pytest.mark.slow
 def test_a_breakdown_is_said_and_the_start_returned(x32):
     """A student whose derivative is wrong: no step is better, however short."""
     with pytest.warns(UserWarning, match="broke down in 8 of 8 samples"):
@@ -627,6 +642,7 @@ def test_a_breakdown_is_said_and_the_start_returned(x32):
     assert "8 failed" in str(refined)
 
 
+@pytest.mark.slow
 def test_a_start_whose_square_overflows_is_named(x32):
     """1e25 is a float32 number; its square, what is minimised, is not."""
     student = Mapped(lambda e: jnp.where(e[0, 0] > 0, 1e25, 1.0) * e)
@@ -656,6 +672,7 @@ def _(primals, tangents):
     return primals[0], -tangents[0]
 
 
+@pytest.mark.slow
 def test_each_sample_has_its_condition_and_its_draw(x32):
     """In batches of 4, the last filled up; from the key, and from the same draws."""
     observation, condition = seen([0.0, 0.0]), jnp.arange(10.0)
@@ -677,6 +694,7 @@ def test_each_sample_has_its_condition_and_its_draw(x32):
 # --- the ledger ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "network", "vjp"),
     [
@@ -731,6 +749,7 @@ def test_training_pays_off_after_a_number_of_samples():
     assert (student + student).samples == 2000
 
 
+@pytest.mark.slow
 def test_pairs_are_counted_wherever_an_objective_keeps_them():
     """In states as objectives make them: PIDDM's, a sum's, a PIDDM of a sum's."""
     flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(2), jnp.ones(2)), px.EDM())

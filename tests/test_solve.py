@@ -34,6 +34,7 @@ def test_batch_equals_samples_one_by_one(key, x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_fixed_steps_between_two_times(steps, x32):
     """The clock is read at the ends twice, and the readings may differ in a bit."""
@@ -46,6 +47,7 @@ def test_fixed_steps_between_two_times(steps, x32):
     assert_close(path.end, z * shrunk, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_is_as_good_as_its_worst_sample(x64):
     """Mean norm over the batch lets one sample go; the max norm does not."""
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), px.EDM())
@@ -81,6 +83,7 @@ def test_conditions_ride_along(key, x64):
     assert draws.shape == (3, 2)
 
 
+@pytest.mark.slow
 def test_samples_have_the_law_of_the_data(key):
     """Mean and covariance of 4000 one-dimensional draws, within five errors."""
     teacher = px.Gaussian(jnp.array([0.7]), 0.09)
@@ -90,6 +93,7 @@ def test_samples_have_the_law_of_the_data(key):
     assert abs(draws.std() - 0.3) < 5 * 0.3 / 8000**0.5
 
 
+@pytest.mark.slow
 def test_dense_output(key, x64):
     teacher, process = gaussian(), px.VP()
     flow = px.ProbabilityFlow(teacher, process)
@@ -100,6 +104,7 @@ def test_dense_output(key, x64):
         assert_close(path.evaluate(t), exact, 3e-6)
 
 
+@pytest.mark.slow
 def test_saveat_passes_through_in_process_times_and_states(key, x64):
     teacher, process = gaussian(), px.EDM()
     flow = px.ProbabilityFlow(teacher, process)
@@ -184,6 +189,7 @@ def test_gradients_against_finite_differences(key, x64):
     )
 
 
+@pytest.mark.slow
 def test_solving_inside_jit_and_vmap_over_scales(key, x64):
     """Flows are pytrees: vmap over the data's own parameters."""
     z = px.EDM().prior(key, (2,))
@@ -233,6 +239,7 @@ SOLVERS = [diffrax.Tsit5, diffrax.Heun] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_ledger_counts_every_call(solver):
     calls = []
@@ -256,6 +263,7 @@ def test_the_ledger_counts_every_call(solver):
     assert len(calls) == path.stats["evaluations"] == 6
 
 
+@pytest.mark.slow
 def test_the_ledger_counts_rejected_steps_and_guidance():
     mixture = px.GaussianMixture.two_moons()
     plain = px.ProbabilityFlow(mixture, px.EDM())
@@ -309,6 +317,7 @@ def test_the_defaults_are_those_documented(x64):
     assert_close(plan(dt0=0.3).dt0, -0.3, 0)
 
 
+@pytest.mark.slow
 def test_the_last_step_is_the_denoiser_at_the_last_time(key, x64):
     mixture, process = full_mixture(), px.VP()
     flow = px.ProbabilityFlow(mixture, process)
@@ -321,6 +330,7 @@ def test_the_last_step_is_the_denoiser_at_the_last_time(key, x64):
     assert path.stats["evaluations"] == plain.stats["evaluations"] + 1
 
 
+@pytest.mark.slow
 def test_grids_with_a_final_zero_work_inside_jit(key):
     flow = px.ProbabilityFlow(full_mixture(), px.EDM())
     z = flow.process.prior(key, (2,))
@@ -367,13 +377,14 @@ def test_the_backsolve_adjoint(x64):
     assert_close(sum(g.sum() for g in jax.tree.leaves(grads)), expected, 0.05)
 
 
+@pytest.mark.slow
 def test_times_of_any_kind_and_batches_of_none(key, x32):
     flow = px.ProbabilityFlow(full_mixture(), px.EDM())
     z = flow.process.prior(key, (2,))
     ends = jnp.array([80.0, 0.5])
     expected = px.solve(flow, z, times=ends, steps=3).end
     assert_close(px.solve(flow, z, times=[80, 0.5], steps=np.int64(3)).end, expected, 0)
-    found = px.sample(flow, np.int64(1), key=key, times=[80.0, 0.5], steps=3)
-    assert_close(found, px.sample(flow, 1, key=key, times=ends, steps=3), 0)
+    draw = lambda count, **given: px.sample(flow, count, key=key, steps=3, **given)
+    assert_close(draw(np.int64(1), times=[80.0, 0.5]), draw(1, times=ends), 0)
     with pytest.raises(ValueError, match=r"at least one sample, got .*\(0, 2\). Leave"):
         px.solve_batch(flow, jnp.zeros((0, 2)))

@@ -85,6 +85,7 @@ CASES = {  # every process, clock and derivative
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_odes_left_side_and_the_teacher_sees_the_same_state(name, x64):
     """From the student's states alone, which do not know of clocks."""
@@ -104,6 +105,7 @@ def test_it_is_the_odes_left_side_and_the_teacher_sees_the_same_state(name, x64)
         assert_close(side, part, 1e-8)
 
 
+@pytest.mark.slow
 def test_any_node_may_be_the_reference(x64):
     """From which differences of the network are taken: the sum is one number."""
     process, derivative = px.VP(), CoupledAutomaticNumerical()
@@ -213,6 +215,7 @@ def test_in_float32_no_reading_lies_beyond_a_quarter_circle(x32):
     assert alpha >= 0
 
 
+@pytest.mark.slow
 def test_a_process_may_be_known_only_at_run_time(dtype):
     """As inside a compiled step that takes the process as an argument."""
     derivative = CoupledAutomaticNumerical()

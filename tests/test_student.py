@@ -23,6 +23,7 @@ every_process = pytest.mark.parametrize("make", PROCESSES.values(), ids=PROCESSE
 WITH_FLOAT32 = [*((name, True) for name in PROCESSES), ("RectifiedFlow", False)]
 
 
+@pytest.mark.slow
 @every_process
 def test_at_the_start_it_is_the_latent_to_the_last_bit(make, x32):
     process, dtype = make(), np.float32
@@ -39,6 +40,7 @@ def test_at_the_start_it_is_the_latent_to_the_last_bit(make, x32):
     assert jnp.abs(later - z).max() > 1e-3
 
 
+@pytest.mark.slow
 @every_process
 def test_its_derivative_in_time_is_not_lost_at_the_start(make, x64):
     """d/dt at T is the limit of the quotient from below."""
@@ -68,6 +70,7 @@ def test_for_edm_it_is_equation_7_of_the_paper(dtype):
     assert_close(found, expected, tolerance(dtype, 10))
 
 
+@pytest.mark.slow
 @every_process
 def test_it_can_be_the_exact_trajectory(make, x64):
     exact, process = gaussian(), make()
@@ -109,6 +112,7 @@ def test_it_states_what_it_is():
 # --- a soft boundary condition -------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "double"), WITH_FLOAT32)
 def test_a_soft_boundary_condition_keeps_the_whole_signal(name, double):
     """(sigma_t / sigma_T) z + alpha_t F, with F that of the hard one."""

@@ -64,12 +64,8 @@ class Target:
 
     def __init__(self, path: Path, part: str, dry: bool):
         self.path, self.part, self.dry = path, part, dry
-        self.head = record.provenance() | {"dry": dry}
-        devices = jax.devices()
-        self.head["machine"] = {
-            **self.head["machine"],
-            "memory": (devices[0].memory_stats() or {}).get("bytes_limit"),
-        }
+        memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+        self.head = {**record.provenance(), "dry": dry, "memory": memory}
 
     def read(self) -> dict[str, Any]:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -258,7 +254,7 @@ def _smoke_of_solves(target: Target) -> None:
         jnp.asarray(coordinates.mean(0)), jnp.asarray(coordinates.var(0))
     )
     process = px.EDM(sigma_data=1.0)
-    student = px.ExactStudent(px.ProbabilityFlow(teacher, process))
+    student = px.ExactStudent(teacher, process)
     results = []
     for device in (jax.devices("cpu")[0], jax.devices()[0]):
         with jax.default_device(device), jax.default_matmul_precision("highest"):

@@ -7,11 +7,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-WIDE = dict(width=128, multipliers=(2, 2, 2), blocks=4)
-SMALL = dict(width=8, multipliers=(1,), blocks=1, attention=0, resolution=4)
+WIDE: dict[str, Any] = dict(width=128, multipliers=(2, 2, 2), blocks=4)
+SMALL: dict[str, Any] = dict(
+    width=8, multipliers=(1,), blocks=1, attention=0, resolution=4
+)
 
 
 def main():
@@ -51,7 +54,7 @@ def main():
             new = {"error": str(error).splitlines()[0]}
         else:
             first = time.perf_counter() - start
-            seconds = []
+            seconds, loss = [], float("nan")
             for _ in range(3):
                 begun = time.perf_counter()
                 for _ in range(5):

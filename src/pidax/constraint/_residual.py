@@ -174,7 +174,9 @@ def from_residual(
     """
     require_positive(scale=scale)
     size = jnp.asarray(scale, float)
-    return FunctionResidual(function, shape, normaliser, size)
+    return FunctionResidual(
+        function=function, event=shape, normaliser=normaliser, scale=size
+    )
 
 
 def _check_held(equation: AbstractEquation, normaliser: AbstractNormaliser) -> None:

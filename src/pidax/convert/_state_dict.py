@@ -110,11 +110,11 @@ Naming: TypeAlias = Callable[[Any], list[Entry]]
 def names(network: Any, naming: Naming) -> dict[str, Shape]:
     """The names of the network's state dict, and the shapes there."""
     # A stand-in of the same shape that holds one number has the shape that is asked.
-    stand_in = lambda e: e.there(np.broadcast_to(np.zeros(()), e.leaf.shape))
-    arrays = {
-        e.name: e.fixed if e.leaf is None else stand_in(e) for e in naming(network)
-    }
-    return {name: array.shape for name, array in arrays.items()}
+    stand_in = lambda leaf: np.broadcast_to(np.zeros(()), leaf.shape)
+    shape_of = lambda e: (
+        (e.fixed if e.leaf is None else e.there(stand_in(e.leaf))).shape
+    )
+    return {e.name: shape_of(e) for e in naming(network)}
 
 
 def fill(network: _Network, state: State, naming: Naming) -> _Network:

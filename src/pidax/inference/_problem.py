@@ -191,7 +191,7 @@ class Problem(eqx.Module):
 
     def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
         """The fields with those held and the noise-free observations put in."""
-        if self.hold is not None:
+        if self.hold is not None and own is not None:
             fields = jnp.where(self.hold, own, fields)
         if self.observation is None:
             return fields
@@ -305,7 +305,7 @@ def as_method(solver: AbstractMethod | AnySolver | None) -> AbstractMethod:
     """Gauss-Newton unless said; solvers of Optimistix are welcome."""
     if solver is None:
         return GaussNewton()
-    return solver if isinstance(solver, AbstractMethod) else Optimistix(solver)
+    return solver if isinstance(solver, AbstractMethod) else Optimistix(inner=solver)
 
 
 @eqx.filter_custom_jvp

@@ -264,8 +264,9 @@ def refine(
     method = as_method(solver)
     # The likelihood is known when the starting samples are.
     weight = 0.0 if anchor is None else float(anchor_weight)
-    unknown = {"scale": 1.0, "exact_noise": 1.0}
-    problem = Problem(student, observation, constraint, weight=weight, **unknown)
+    problem = Problem(
+        student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0
+    )
     drawn = _draw_latents(student, z, samples, problem.shape, key, antithetic)
     latents = np.asarray(drawn)
     count, shape = latents.shape[0], latents.shape[1:]

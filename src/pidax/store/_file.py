@@ -84,12 +84,15 @@ def load(
     `classes` are your own classes that occur in it: `classes=(MyNet,)`, or by their
     names in the file if these have changed, `classes={"__main__:MyNet": MyNet}`.
     """
-    if not isinstance(classes, Mapping):
-        classes = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in classes}
+    known: Mapping[str, type[eqx.Module]] = (
+        classes
+        if isinstance(classes, Mapping)
+        else {f"{cls.__module__}:{cls.__qualname__}": cls for cls in classes}
+    )
     with opened(path) as (file, size):
         head, payload = _read(file, size, everything=True)
         try:
-            return Reader(head, payload, classes).build(head["tree"], "")
+            return Reader(head, payload, known).build(head["tree"], "")
         except CheckpointError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
