@@ -116,6 +116,7 @@ def test_the_features_are_the_published_ones(x32):
     assert_close(found, golden["map_noise"], 0, 2e-7)
 
 
+@pytest.mark.slow
 @every_golden
 def test_the_sampler_follows_the_published_trajectory(name, x32):
     """Algorithm 1 of Karras et al. 2022: the state in float64, the network in float32.

@@ -98,6 +98,7 @@ def test_a_student_that_is_exact_has_the_error_of_the_reference(scene, report):
     assert (report.reference.errors == 0).all()
 
 
+@pytest.mark.slow
 def test_a_student_off_by_a_vector_is_off_by_its_length(scene):
     flow, student, z, times = scene
     report = compared(

@@ -145,6 +145,7 @@ def test_the_closed_form_is_that_of_a_gaussian_posterior(x64):
     assert_close(std, np.sqrt((factor**2).sum(axis=1)), 1e-7)
 
 
+@pytest.mark.slow
 def test_anchored_to_zero_it_is_the_mean_and_has_no_spread(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)
@@ -793,6 +794,7 @@ def test_what_the_solver_costs_is_a_row_of_the_same_ledger(x32):
         Cost.of_solver(poisson, sources, sources)
 
 
+@pytest.mark.slow
 def test_what_training_had_cost_is_in_the_ledger_if_said(x32):
     spent = Training(9.0, 500, 1e4)
     options: dict[str, Any] = dict(key=KEY, samples=64)

@@ -429,8 +429,8 @@ def check_times(
 
 
 def _split_final_zero(
-    ts: TimesLike, process: AbstractProcess, direction: int
-) -> tuple[TimesLike, bool]:
+    ts: Any, process: AbstractProcess, direction: int
+) -> tuple[Any, bool]:
     """Take off a last time 0: the ODE is singular there, the denoiser is not."""
     if is_traced(ts, process) or direction > 0:
         return ts, False

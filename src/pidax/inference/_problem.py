@@ -387,7 +387,8 @@ def _loop(
     struct: Any,
 ) -> RefinedSample:
     tags = frozenset()
-    state = solver.init(fn, start, args, {}, *struct, tags)
+    values, aux = struct
+    state = solver.init(fn, start, args, {}, values, aux, tags)
     moving, fixed = eqx.partition(state, eqx.is_array)
 
     def body(c: _Carry) -> _Carry:

@@ -84,11 +84,9 @@ def load(
     `classes` are your own classes that occur in it: `classes=(MyNet,)`, or by their
     names in the file if these have changed, `classes={"__main__:MyNet": MyNet}`.
     """
-    known: Mapping[str, type[eqx.Module]] = (
-        classes
-        if isinstance(classes, Mapping)
-        else {f"{cls.__module__}:{cls.__qualname__}": cls for cls in classes}
-    )
+    known: Any = classes
+    if not isinstance(classes, Mapping):
+        known = {f"{cls.__module__}:{cls.__qualname__}": cls for cls in classes}
     with opened(path) as (file, size):
         head, payload = _read(file, size, everything=True)
         try:
