@@ -608,6 +608,7 @@ def test_nesting_bombs_and_other_text_are_refused(tmp_path):
         header(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [b"{},", b'{"":0},'])
 def test_a_header_full_of_nothing_costs_little(text, tmp_path):
     path = tmp_path / "forged.pidax"
