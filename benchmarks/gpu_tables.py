@@ -11,7 +11,6 @@ from pathlib import Path
 import marks
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/gpu.md"
 
 
 def load():
@@ -133,11 +132,11 @@ def pmap(rows):
     )
 
 
-def pages(result):
-    """The text of each page's marks."""
+def texts(result):
+    """The text between each pair of marks."""
     of = lambda *names: [r for r in result["rows"] if r["part"].startswith(names)]
     peak = next(r for r in of("peaks") if r["row"] == "product bf16")["teraflops"]
-    blocks = {
+    return {
         "gpu machine": machine(result),
         "gpu peaks": peaks(of("peaks")),
         "gpu smoke": smoke(of("smoke")),
@@ -147,11 +146,10 @@ def pages(result):
         "gpu precision": precision(of("precision")),
         "gpu fields": fields(of("darcy")),
     }
-    return {PAGE: [marks.marked(name, text) for name, text in blocks.items()]}
 
 
 def main():
-    marks.write(pages(load()))
+    marks.write(texts(load()))
 
 
 if __name__ == "__main__":

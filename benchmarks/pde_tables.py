@@ -13,7 +13,6 @@ from typing import NamedTuple
 import marks
 
 ROOT = Path(__file__).parent.parent
-PAGE, README = ROOT / "docs/pde.md", ROOT / "README.md"
 ABSENT = "not measured"
 SIZES = (16, 32, 64, 128, 256)
 SPLIT = "by sine and cosine transforms"
@@ -226,23 +225,20 @@ def resolutions(results):
     return table(head, *rows)
 
 
-def pages(results):
-    """The texts that docs/pde.md and the README must hold."""
+def texts(results):
+    """The text between each pair of marks."""
     generated, judged = results.get("pde_generate"), results.get("pde_metrics")
-    parts = {
+    return {
         "pde_equations": equations(generated),
         "pde_cost": cost(generated),
         "pde_metrics": metrics(judged),
         "pde_resolutions": resolutions(judged),
-    }
-    return {
-        PAGE: [marks.marked(name, text) for name, text in parts.items()],
-        README: [marks.marked("pde_summary", summary(generated))],
+        "pde_summary": summary(generated),
     }
 
 
 def main():
-    marks.write(pages(load()))
+    marks.write(texts(load()))
 
 
 if __name__ == "__main__":

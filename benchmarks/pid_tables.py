@@ -14,7 +14,6 @@ import numpy as np
 from pid_settings import ITSELF, SHORT, settings
 
 ROOT = Path(__file__).parent.parent
-PAGE, README = ROOT / "docs/pid.md", ROOT / "README.md"
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
 
 
@@ -204,22 +203,19 @@ def cost(results):
     return "\n".join(lines)
 
 
-def pages(results):
-    """The texts that docs/pid.md and the README must hold."""
-    parts = {
+def texts(results):
+    """The text between each pair of marks."""
+    return {
         "pid_stability": stability(results["pid_stability"]),
         "pid_ablation": ablation(results["pid_ablation"]),
         "pid_origin": origin(results.get("pid_origin")),
         "pid_cost": cost(results.get("pid_cost")),
-    }
-    return {
-        PAGE: [marks.marked(name, text) for name, text in parts.items()],
-        README: [marks.marked("pid_summary", summary(results["pid_ablation"]))],
+        "pid_summary": summary(results["pid_ablation"]),
     }
 
 
 def main():
-    marks.write(pages(load()))
+    marks.write(texts(load()))
 
 
 if __name__ == "__main__":

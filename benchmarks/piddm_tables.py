@@ -16,7 +16,6 @@ import piddm
 from pidax.inference import Cost, Training
 
 ROOT = Path(__file__).parent.parent
-PAGE, README = ROOT / "docs/piddm.md", ROOT / "README.md"
 PROBLEMS = {
     "darcy16": "Darcy, 16 x 16",
     "poisson16": "Poisson, 16 x 16, trained teacher",
@@ -123,27 +122,25 @@ def table(rows, problem, names):
     return [f"**{PROBLEMS[problem]}** ({said}, {piddm.COUNT} samples)", "", *lines]
 
 
-def pages(found):
-    """The blocks of the page."""
+def texts(found):
+    """The text between each pair of marks."""
     rows = found["piddm"]["rows"]
-    blocks = []
+    blocks = {"piddm_summary": summary(rows)}
     for problem in PROBLEMS:
         if any(r["problem"] == problem for r in rows):
             lines = table(rows, problem, piddm.MAIN)
         else:
             lines = [f"**{PROBLEMS[problem]}**: not measured yet."]
-        blocks.append(marks.marked(f"piddm {problem}", "\n".join(lines)))
+        blocks[f"piddm {problem}"] = "\n".join(lines)
     sweeps = table(rows, "darcy16", piddm.SWEEPS)
-    blocks.append(marks.marked("piddm sweeps", "\n".join(sweeps[2:])))
+    blocks["piddm sweeps"] = "\n".join(sweeps[2:])
     if "jensen" in found:
-        blocks.append(marks.marked("piddm jensen", jensen(found["jensen"])))
+        blocks["piddm jensen"] = jensen(found["jensen"])
     if "piddm_posterior" in found:
-        text = posterior(found["piddm_posterior"])
-        blocks.append(marks.marked("piddm posterior", text))
+        blocks["piddm posterior"] = posterior(found["piddm_posterior"])
     if "piddm_inverse" in found:
-        text = inverse(found["piddm_inverse"])
-        blocks.append(marks.marked("piddm inverse", text))
-    return {PAGE: blocks, README: [marks.marked("piddm_summary", summary(rows))]}
+        blocks["piddm inverse"] = inverse(found["piddm_inverse"])
+    return blocks
 
 
 def summary(rows):
@@ -231,4 +228,4 @@ def posterior(found):
 
 
 if __name__ == "__main__":
-    marks.write(pages(load()))
+    marks.write(texts(load()))

@@ -1,16 +1,15 @@
 """The figure and the tables of benchmarks/results/reference_solve.json.
 
-Writes docs/figures/work_precision.svg, and the tables between the marks
-`<!-- reference_solve -->` of docs/solvers.md and README.md.
+Writes docs/figures/work_precision.svg, and the tables between their marks.
 """
 
 import json
 from pathlib import Path
 
+import marks
 import record
 
 ROOT = Path(__file__).parent.parent
-MARKS = ("<!-- reference_solve -->", "<!-- end of reference_solve -->")
 # What a table shows: a title, and the row of the JSON (clock, solver, mode, setting).
 SHORT = [
     ("pidax, default", ("angle", "default", "adaptive", 1e-4)),
@@ -87,20 +86,12 @@ def speed(results):
     )
 
 
-def insert(page, text):
-    """Replace what stands between the marks of a page."""
-    old = page.read_text()
-    before, rest = old.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
-
-
-def pages(results):
-    """The text of each page's marks."""
-    figure = "![Error against evaluations](figures/work_precision.svg)"
+def texts(results):
+    """The text between each pair of marks."""
+    figure = "![Error against evaluations](work_precision.svg)"
     long = f"{table(results, LONG)}\n\n{speed(results)}\n\n{figure}"
     short = f"{table(results, SHORT)}\n\n{speed(results)}"
-    return {ROOT / "docs/solvers.md": long, ROOT / "README.md": short}
+    return {"reference_solve": long, "reference_solve_summary": short}
 
 
 def draw():
@@ -144,8 +135,7 @@ def draw():
     target = ROOT / "docs/figures/work_precision.svg"
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, metadata={"Date": None})
-    for page, text in pages(results).items():
-        insert(page, text)
+    marks.write(texts(results))
 
 
 if __name__ == "__main__":

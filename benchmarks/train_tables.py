@@ -12,7 +12,6 @@ from pathlib import Path
 import marks
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/training.md"
 
 
 def load():
@@ -57,8 +56,8 @@ def samples(result):
     return "\n".join(lines)
 
 
-def pages(results):
-    """The text of each page's marks."""
+def texts(results):
+    """The text between each pair of marks."""
     step = results["train_step"]
     parameters = step["rows"][0]["pidax"]["parameters"]
     version = step["rows"][0]["torch"]["torch"]
@@ -78,11 +77,11 @@ def pages(results):
             "The full CIFAR-10 network in bf16, on a GPU: [On a GPU](gpu.md).",
         ]
     )
-    return {PAGE: [marks.marked("train step", text)]}
+    return {"train step": text}
 
 
 def main():
-    marks.write(pages(load()))
+    marks.write(texts(load()))
 
 
 if __name__ == "__main__":
