@@ -97,6 +97,7 @@ def test_it_is_differentiable_without_signal(x64):
         assert jnp.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_the_views_are_consistent(x64):
     denoiser, sigma, alpha, t = gaussian(), 0.7, 0.5, 0.4
     x = noised(denoiser, sigma, alpha)
@@ -458,6 +459,7 @@ def test_wrapping_any_view_gives_the_denoiser_back_in_every_chart(kind, x64):
         assert wrapped.interval == process.ratio_interval
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["noise", "score"])
 def test_a_wrapped_model_is_exact_up_to_its_last_time(kind, x64):
     """The cap is for processes without signal at the end, and only for them."""
@@ -480,6 +482,7 @@ def test_a_wrapped_model_is_not_asked_beyond_its_times(x64):
     assert_close(jnp.stack(asked), jnp.array([process.t_min, process.t_max]), 0)
 
 
+@pytest.mark.slow
 def test_a_wrapped_model_gets_its_condition():
     exact = full_mixture()
     wrapped = px.from_function(

@@ -165,6 +165,7 @@ def denoised(x, t):
     return MEAN + (x - MEAN) @ gain.T
 
 
+@pytest.mark.slow
 def test_euler_and_heun_are_those_written_by_hand(scene, report):
     """In EDM's own (x, t): dx/dt = (x - D)/t."""
     _, _, z, times = scene
@@ -182,6 +183,7 @@ def test_euler_and_heun_are_those_written_by_hand(scene, report):
     assert_close(report.student_to_heun[:, -1], off[1], accuracy)
 
 
+@pytest.mark.slow
 def test_evaluations_are_the_ledgers(scene, report):
     flow, _, z, times = scene
     assert report.student.evaluations == 1
@@ -263,6 +265,7 @@ def test_labels_ride_through_teacher_student_and_samples():
 # --- laws ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_laws_are_compared_at_one_bandwidth_with_their_floor(report):
     floor = report.floor
     assert floor is not None
@@ -304,6 +307,7 @@ def test_held_out_data_are_halved(scene, moved):
     assert report.student.mmd != moved.student.mmd
 
 
+@pytest.mark.slow
 def test_without_clean_samples_paths_alone_are_compared(scene, report):
     flow, *_ = scene
     wrapped = px.from_function(flow.denoiser, shape=(2,))
@@ -318,6 +322,7 @@ def test_without_clean_samples_paths_alone_are_compared(scene, report):
 # --- cost, text and files ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_seconds_speed_up_and_samples_a_second(report, moved):
     ours = report.student.seconds
     assert ours is not None
@@ -348,6 +353,7 @@ def test_seconds_are_the_median_of_calls_after_the_first(moved, scene):
     assert 0.05 <= seconds < 0.3
 
 
+@pytest.mark.slow
 def test_the_table_is_aligned_and_says_its_numbers(report, moved):
     text = str(report)
     lines = text.split("\n")
@@ -365,6 +371,7 @@ def test_the_table_is_aligned_and_says_its_numbers(report, moved):
     assert sum(line[:10] in starts and len(line) > 80 for line in lines) == NODES
 
 
+@pytest.mark.slow
 def test_long_paths_and_grids_of_steps_are_abbreviated(report):
     many = np.repeat(report.times, 3)
     options = {"steps": list(many)}
@@ -388,6 +395,7 @@ def test_long_paths_and_grids_of_steps_are_abbreviated(report):
     assert max(map(len, text.split("\n"))) <= 88
 
 
+@pytest.mark.slow
 def test_a_saved_report_is_plain_json_of_the_same_numbers(report, tmp_path):
     path = tmp_path / "report.json"
     report.save(path)
@@ -405,6 +413,7 @@ def test_a_saved_report_is_plain_json_of_the_same_numbers(report, tmp_path):
     assert found["settings"]["dtype"] == str(report.z.dtype)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_saved_as_null(report, tmp_path):
     student = dataclasses.replace(report.student, mmd=float("nan"))
     path = tmp_path / "vast.json"

@@ -186,6 +186,7 @@ def test_directions_are_uniform_and_orthogonal(x64):
     assert np.abs((thetas**4).mean(0) - 0.2).max() < 0.3 * error
 
 
+@pytest.mark.slow
 def test_orthogonal_directions_have_less_variance(x64):
     """Against independent ones, on laws that differ by shift, scale and shape."""
     x, y = two_sets(40, 40)
@@ -250,6 +251,7 @@ def test_mmd_and_energy_are_their_double_loops(unbiased, x64):
     assert_close(energy, -brute(lambda r: r, x, y, unbiased), 1e-12)
 
 
+@pytest.mark.slow
 def test_energy_on_the_line_is_scipys_squared(x64):
     x, y = two_sets(20, 12, 1)
     expected = scipy.stats.energy_distance(x[:, 0], y[:, 0]) ** 2

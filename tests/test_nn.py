@@ -414,6 +414,7 @@ def test_every_leaf_is_an_array_and_learns(name):
         assert (jnp.abs(leaf).max() > 1e-6) == ("frequencies" not in where), where
 
 
+@pytest.mark.slow
 @every_network
 def test_the_length_of_the_input_is_not_lost_in_a_normalisation(name):
     net = network(name)

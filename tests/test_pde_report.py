@@ -65,6 +65,7 @@ def test_exact_samples_score_what_held_out_data_score(found):
         assert values[1].low < values[0].high
 
 
+@pytest.mark.slow
 def test_zero_has_no_amplitude_and_a_resolve_error_of_one(found):
     """In a linear equation half of u leaves half of the residual."""
     zero, half = found["u = 0, of exact"], found["half"]
@@ -110,6 +111,7 @@ def test_the_numbers_are_those_of_the_metrics(rod, truth, found, x64):
     assert (found.settings["compared"], found.settings["held_out"]) == (20, 20)
 
 
+@pytest.mark.slow
 def test_the_spectra_are_those_of_the_solution(rod, truth, found, x64):
     spectrum = lambda u: radial_spectrum(u, lengths=(13 / 12,), periodic=False)
     each = jax.vmap(spectrum)(truth.solution[:20])
@@ -172,6 +174,7 @@ def test_any_form_of_samples_gives_one_report(rod, tmp_path, x32):
     assert row.resolve.estimate < 1e-5  # type: ignore
 
 
+@pytest.mark.slow
 def test_a_report_is_a_table_and_json(found, tmp_path):
     found.save(tmp_path / "r.json")
     saved = json.loads((tmp_path / "r.json").read_text())
@@ -187,6 +190,7 @@ def test_a_report_is_a_table_and_json(found, tmp_path):
         found["student"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_a_report_of_fields_of_any_size_is_that_of_theirs(rod, truth, found, size, x32):
     """Float32 has no squares of them; nor are they written as what is no number."""

@@ -159,6 +159,7 @@ def test_the_second_coordinates_move_the_unknown_alone(fields, x64):
     np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_a_linear_equation_leaves_nothing_unexplained(solved, x64):
     poisson, many = solved
     chart = pde.Whitened.fit(many, given=poisson.given_mask)

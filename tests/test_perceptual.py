@@ -46,6 +46,7 @@ def test_lpips_is_that_of_the_golden_file(both):
     np.testing.assert_allclose(both[0], GOLDEN["lpips_avgpool"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_gradient_is_that_of_the_golden_file(both):
     expected = np.moveaxis(GOLDEN["grad_x_avgpool"], 1, -1)
     scale = np.abs(expected).max()

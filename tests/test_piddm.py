@@ -108,6 +108,7 @@ def test_the_loss_is_the_pairs_and_the_residual_of_the_clean_sample(solved):
     np.testing.assert_allclose(loss, error + 0.3 * physics, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_default_weight_makes_an_error_cost_alike_in_both_losses(solved, x32):
     """1 / E |J eta|^2 over m entries, J by differences; the mean of many draws."""
     kd, state = solved

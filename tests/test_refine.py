@@ -174,6 +174,7 @@ def test_antithetic_pairs_have_the_exact_mean(x64):
         refine(problem, observation, 3, antithetic=True)
 
 
+@pytest.mark.slow
 def test_entries_that_are_not_free_stay_and_the_others_are_the_restricted_minimum(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)
@@ -863,6 +864,7 @@ def test_solvers_and_models_of_another_kind_are_refused():
         jax.jit(traced)(six.values)
 
 
+@pytest.mark.slow
 def test_it_prints_what_it_did(x32):
     refined = px.refine(Mapped(wave), seen([1.5, -2.0]), key=KEY, samples=64)
     text = str(refined)
