@@ -55,8 +55,8 @@ def distance(group, who="student"):
 def heads(groups, problem):
     """The recipes of one problem and what else was run at their length."""
     lines = [
-        "| | seeds | steps | RMS at $t_{min}$ (range of seeds) | median | 99% | sliced "
-        "W2 |",
+        "| method | seeds | steps | RMS at $t_{min}$ (range of seeds) | median | 99% | "
+        "sliced W2 |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, group in groups.items():
@@ -84,7 +84,7 @@ def summary(results):
         "digits": "digits, learned",
         "learned": "8 modes, d = 64, learned",
     }
-    lines = [f"| | {' | '.join(problems.values())} |"]
+    lines = [f"| method | {' | '.join(problems.values())} |"]
     lines.append("|---" * (len(problems) + 1) + "|")
     for recipe, label in RECIPES.items():
         cells = []
@@ -127,7 +127,7 @@ def stability(results):
         table.setdefault((row["derivative"], row["n"]), {})[row["slope"]] = row
     shown = (0.5, 1.0, 1.1, 1.2, 2.0)
     lines = [
-        "| | nodes | "
+        "| derivative | nodes | "
         + " | ".join(f"$a = {a:g}$" for a in shown)
         + " | eigenvalue, $a = 1$ | $a = 2$ | largest / least, $a = 1$ | "
         "$\\max\\kappa + 1$ |",

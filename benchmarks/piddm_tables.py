@@ -28,8 +28,8 @@ TRIVIAL = {
     "generate a, then solve": "the teacher's given, then solve",
 }
 HEAD = (
-    "| | residual | re-solve | boundary | MMSE | SMSE | sliced W | evaluations | ms a "
-    "sample | training, s | pays off after |",
+    "| method | residual | re-solve | boundary | MMSE | SMSE | sliced W | "
+    "evaluations | ms a sample | training, s | pays off after |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -146,7 +146,7 @@ def texts(found):
 def summary(rows):
     """Residual and law on Darcy 16 x 16: for the README."""
     lines = [
-        "| | relative residual | sliced W | evaluations |",
+        "| method | relative residual | sliced W | evaluations |",
         "|---|---|---|---|",
     ]
     for name, label in BRIEF.items():
@@ -212,7 +212,8 @@ def posterior(found):
         f"Means over {len(found['seeds'])} truths; relative L2, against the exact "
         "posterior. Reconstruction at 10% of points with 10% noise, other ways:",
         "",
-        "| | error of the mean | spread, mean ratio | objective | network | seconds |",
+        "| solver | error of the mean | spread, mean ratio | objective | network | "
+        "seconds |",
         "|---|---|---|---|---|---|",
     ]
     for way in found["ways"]:

@@ -66,8 +66,8 @@ def cell(row):
 
 def table(results, titles):
     """Markdown: evaluations, median and worst RMS error over the batches."""
-    head = "| | evaluations | RMS, d = 64 | worst batch | evaluations | RMS, d = 2 |"
-    lines = [head + " worst batch |", "|---" * 7 + "|"]
+    head = "| solver | evaluations | RMS, d = 64 | worst batch | evaluations |"
+    lines = [head + " RMS, d = 2 | worst batch |", "|---" * 7 + "|"]
     for title, row in titles:
         cells = " | ".join(cell(find(results["rows"], d, row)) for d in (64, 2))
         lines.append(f"| {title} | {cells} |")

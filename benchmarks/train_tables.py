@@ -26,8 +26,8 @@ def load():
 def steps(result):
     median = statistics.median
     lines = [
-        "| | step, s | PyTorch, s | ratio | forward | forward and backward | teacher | "
-        "to the first step, s | peak memory, GB |",
+        "| setting | step, s | PyTorch, s | ratio | forward | forward and backward | "
+        "teacher | to the first step, s | peak memory, GB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
@@ -48,7 +48,7 @@ def steps(result):
 
 
 def samples(result):
-    lines = ["| | evaluations | images/s |", "|---|---|---|"]
+    lines = ["| sampler | evaluations | images/s |", "|---|---|---|"]
     lines += [
         f"| {row['way']} | {row['evaluations']} | {row['images_per_second']:.2f} |"
         for row in result["rows"]
