@@ -14,19 +14,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 X64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-PAGES = [
-    pytest.param("README.md", marks=pytest.mark.slow),
-    pytest.param("docs/index.md", marks=pytest.mark.slow),
-    pytest.param("docs/pid.md", marks=pytest.mark.slow),
-    pytest.param("docs/pde.md", marks=pytest.mark.slow),
-    pytest.param("docs/piddm.md", marks=pytest.mark.slow),
-    pytest.param("docs/checkpoints.md", marks=pytest.mark.slow),
-    pytest.param("docs/training.md", marks=pytest.mark.slow),
-    pytest.param("CONTRIBUTING.md", marks=pytest.mark.slow),
-    pytest.param("docs/solvers.md", marks=pytest.mark.slow),
+PAGES = [  # they train and compile: all are slow
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/index.md",
+    "docs/first_steps.md",
+    "docs/recipes.md",
+    "docs/checkpoints.md",
+    "docs/training.md",
+    "docs/solvers.md",
+    "docs/pid.md",
+    "docs/pde.md",
+    "docs/piddm.md",
+    "docs/tutorials/data_to_sampler.md",
+    "docs/tutorials/pde_to_posterior.md",
 ]
+TESTED = {*PAGES, "docs/gpu.md"}  # gpu.md has one setting of the session
 
 
+@pytest.mark.slow  # minutes: the tutorials train three networks
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch, x32):
     """A text block after a Python block is its output, or the error it raises."""
@@ -44,6 +50,48 @@ def test_every_block_runs_and_prints_what_is_shown(page, tmp_path, monkeypatch, 
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
         jax.config.update("jax_enable_x64", X64)
+
+
+def test_no_page_is_left_out():
+    """A page with Python blocks is run; of the API only those outside docstrings."""
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+    pages += (ROOT / "docs/tutorials").glob("*.md")
+    with_code = {
+        str(page.relative_to(ROOT))
+        for page in pages
+        if "\n```python\n" in page.read_text()
+    }
+    assert with_code == TESTED
+
+
+def test_the_readme_is_short():
+    """Read in three minutes: under 200 lines."""
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def test_the_site_loads_nothing_from_elsewhere():
+    """No script, style or font by address; and no mark of a CDN."""
+    site = ROOT / "docs/javascripts/mathjax.js", ROOT / "docs/stylesheets/site.css"
+    config = (ROOT / "mkdocs.yml").read_text()
+    assets = config[config.index("extra_javascript") : config.index("validation")]
+    for text in (assets, *(path.read_text() for path in site)):
+        assert "//cdn" not in text
+        assert "https://" not in text
+
+
+def test_no_table_has_an_empty_header():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = [
+        f"{page.relative_to(ROOT)}: {head}"
+        for page in pages
+        for head in re.findall(r"^(\|.*\|)\n\|[-|: ]+\|$", page.read_text(), re.M)
+        if re.search(r"\|\s*\|", head.replace("\\|", ""))
+    ]
+    assert not found
 
 
 def run(body, shown, space):
