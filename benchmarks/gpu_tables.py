@@ -1,14 +1,13 @@
 """The numbers of benchmarks/gpu as they stand in docs/gpu.md.
 
-    python benchmarks/gpu_tables.py
-
-writes them between the page's marks. A test compares.
+The bench renders them, as it does the tables of its suites.
 """
 
+import functools
 import json
 from pathlib import Path
 
-import marks
+from . import bench
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,25 +131,26 @@ def pmap(rows):
     )
 
 
-def texts(result):
-    """The text between each pair of marks."""
-    of = lambda *names: [r for r in result["rows"] if r["part"].startswith(names)]
-    peak = next(r for r in of("peaks") if r["row"] == "product bf16")["teraflops"]
-    return {
-        "gpu machine": machine(result),
-        "gpu peaks": peaks(of("peaks")),
-        "gpu smoke": smoke(of("smoke")),
-        "gpu images": images(of("images"), of("torch"), peak),
-        "gpu sampling": sampling(of("sampling")),
-        "gpu pmap": pmap(of("pmap")),
-        "gpu precision": precision(of("precision")),
-        "gpu fields": fields(of("darcy")),
-    }
+def of(part, *names):
+    """The rows of some parts."""
+    return [r for r in part["rows"] if r["part"].startswith(names)]
 
 
-def main():
-    marks.write(texts(load()))
+def peak(result):
+    return next(r for r in of(result, "peaks") if r["row"] == "product bf16")
 
 
-if __name__ == "__main__":
-    main()
+TABLES = {
+    "gpu machine": machine,
+    "gpu peaks": lambda r: peaks(of(r, "peaks")),
+    "gpu smoke": lambda r: smoke(of(r, "smoke")),
+    "gpu images": lambda r: images(
+        of(r, "images"), of(r, "torch"), peak(r)["teraflops"]
+    ),
+    "gpu sampling": lambda r: sampling(of(r, "sampling")),
+    "gpu pmap": lambda r: pmap(of(r, "pmap")),
+    "gpu precision": lambda r: precision(of(r, "precision")),
+    "gpu fields": lambda r: fields(of(r, "darcy")),
+}
+for _mark, _draw in TABLES.items():
+    bench.table(_mark)(functools.partial(lambda draw: draw(load()), _draw))

@@ -20,7 +20,7 @@ import jax
 import pytest
 
 PRECISION = {"x64", "x32", "dtype"}  # the fixtures of tests that set their own
-NO_ARRAYS = ("architecture", "convert", "docs", "plot", "reliability", "store")
+NO_ARRAYS = ("architecture", "bench", "convert", "docs", "plot", "reliability", "store")
 
 
 def depends_on_precision(item):

@@ -172,7 +172,7 @@ def test_a_zip_directory_full_of_nothing(bounded):
 @pytest.mark.slow
 @pytest.mark.parametrize(("golden", "count"), [(False, 120), (True, 30)])
 def test_damaged_files_are_refused_or_read_and_do_nothing(golden, count, tmp_path):
-    """`benchmarks/fuzz_convert.py` reads ten thousand of them."""
+    """The suite `fuzz` of the benchmarks reads ten thousand of them."""
     files, ends = seeds(tmp_path, golden=golden), Counter()
     path, WATCH.seen[:] = tmp_path / "file", []
     for i in range(count):

@@ -1,11 +1,8 @@
-"""The documentation says what the code does, and its numbers are the benchmark's."""
+"""The documentation says what the code does; its numbers are compared by test_bench."""
 
 import contextlib
-import importlib
 import io
-import json
 import re
-import sys
 from pathlib import Path
 
 import jax
@@ -109,60 +106,3 @@ def run(body, shown, space):
 
 def squash(text):
     return " ".join(text.split())
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "reference_figure",
-        "engine_table",
-        "pid_tables",
-        "pde_tables",
-        "piddm_tables",
-        "train_tables",
-        "gpu_tables",
-    ],
-)
-def test_the_tables_are_those_of_the_benchmark(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    tables, marks = map(importlib.import_module, (name, "marks"))
-    stale = marks.stale(tables.texts(tables.load()))
-    assert not stale, f"run python benchmarks/{name}.py"
-    sys.modules.pop(name)
-
-
-def results(name):
-    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-
-
-PROVENANCE = ("pde_metrics", "piddm_posterior", "piddm_inverse", "jensen")
-
-
-def assert_provenance(part):
-    for name in ("command", "machine", "versions", "commit", "dtype", "seeds"):
-        assert part[name]
-    assert not part["uncommitted_changes_to_src"]
-
-
-def test_the_benchmarks_say_where_they_come_from():
-    solved = results("reference_solve")
-    assert all(row["rms"] is not None for row in solved["rows"])
-    engine = results("engine")
-    parts = ["speed", "checkpoint", "memory", "parallel", "quality"]
-    assert list(engine) == parts
-    names = ("ablation", "stability", "origin", "cost")
-    pid = [results(f"pid_{name}") for name in names]
-    more = [results(n) for n in PROVENANCE]
-    for part in (solved, results("reliability"), *engine.values(), *pid, *more):
-        assert_provenance(part)
-    assert all(row["failures"] == 0 for row in engine["parallel"]["rows"])
-
-
-def test_the_recorded_runs_left_no_trace():
-    """Twenty kills and a full disk: the bits of the run that was left alone."""
-    recorded = results("reliability")
-    killed, full = recorded["killed"], recorded["full_disk"]
-    assert killed["kills"] == 20
-    assert killed["killed"] == killed["alone"]
-    assert full["resumed_with_room"] == full["alone"]
-    assert full["checkpoints_refused"] > 0

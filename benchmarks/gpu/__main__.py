@@ -52,7 +52,7 @@ def main():
     STORE.mkdir(parents=True, exist_ok=True)
     if arguments.dry:
         target.unlink(missing_ok=True)
-    path = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+    path = [str(ROOT / "src"), str(ROOT)]
     environment = dict(
         os.environ,
         PYTHONPATH=os.pathsep.join(

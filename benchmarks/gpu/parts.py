@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import record
+from benchmarks import bench
 
 import pidax as px
 from pidax import pde
@@ -65,7 +65,10 @@ class Target:
     def __init__(self, path: Path, part: str, dry: bool):
         self.path, self.part, self.dry = path, part, dry
         memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-        self.head = {**record.provenance(), "dry": dry, "memory": memory}
+        about = bench.provenance()
+        about["machine"] = {"processor": bench.processor(), **about["machine"]}
+        command = "python " + " ".join(sys.argv)
+        self.head = {"command": command, **about, "dry": dry, "memory": memory}
 
     def read(self) -> dict[str, Any]:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -89,7 +92,7 @@ class Target:
 
 def seconds(fn: Callable[[], Any], repeats: int = 10) -> float:
     """The median of warmed-up calls, results awaited."""
-    return float(np.median(record.seconds(fn, repeats)))
+    return float(np.median(bench.seconds(fn, repeats)))
 
 
 def peak_memory() -> int | None:
@@ -528,7 +531,7 @@ def pmap(target: Target, sizes: Sizes) -> None:
     )
     one = lambda: single(weights, opt, keys)
     other = lambda: mapped(weights, opt, split)
-    first, second, ratio = record.paired_ratio(one, other, 10)
+    first, second, ratio = bench.paired_ratio(one, other, 10)
     target.put(
         "a step of PID in 64 dimensions", devices=devices, batch=batch,
         jit_seconds=float(np.median(first)), pmap_seconds=float(np.median(second)),
@@ -542,19 +545,17 @@ def pmap(target: Target, sizes: Sizes) -> None:
 
 def darcy_data(target: Target, sizes: Sizes) -> None:
     """Fields and chart of the part `darcy`, on the CPU."""
-    import piddm_problems as problems
-
     start = time.perf_counter()
-    problems.make(sizes.darcy, 0, target.dry)
+    problem = bench.suite("piddm").problems[sizes.darcy].made(quick=target.dry)
+    assert len(problem.normaliser.blocks)  # fields and chart are kept
     print(f"Darcy's data: {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def darcy(target: Target, sizes: Sizes) -> None:
     """The main rows of docs/piddm.md on 64 x 64 points; one seed."""
-    import piddm
-
-    work = piddm.Work(sizes.darcy, 0, target.dry)
-    network = work.problem.network(jax.random.key(0))
+    suite = bench.suite("piddm")
+    problem = suite.problems[sizes.darcy].made(quick=target.dry)
+    network = problem.training.network(problem.normaliser, jax.random.key(0))
     size = count_parameters(network)
     for row in (
         "data", "data through the coordinates", "Gaussian", "its given, then solve",
@@ -565,12 +566,11 @@ def darcy(target: Target, sizes: Sizes) -> None:
         if target.has(row):
             continue
         start = time.perf_counter()
-        fields, cost = work.make(row)
+        found = suite.methods[row].run(problem, 0, target.dry)
         made = time.perf_counter() - start
-        numbers, _ = piddm.judge(work.problem, fields)
         target.put(
             row, problem=sizes.darcy, seed=0, parameters=size, seconds_in_all=made,
-            cost=cost, **numbers,
+            cost=found.cost, **found.metrics,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def main():
     path, dry = Path(sys.argv[2]), "--dry" in sys.argv
     try:
         import torch  # type: ignore[import]
-        import train_step_torch
+        from benchmarks.train import _torch_step
     except ImportError:
         print("torch is not installed: its rows are not measured")
         return
@@ -41,12 +41,10 @@ def main():
         rows = found.get("rows", [])
         if any((r["part"], r["row"]) == ("torch", row) for r in rows):
             continue
-        sizes = train_step_torch.Sizes(batch=batch, **(SMALL if dry else WIDE))
+        sizes = _torch_step.Sizes(batch=batch, **(SMALL if dry else WIDE))
         start = time.perf_counter()
         try:
-            step = train_step_torch.Step(
-                sizes, device=device, low=True, compiled=compiled
-            )
+            step = _torch_step.Step(sizes, device=device, low=True, compiled=compiled)
             for _ in range(3):
                 step()
             wait()

@@ -1,6 +1,6 @@
 """One call of Diffrax for every solve: its options, its cost, its failures.
 
-The defaults are measured (`benchmarks/reference_solve.py`, docs/solvers.md): adaptive
+The defaults are measured (`benchmarks/solvers/reference.py`, docs/solvers.md): adaptive
 Tsit5 in the angle clock with a PI controller, Dopri8 when the tolerance is tight, and
 Dopri5 for a fixed number of steps, where long ones hurt it less.
 

@@ -45,7 +45,7 @@ class Burgers(AbstractSemilinear):
 
     The defaults are the set of Li et al. (2021) on 128 points and 128 rows of time.
     With two steps a row their error in time is 1e-6 of the largest value, with one 2e-5
-    (`benchmarks/results/pde_accuracy.json`).
+    (`benchmarks/results/pde.json`).
     """
 
     grid: Grid

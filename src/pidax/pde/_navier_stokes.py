@@ -42,7 +42,7 @@ class NavierStokes(AbstractSemilinear):
     the domain. The initial field is by default the Matern field with
     $\alpha = 2.5, \tau = 7$. Both are the set of Li et al. (2021).
     With two steps in each tenth of time their error in time is 1e-6 of the largest
-    value, with one 2e-5 (`benchmarks/results/pde_accuracy.json`).
+    value, with one 2e-5 (`benchmarks/results/pde.json`).
 
     Its residual is that of the step between stored rows, which takes `substeps` steps
     to evaluate: the data have no other local residual unless the rows are dense, and

@@ -1,0 +1,1 @@
+"""Damaged and forged checkpoints: how reading each of them ends."""

@@ -1,0 +1,1 @@
+"""Equations: accuracy and cost of their solvers, residual metrics; docs/pde.md."""

@@ -1,0 +1,1 @@
+"""Students of an ODE of vectors: errors, ablations, costs; docs/pid.md."""

@@ -1,0 +1,1 @@
+"""Physical fields: PIDDM, refinement, posteriors, Jensen's gap; docs/piddm.md."""

@@ -1,0 +1,1 @@
+"""A training that is killed, or whose disk is full: does it show in the end?"""

@@ -1,0 +1,1 @@
+"""Solvers and samplers: evaluations against error, and speed; docs/solvers.md."""

@@ -1,0 +1,113 @@
+"""The tables and the figure of the suite, from its rows."""
+
+from .. import bench
+from .reference import Batch, Solve, name_of
+
+# What a table shows: a title, and the solve.
+SHORT = {
+    "pidax, default": Solve("angle", "default", "adaptive", 1e-4),
+    "pidax, `steps=6`": Solve("angle", "Dopri5", "fixed", 6),
+    "pidax, `steps=12`": Solve("angle", "Dopri5", "fixed", 12),
+    "the default, `sigma_data=0.5`": Solve("angle", "Tsit5", "adaptive", 1e-4, 0.5),
+    "`steps=6`, `sigma_data=0.5`": Solve("angle", "Dopri5", "fixed", 6, 0.5),
+    "`steps=12`, `sigma_data=0.5`": Solve("angle", "Dopri5", "fixed", 12, 0.5),
+    "EDM's Heun, 18 nodes": Solve("time", "EDM's Heun", "fixed", 17),
+    "EDM's Heun, 36 nodes": Solve("time", "EDM's Heun", "fixed", 35),
+}
+LONG = {
+    **SHORT,
+    **{
+        f"adaptive {solver}, 1e-{digits}, {clock} clock": Solve(
+            clock, solver, "adaptive", 10.0**-digits
+        )
+        for solver, digits in (("Tsit5", 4), ("Tsit5", 6), ("Dopri8", 8))
+        for clock in ("angle", "log-time", "time")
+    },
+    **{
+        f"{count} steps of {solver}, angle clock": Solve(
+            "angle", solver, "fixed", count
+        )
+        for solver, counts in (
+            ("Euler", (32, 256)),
+            ("Heun", (17, 35)),
+            ("Tsit5", (6, 8, 16)),
+            ("Dopri5", (8, 16)),
+            ("Dopri8", (4, 8)),
+        )
+        for count in counts
+    },
+}
+
+
+def cells(rows, solve, problem):
+    (row,) = rows.where(problem=problem, method=name_of(solve))
+    calls = f"{row['evaluations']:.0f}"
+    if row["evaluations_max"] != row["evaluations"]:
+        calls += f" (max {row['evaluations_max']})"
+    return calls, f"{row['rms']:.1e}", f"{row['rms_max']:.1e}"
+
+
+def table(rows, titles):
+    """Evaluations, median and worst RMS error over the batches."""
+    lines = [
+        (title, *cells(rows, solve, "mixture64"), *cells(rows, solve, "mixture2"))
+        for title, solve in titles.items()
+    ]
+    head = ("solver", "evaluations", "RMS, d = 64", "worst batch", "evaluations")
+    return bench.markdown((*head, "RMS, d = 2", "worst batch"), lines)
+
+
+def speed(rows):
+    """One sentence on throughput."""
+    (row,) = rows.where(method="throughput")
+    return (
+        f"Throughput: {row['samples_per_second']:,.0f} samples per second in "
+        f"d = {Batch.d} ({row.provenance['dtype']}, batch {Batch.batch}, "
+        f"{row['evaluations']} evaluations each, "
+        f"{row.provenance['machine']['cores']} CPU cores), "
+        f"{row['ratio_to_bare_loop']:.2f} times the speed of a hand-written jitted "
+        "loop of the same evaluations."
+    )
+
+
+@bench.table("reference_solve", "solvers")
+def long(rows):
+    figure = "![Error against evaluations](work_precision.svg)"
+    return f"{table(rows, LONG)}\n\n{speed(rows)}\n\n{figure}"
+
+
+@bench.table("reference_solve_summary", "solvers")
+def short(rows):
+    return f"{table(rows, SHORT)}\n\n{speed(rows)}"
+
+
+@bench.figure("work_precision.svg", "solvers")
+def work_precision(rows):
+    """Error against evaluations: fixed steps, clocks, adaptive solvers."""
+    import matplotlib.pyplot as plt
+
+    import pidax as px
+
+    known = bench.SUITES["solvers"].methods
+    points = []
+    for row in rows.where(problem="mixture64"):
+        solve = known[row.method].run
+        if solve.sigma_data > 0.7:
+            points.append({**vars(solve), **row.metrics})
+    of = lambda label, **wanted: [
+        {**p, "label": label(p)}
+        for p in points
+        if all(p[name] == value for name, value in wanted.items())
+    ]
+    heun = of(lambda p: "EDM's Heun", solver="Heun", clock="time")
+    fixed = of(lambda p: p["solver"], mode="fixed", clock="angle")
+    clocks = of(lambda p: f"Tsit5, {p['clock']} clock", solver="Tsit5", mode="adaptive")
+    solvers = of(lambda p: f"{p['solver']}, adaptive", mode="adaptive", clock="angle")
+    solvers = [p for p in solvers if p["solver"] != "default"]
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    titles = ("fixed steps, angle clock", "adaptive Tsit5, by clock",
+              "adaptive, angle clock")  # fmt: skip
+    for ax, part, title in zip(axes, (fixed, clocks, solvers), titles, strict=True):
+        px.plot.work_precision([*heun, *part], ax=ax)
+        ax.set(title=f"d = 64: {title}", xlim=(12, 900), ylim=(1e-10, 1))
+    return figure
