@@ -1,4 +1,4 @@
-"""The posterior mean E[x0 | x]: exact, trained, wrapped and guided ones."""
+"""Denoisers, E[x0 | x]: exact, trained, wrapped and guided."""
 
 from ._circle import Circle as Circle
 from ._clean_posterior import WeightedSamples as WeightedSamples

@@ -7,8 +7,8 @@ $$ D(x, \sigma, \alpha) = R\, A(\kappa)\, \frac{x}{|x|}, \qquad
    p(x) = \frac{e^{-(|x| - \alpha R)^2 / 2\sigma^2}}{2\pi\sigma^2}\,
           e^{-\kappa} I_0(\kappa). $$
 
-At small noise $\kappa$ is huge and $1 - A \approx 1/2\kappa$ is the whole story, so
-$1 - A$ is computed by itself, and never as a difference.
+At small noise $\kappa$ is large and $1 - A \approx 1/2\kappa$. $1 - A$ is computed
+directly, not as a difference.
 """
 
 import math
@@ -38,8 +38,8 @@ from ._denoiser import AbstractExactDenoiser, as_arrays
 class Circle(AbstractExactDenoiser):
     """Data uniform on the circle of this radius about the origin of the plane.
 
-    Its density is that of a curve: `log_density` is finite for `sigma > 0` only.
-    The condition is ignored.
+    The density of the clean data is singular: `log_density` is finite for `sigma > 0`
+    only. The condition is ignored.
     """
 
     radius: float = eqx.field(default=1.0, converter=as_float)
@@ -87,9 +87,8 @@ class Circle(AbstractExactDenoiser):
     def _seen(
         self, x: SampleLike, sigma: ScalarLike, alpha: ScalarLike
     ) -> tuple[Sample, Scalar, Scalar, Scalar]:
-        r"""$x$, $|x|$, $\sigma$ and the noised circle's $\alpha R$, in float32 or more.
-
-        Half precision has no squares of small noise.
+        r"""$x$, $|x|$, $\sigma$ and $\alpha R$ in float32 or more. The square of a
+        small noise underflows in half precision.
         """
         level = as_arrays(x, sigma, alpha, self.shape)
         dtype = at_least_float32(level[0].dtype)

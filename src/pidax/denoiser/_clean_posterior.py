@@ -1,25 +1,26 @@
-r"""The law of the clean sample given a noised one, and not only its mean.
+r"""The distribution of the clean sample given a noised one.
 
 $$ p(x_0 \mid x) \propto p(x_0)\, e^{-|x - \alpha x_0|^2 / 2\sigma^2} $$
 
-A denoiser is the mean of this law. Where the data's law is known, so is all of it:
+A denoiser is the mean of this distribution. For some data the distribution is known:
 
 - a circle: the angle is von Mises with $\kappa = \alpha R|x|/\sigma^2$;
-- a Gaussian: one with the same eigenvectors and the variances
+- a Gaussian: a Gaussian with the same eigenvectors and the variances
   $c\sigma^2/(\alpha^2c+\sigma^2)$;
-- a mixture: each component's own, weighted by how likely it is. With components of no
-  width it is the law of a finite set: those points, and a softmax of distances.
+- a mixture: the posteriors of the components, weighted by their likelihoods. With
+  components of zero width it is the distribution of a finite set: the points, with a
+  softmax of their distances as weights.
 
-For data that a function makes, $x_0 = G(\xi)$ with $\xi \sim N(0, I)$ (the modes of a
+For data made by a function, $x_0 = G(\xi)$ with $\xi \sim N(0, I)$ (the modes of a
 coefficient, and a solver), the latent given $x = \alpha x_0 + \sigma\epsilon$ has
 
 $$ -\log p(\xi \mid x) = \tfrac12 |\xi|^2
    + \frac{|x - \alpha G(\xi)|^2}{2\sigma^2} + \text{const}. $$
 
-Gauss and Newton find its maximum, $H = I + \alpha^2 J^T J/\sigma^2$ is its curvature
-there, $N(\xi_*, H^{-1})$ proposes samples, and weights correct what is not Gaussian.
-Linear $G$ needs no correction; nor does a smooth one at small noise, where a finite
-set of samples says nothing at all.
+The Gauss-Newton method finds its maximum. $H = I + \alpha^2 J^T J/\sigma^2$ is its
+curvature there, $N(\xi_*, H^{-1})$ proposes samples, and importance weights correct the
+difference to a Gaussian. Linear $G$ needs no correction, nor does a smooth $G$ at small
+noise.
 """
 
 from collections.abc import Callable
@@ -38,29 +39,30 @@ from ._gaussian import Covariance, Gaussian
 from ._mixture import GaussianMixture
 
 _FRACTIONS = (1.0, 0.5, 0.2, 0.05, 0.0)  # of a Newton step: the best is taken
-_REACH = 16.0  # standard deviations: what lies beyond is below rounding
+_REACH = 16.0  # standard deviations: the tails beyond are below rounding
 
 
 class WeightedSamples(NamedTuple):
-    """Samples of a law, with weights that sum to one."""
+    """Samples of a distribution, with weights that sum to one."""
 
     values: Float[Array, "sample *event"]
     weights: Float[Array, " sample"]
 
     def expect(self, values: Float[Array, "sample *any"]) -> Float[Array, "*any"]:
-        """The mean of what was computed of each sample."""
+        """The weighted mean of values that were computed for each sample."""
         return jnp.tensordot(self.weights, values, axes=1)
 
     @property
     def mean(self) -> Sample:
-        """The posterior mean: what the denoiser says."""
+        """The posterior mean: the output of the denoiser."""
         return self.expect(self.values)
 
     @property
     def effective(self) -> Scalar:
-        r"""$1/\sum_i w_i^2$: the number of samples with equal weights that it equals.
+        r"""$1/\sum_i w_i^2$: the effective sample size.
 
-        Where it is near one, the law is a single sample, whatever the true one is.
+        Near one, the weights have collapsed onto a single sample, whatever the true
+        distribution is.
         """
         return 1 / jnp.sum(self.weights**2)
 
@@ -77,11 +79,12 @@ def clean_posterior(
 ) -> WeightedSamples:
     r"""Weighted samples of $x_0$ given $\alpha x_0 + \sigma\epsilon = x$.
 
-    For a `Circle` they are nodes of a quadrature, exact to rounding from 64 on. For a
-    `Gaussian` they are random (`key`), in pairs about the mean, so that means of odd
-    functions are exact. For a `GaussianMixture` each component has its share of
-    `samples`; if all have scale zero (`from_samples(data, 0.0)`) they are its points,
-    and nothing is random. The weighted mean is the denoiser's answer, to rounding.
+    For a `Circle` they are nodes of a quadrature, exact to rounding from 64 nodes on.
+    For a `Gaussian` they are random (`key`), in pairs about the mean, so that means of
+    odd functions are exact. For a `GaussianMixture` each component has its share of
+    `samples`. If all components have scale zero (`from_samples(data, 0.0)`) the samples
+    are their points, and nothing is random. The weighted mean equals the denoiser's
+    output to rounding.
     """
     x, sigma, alpha = as_arrays(x, sigma, alpha, denoiser.shape)
     samples = whole_number("samples", samples)
@@ -114,12 +117,13 @@ def latent_posterior(
 ) -> WeightedSamples:
     r"""Weighted samples of $x_0 = G(\xi)$ given $\alpha x_0 + \sigma\epsilon = x$.
 
-    `make` is $G$, from `latents` standard normal numbers to one sample. The weighted
-    mean is a denoiser of the true law, not of a data set's; how many samples it is
-    worth is `.effective`, and near one it is worth nothing: the posterior is then far
-    from Gaussian (jumps, several maxima), or $\xi$ has too many directions.
+    `make` is $G$, a function from `latents` standard normal numbers to one sample. The
+    weighted mean is a denoiser for the true distribution, not for a data set.
+    `.effective` is the effective sample size. A value near one means that the result is
+    useless: the posterior is far from Gaussian (jumps, several maxima), or $\xi$ has
+    too many directions.
 
-    Costs `samples + iterations * (latents + 5)` calls of $G$, most of them at once.
+    Costs `samples + iterations * (latents + 5)` calls of $G$, most of them batched.
     """
     x, sigma, alpha = as_arrays(x, sigma, alpha)
     latents = whole_number("latents", latents)
@@ -158,7 +162,9 @@ def latent_posterior(
 def _of_circle(
     circle: Circle, x: Sample, sigma: Scalar, alpha: Scalar, samples: int
 ) -> WeightedSamples:
-    """Equal steps of the angle, over the whole circle or 16 widths of a narrow law."""
+    """Equal steps of the angle, over the whole circle or 16 widths of a narrow
+    distribution.
+    """
     norm = jnp.sqrt(jnp.sum(x**2))
     kappa = (alpha * circle.radius / sigma) * (norm / sigma)
     reach = jnp.minimum(jnp.pi, _REACH / jnp.sqrt(_or_one(kappa)))

@@ -1,10 +1,9 @@
 r"""The denoiser $D(x, \sigma, \alpha) = E[x_0 \mid \alpha x_0 + \sigma\epsilon = x]$.
 
-The one object a diffusion model is. It is *chart-free*: a posterior mean does not
-depend on the units of its observation, so $D(cx, c\sigma, c\alpha) = D(x, \sigma,
-\alpha)$, and the same denoiser serves every noise process. It is finite where the
-signal is gone ($\alpha = 0$): there it is the mean of the data. The score, the noise
-prediction and the velocity are views of it.
+A diffusion model is a denoiser. A posterior mean does not depend on the unit of the
+observation, so $D(cx, c\sigma, c\alpha) = D(x, \sigma, \alpha)$, and one denoiser works
+with every noise process. It is finite without signal ($\alpha = 0$), where it is the
+mean of the data. Score, noise prediction and velocity are linear functions of it.
 """
 
 import abc
@@ -42,10 +41,10 @@ def as_arrays(
 
 
 class AbstractDenoiser(eqx.Module):
-    """E[x0 | x] at any noise level, one sample at a time.
+    """E[x0 | x] at any noise level, for one sample.
 
-    A subclass states three facts beside its `__call__`: the properties `shape` and
-    `interval` (`ProbabilityFlow` refuses to go beyond it), and `evaluations`.
+    A subclass implements `__call__`, the properties `shape` and `interval` (a
+    `ProbabilityFlow` refuses noise levels outside it), and `evaluations`.
     """
 
     @property
@@ -56,11 +55,13 @@ class AbstractDenoiser(eqx.Module):
     @property
     @abc.abstractmethod
     def interval(self) -> tuple[float, float]:
-        """The noise-to-signal ratios `sigma / alpha` where the denoiser is trusted."""
+        """The noise-to-signal ratios `sigma / alpha` at which the denoiser may be
+        called.
+        """
 
     @abc.abstractmethod
     def evaluations(self, condition: Condition = None) -> int:
-        """The network evaluations that one call with this condition costs."""
+        """The number of network evaluations of one call with this condition."""
 
     @abc.abstractmethod
     def __call__(
@@ -123,7 +124,7 @@ class AbstractDenoiser(eqx.Module):
 
 
 class AbstractExactDenoiser(AbstractDenoiser):
-    """A denoiser whose data distribution is known: an oracle for everything else."""
+    """A denoiser whose data distribution is known, with density and samples."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -140,7 +141,7 @@ class AbstractExactDenoiser(AbstractDenoiser):
         alpha: ScalarLike = 1.0,
         condition: Condition = None,
     ) -> Scalar:
-        r"""Log-density of $\alpha x_0 + \sigma\epsilon$ at `x`, exactly."""
+        r"""The exact log-density of $\alpha x_0 + \sigma\epsilon$ at `x`."""
 
     @abc.abstractmethod
     def sample(self, *, key: Key, condition: Condition = None) -> Sample:

@@ -1,17 +1,17 @@
-r"""The denoiser of Gaussian data: everything about it is known in closed form.
+r"""The denoiser of Gaussian data, with its flow, density and posterior in closed form.
 
 For $x_0 \sim N(m, C)$, with $C$ diagonalised,
 
 $$ D(x, \sigma, \alpha) = m + \frac{\alpha C}{\alpha^2 C + \sigma^2}(x - \alpha m),
 \qquad \frac{x_t - \alpha_t m}{\sqrt{\alpha_t^2 C + \sigma_t^2}} = \text{const} $$
 
-along every trajectory of the probability-flow ODE: the oracle of the solvers.
+along every trajectory of the probability-flow ODE. Solvers are tested against it.
 
-Its posterior given noisy linear observations is Bayes' rule. With $x_0 = m + Fw$,
-$w \sim N(0, I)$, and $b = A x_0 + s\eta$, the singular value decomposition
-$AF = U S V^T$ decouples the components of $V^T w$: each has the variance
-$s^2 / (S^2 + s^2)$ and the mean $S\,(U^T(b - Am)) / (S^2 + s^2)$. Nothing is inverted,
-so noise-free observations ($s = 0$) are as exact as any others.
+The posterior given noisy linear observations follows from Bayes' rule. With $x_0 = m +
+Fw$, $w \sim N(0, I)$, and $b = A x_0 + s\eta$, the singular value decomposition $AF = U
+S V^T$ decouples the components of $V^T w$. Each has the variance $s^2 / (S^2 + s^2)$
+and the mean $S\,(U^T(b - Am)) / (S^2 + s^2)$. No matrix is inverted, so noise-free
+observations ($s = 0$) are treated exactly.
 """
 
 import math
@@ -43,7 +43,7 @@ SpectralFunction = Callable[[Elementwise], Elementwise]
 
 
 class Covariance(eqx.Module):
-    """The covariance of one event of any shape; built by the classmethods below."""
+    """The covariance of an event of any shape. Use the class methods to make one."""
 
     basis: Float[Array, "*event rank"] | None
     variances: Float[Array, "..."]
@@ -96,7 +96,7 @@ class Covariance(eqx.Module):
         return cls(basis, singular**2 + floor, floor)
 
     def require_shape(self, shape: Shape) -> None:
-        """This is a covariance of events of the given shape."""
+        """Check that this is a covariance of events of the shape `shape`."""
         own = self.variances.shape if self.basis is None else self.basis.shape[:-1]
         if own != shape and not (self.basis is None and own == ()):
             raise ValueError(
@@ -142,7 +142,7 @@ class Covariance(eqx.Module):
         return rows.reshape(size, size)
 
     def _split(self, x: Sample) -> tuple[Float[Array, " rank"], Sample]:
-        """Coefficients of `x` in the basis, and what lies outside its span."""
+        """Coefficients of `x` in the basis, and the remainder outside its span."""
         assert self.basis is not None
         inside = jnp.tensordot(x.ravel(), self.basis.reshape(x.size, -1), axes=1)
         if self.basis.shape[-1] == x.size:  # nothing is outside: not even rounding
@@ -157,9 +157,9 @@ class Gaussian(AbstractExactDenoiser):
     components), a matrix over the flattened event, or a `Covariance` (low rank:
     `Gaussian(mean, Covariance.low_rank(factor))`). The condition is ignored.
 
-    The covariance is kept by its eigenvectors: gradients with respect to a matrix or
-    a factor exist where its eigenvalues differ, and are NaN where two coincide. Pass
-    variances where that matters.
+    The covariance is stored as eigenvectors. Gradients with respect to a matrix or a
+    factor exist where the eigenvalues differ, and are NaN where two coincide. Pass
+    variances if you need such gradients.
     """
 
     mean: Float[Array, "*event"]
@@ -262,16 +262,15 @@ class Gaussian(AbstractExactDenoiser):
         observations: Float[Array | np.ndarray, " observation"],
         noise: ScalarLike,
     ) -> "Gaussian":
-        r"""The law of $x_0$ given $b = A x_0 + s\,\eta$, $\eta \sim N(0, I)$.
+        r"""The distribution of $x_0$ given $b = A x_0 + s\,\eta$, $\eta \sim N(0, I)$.
 
-        Like every denoiser it has a flow, samples and a density: the oracle against
-        which inverse methods are tested. `operator` is an array whose last axes are
-        the event's, or a Lineax operator on the event; `noise` is the standard
-        deviation $s \ge 0$. Costs `O(size^3)` once.
+        The result is a denoiser with flow, samples and density; methods of inference
+        are tested against it. `operator` is an array whose last axes are the axes of
+        the event, or a Lineax operator on the event. `noise` is the standard deviation
+        $s \ge 0$. Costs `O(size^3)` once.
 
-        Where directions are neither observed exactly nor constrained by the prior the
-        covariance has full rank; with `noise=0` it is singular, and the posterior's
-        samples satisfy the observations to rounding.
+        With `noise=0` the covariance is singular, and the samples satisfy the
+        observations to rounding.
         """
         observations = jnp.asarray(observations)
         rows = _rows(operator, self.shape, observations.shape[0])
@@ -303,14 +302,14 @@ class Gaussian(AbstractExactDenoiser):
 def _of_order_one(
     x: Sample, sigma: Scalar, alpha: Scalar
 ) -> tuple[Sample, Scalar, Scalar, Scalar]:
-    """Everything in units of the larger of the two, whose squares do not overflow."""
+    """Both values in units of the larger one, whose squares do not overflow."""
     scale = jax.lax.stop_gradient(jnp.maximum(sigma, alpha))
     scale = jnp.where(scale > 0, scale, 1.0)
     return x / scale, sigma / scale, alpha / scale, scale
 
 
 def _safe(variance: Array) -> Array:
-    """No 0/0 for a direction without data, at zero noise: its gain is zero."""
+    """A gain of zero instead of 0/0, for a direction without data at zero noise."""
     return jnp.where(variance > 0, variance, 1.0)
 
 
@@ -334,7 +333,7 @@ def _rows(
 
 
 def _require_psd(variances: Array, scale: Array) -> Array:
-    """Clip rounding below zero; refuse what is more than rounding."""
+    """Clip rounding errors below zero; refuse anything larger."""
     least = jnp.min(variances)
     variances = require(
         variances,
@@ -348,5 +347,5 @@ def _require_psd(variances: Array, scale: Array) -> Array:
 
 
 def is_small(value: Array, scale: Array) -> Array:
-    """Whether `value` is rounding beside `scale`."""
+    """Whether `value` is a rounding error relative to `scale`."""
     return value <= 100 * jnp.finfo(value.dtype).eps * scale

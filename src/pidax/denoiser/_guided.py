@@ -1,4 +1,4 @@
-"""Classifier-free guidance as a denoiser made of a denoiser (Ho & Salimans 2022)."""
+"""Classifier-free guidance (Ho & Salimans 2022): a denoiser around a denoiser."""
 
 import equinox as eqx
 
@@ -10,8 +10,9 @@ from ._denoiser import AbstractDenoiser
 class Guided(AbstractDenoiser):
     r"""$D_{guided} = D(\varnothing) + w\,(D(c) - D(\varnothing))$.
 
-    `scale` is $w$: 0 ignores the condition, 1 is the conditional model, more than 1
-    exaggerates it. A call with a condition costs two of the denoiser's.
+    `scale` is $w$: 0 ignores the condition, 1 is the conditional model, and a larger
+    value exaggerates the condition. A call with a condition costs two calls of the
+    denoiser.
     """
 
     denoiser: AbstractDenoiser

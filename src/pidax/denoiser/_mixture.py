@@ -1,6 +1,7 @@
-r"""The denoiser of a mixture of Gaussians: exact, and as far from Gaussian as you like.
+r"""The exact denoiser of a mixture of Gaussians.
 
-Each component denoises as a Gaussian; the noised sample says how likely each is:
+Each component has the denoiser of a Gaussian. They are weighted by the probability
+of the component given the noised sample:
 
 $$ D = \sum_k r_k D_k, \qquad
    r_k \propto w_k\, N(x;\ \alpha m_k,\ \alpha^2 C_k + \sigma^2 I). $$
@@ -34,13 +35,13 @@ from ._gaussian import Covariance, Gaussian, is_small
 class GaussianMixture(AbstractExactDenoiser):
     """Data from `sum_k weights[k] N(means[k], covariance_k)`.
 
-    `scales` are standard deviations: one number, one per component (isotropic), or an
-    array of the shape of `means` (diagonal). Full covariances are passed as
-    `covariances`, matrices over the flattened event, instead of `scales`.
+    `scales` are standard deviations: one number, one number for each component
+    (isotropic), or an array of the shape of `means` (diagonal). Pass full covariances
+    as `covariances`, matrices over the flattened event, instead of `scales`.
 
-    `labels` gives each component a class. The condition is then a class label, or
-    class probabilities (a one-hot is the special case), and the data are those
-    components alone: an exact conditional model, and an oracle for guidance.
+    `labels` gives each component a class. The condition is then a class label, or class
+    probabilities (such as a one-hot), and selects the components of this class: an
+    exact conditional model, for tests of guidance.
     """
 
     means: Float[Array, "component *event"]
@@ -130,8 +131,8 @@ class GaussianMixture(AbstractExactDenoiser):
     ) -> "GaussianMixture":
         """A Gaussian of standard deviation `bandwidth` on every sample.
 
-        With a small bandwidth this is the denoiser that memorises a data set: the
-        optimum of denoising score matching on those samples.
+        With a small bandwidth this denoiser memorises the data set. It is the optimum
+        of denoising score matching on these samples.
         """
         return cls(samples, bandwidth, labels=labels)
 
@@ -183,7 +184,7 @@ class GaussianMixture(AbstractExactDenoiser):
         alpha: Array,
         condition: Condition = None,
     ) -> Float[Array, " component"]:
-        """How likely each component is to have made the noised `x`; they sum to 1."""
+        """The probability of each component given the noised `x`; they sum to 1."""
         return jax.nn.softmax(self._joint(x, sigma, alpha, condition))
 
     def _joint(

@@ -1,9 +1,9 @@
-r"""A network as a denoiser: inputs, outputs and targets of order one at every noise.
+r"""A network as a denoiser, with inputs, outputs and targets of size one at every noise.
 
 $$ D(x, \sigma, \alpha) = c_{skip}\, x
      + c_{out}\, F(c_{in}\, x,\ c_{noise},\ \text{condition}). $$
 
-What the network $F$ predicts is a choice of the four coefficients (Karras et al. 2022,
+The four coefficients determine what the network $F$ predicts (Karras et al. 2022,
 section 5). With $h = \sqrt{(\alpha\,\sigma_{data})^2 + \sigma^2}$, the size of $x$,
 and $\varphi = \operatorname{atan2}(\sigma, \alpha\,\sigma_{data})$:
 
@@ -11,10 +11,10 @@ and $\varphi = \operatorname{atan2}(\sigma, \alpha\,\sigma_{data})$:
 |---|---|---|---|---|
 | `EDMCoefficients` | $\alpha\sigma_{data}^2/h^2$ | $\sigma_{data}\,\sigma/h$ | $1/h$ | $\tfrac14\ln(\sigma/\alpha)$ |
 | `VelocityCoefficients` | $\alpha\sigma_{data}^2/h^2$ | $-\sigma_{data}\,\sigma/h$ | $1/h$ | $\varphi$ |
-| `ConsistencyCoefficients` | see there | | $1/h$ | $250\ln(\sigma/\alpha)$ |
+| `ConsistencyCoefficients` | see the class | see the class | $1/h$ | $250\ln(\sigma/\alpha)$ |
 | `FlowCoefficients` | $1/(\alpha+\sigma)$ | $-\sigma/(\alpha+\sigma)$ | $1/(\alpha+\sigma)$ | $\sigma/(\alpha+\sigma)$ |
 
-Nothing is divided by $\alpha$: they are homogeneous as the denoiser is, finite without
+No coefficient divides by $\alpha$. They are homogeneous like the denoiser, finite without
 signal ($\alpha = 0$), and give $D = x/\alpha$ without noise ($\sigma = 0$).
 
 Networks that predict the noise have, with $r = \sigma/\alpha$ and $x/\alpha$ as in Karras
@@ -26,10 +26,10 @@ et al. 2022, Table 1:
 | `VECoefficients` | $1/\alpha$ | $r$ | $1/\alpha$ | $\ln(r/2)$ |
 | `IDDPMCoefficients` | $1/\alpha$ | $-r$ | $1/\sqrt{\alpha^2+\sigma^2}$ | $M - 1 - \arg\min_j \lvert r - u_j\rvert$ |
 
-The noise says nothing about the data where there is no signal. Above the largest ratio
-$r_{max}$ of the process $\alpha$ is therefore taken as $\sigma/r_{max}$: the answer is
-finite at $\alpha = 0$, and continuous. The error of the network is amplified $r$ times,
-and there is no start for a student in it (`Student.from_teacher`).
+A predicted noise does not determine the data without signal. Above the largest ratio
+$r_{max}$ of the process $\alpha$ is therefore replaced by $\sigma/r_{max}$, so that the
+result is finite at $\alpha = 0$ and continuous. The error of the network is amplified
+$r$ times; `Student.from_teacher` refuses its weights.
 """  # noqa: E501
 
 import abc
@@ -49,36 +49,39 @@ Coefficients: TypeAlias = tuple[Scalar, Scalar, Scalar, Scalar]
 
 
 class AbstractCoefficients(eqx.Module):
-    """What the network of a `Preconditioned` sees and predicts."""
+    """The inputs and the prediction of the network of a `Preconditioned` denoiser."""
 
     @abc.abstractmethod
     def __call__(
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
     ) -> Coefficients:
-        r"""$(c_{skip}, c_{out}, c_{in}, c_{noise})$ at a noise level of any chart.
+        """$(c_{skip}, c_{out}, c_{in}, c_{noise})$ at a noise level of any process.
 
         $c_{skip}$ and $c_{in}$ are homogeneous of degree -1 in `(sigma, alpha)`, the
-        other two of degree 0. `process` is the one the network is trained for.
+        other two of degree 0. `process` is the process that the network is trained for.
         """
 
     def prediction(self, out: Array, x: Sample) -> Array:
-        """What of the network's output is its prediction; by default all of it."""
+        """The part of the network's output that is the prediction; by default all of
+        it.
+        """
         return out
 
     def nearest_level(self, ratio: Array) -> Array:
-        r"""The ratio $\sigma/\alpha$ nearest to this one that the network knows."""
+        r"""The ratio $\sigma/\alpha$ of the network's levels that is nearest to this
+        ratio.
+        """
         return ratio
 
 
 class EDMCoefficients(AbstractCoefficients):
-    r"""The network's target has unit variance and its error is amplified least.
+    r"""The network's target has unit variance, and its error is amplified least.
 
     $F$ predicts $(x_0 - c_{skip} x)/c_{out}$: nearly the data where noise dominates,
-    nearly the negative noise where there is little. Karras et al. 2022, Table 1, of
-    whose $\sigma$ and $x$ these are in every chart the $\sigma/\alpha$ and $x/\alpha$.
-    Good for training from data at any noise, and for a student's initial weights.
-    `slope` is that of $c_{noise}$ in $\ln(\sigma/\alpha)$; OpenAI's networks count
-    thousands of it, 250.
+    nearly the negative noise where there is little noise. Karras et al. 2022, Table 1,
+    with their $\sigma$ and $x$ replaced by $\sigma/\alpha$ and $x/\alpha$. Use it for
+    training from data at any noise, and for the initial weights of a student. `slope`
+    is the slope of $c_{noise}$ in $\ln(\sigma/\alpha)$; OpenAI's networks use 250.
     """
 
     slope: float = eqx.field(static=True, default=0.25, converter=as_float)
@@ -91,13 +94,13 @@ class EDMCoefficients(AbstractCoefficients):
 
 
 class ConsistencyCoefficients(AbstractCoefficients):
-    r"""A consistency function: the sample itself at the least noise of the process.
+    r"""A consistency function: the identity at the least noise of the process.
 
     $$ c_{skip} = \frac{\sigma_{data}^2}{(r - r_{min})^2 + \sigma_{data}^2}, \qquad
     c_{out} = \frac{(r - r_{min})\,\sigma_{data}}{\sqrt{r^2 + \sigma_{data}^2}} $$
 
-    of $r = \sigma/\alpha$ and $x/\alpha$, the others those of `EDMCoefficients`: Song
-    et al. 2023, "Consistency models", appendix C. What it makes is no posterior mean
+    with $r = \sigma/\alpha$ and $x/\alpha$; the other two as in `EDMCoefficients` (Song
+    et al. 2023, "Consistency models", appendix C). The output is not a posterior mean
     but the end of the trajectory: $f(z, T)$ is a sample, in one evaluation.
     """
 
@@ -117,12 +120,12 @@ class ConsistencyCoefficients(AbstractCoefficients):
 class VelocityCoefficients(AbstractCoefficients):
     r"""The network predicts the velocity $dy/d\varphi$ in the angle.
 
-    $F = \cos\varphi\,\epsilon - \sin\varphi\,x_0/\sigma_{data}$ and, with $y = x/h$,
-    $D = \sigma_{data} (\cos\varphi\, y - \sin\varphi\, F)$: Salimans & Ho 2022,
+    $F = \cos\varphi\,\epsilon - \sin\varphi\,x_0/\sigma_{data}$ and, with $y = x/h$, $D
+    = \sigma_{data} (\cos\varphi\, y - \sin\varphi\, F)$: Salimans & Ho 2022,
     "Progressive distillation for fast sampling of diffusion models", appendix D, for
     data of any scale. With $c_{noise} = \varphi$ this is TrigFlow (Lu & Song 2024). It
     differs from `EDMCoefficients` in the sign of $F$ and in $c_{noise}$, which is
-    bounded and smooth to either end: good where derivatives in time are taken.
+    bounded and smooth at both ends. Use it if derivatives in time are taken.
     """
 
     def __call__(
@@ -134,12 +137,13 @@ class VelocityCoefficients(AbstractCoefficients):
 
 
 class FlowCoefficients(AbstractCoefficients):
-    r"""The network predicts $\epsilon - x_0$ on the linear path, at its own time.
+    r"""The network predicts $\epsilon - x_0$ on the linear path, with the time of this
+    path.
 
-    $x_{lin} = x/(\alpha+\sigma)$, $t = \sigma/(\alpha+\sigma)$ and
-    $D = x_{lin} - t\,F(x_{lin}, t)$: the network of flow matching (Lipman et al. 2023;
-    Liu et al. 2023), usable in every process. It needs no `sigma_data`; in return its
-    input and target have unit variance only if the data have.
+    $x_{lin} = x/(\alpha+\sigma)$, $t = \sigma/(\alpha+\sigma)$ and $D = x_{lin} -
+    t\,F(x_{lin}, t)$: the network of flow matching (Lipman et al. 2023; Liu et al.
+    2023), for every process. It needs no `sigma_data`; its input and target have unit
+    variance only if the data have.
     """
 
     def __call__(
@@ -151,11 +155,11 @@ class FlowCoefficients(AbstractCoefficients):
 
 
 class VPCoefficients(AbstractCoefficients):
-    r"""The network predicts the noise, given the time of its own process.
+    r"""The network predicts the noise, from the time of its process.
 
-    $c_{noise} = steps \cdot t$ with $t$ the time of the process at this noise level,
-    from `t_min` on. `steps=999` is that of Song et al. 2021 for $t \le 1$, whose
-    networks count a thousand steps. In EDM's words the coefficients `VPPrecond`, with
+    $c_{noise} = steps \cdot t$, where $t$ is the time of the process at this noise
+    level. `steps=999` is for the networks of Song et al. 2021, $t \le 1$, which count a
+    thousand steps. EDM calls these coefficients `VPPrecond`, with
     `process=VP(t_min=1e-5)`.
     """
 
@@ -174,9 +178,9 @@ class VPCoefficients(AbstractCoefficients):
 
 
 class VECoefficients(AbstractCoefficients):
-    r"""The network predicts the negative noise, given $\ln(\sigma/2\alpha)$.
+    r"""The network predicts the negative noise, from $\ln(\sigma/2\alpha)$.
 
-    In EDM's words `VEPrecond`, with `process=VE()`.
+    EDM calls these coefficients `VEPrecond`, with `process=VE()`.
     """
 
     def __call__(
@@ -188,12 +192,13 @@ class VECoefficients(AbstractCoefficients):
 
 
 class IDDPMCoefficients(AbstractCoefficients):
-    r"""The network predicts the noise, given the number of the nearest of its levels.
+    r"""The network predicts the noise, from the index of the nearest of its noise
+    levels.
 
     `levels` are $u_0 > u_1 > \ldots > u_M = 0$ as ratios $\sigma/\alpha$, by default
-    those of `iddpm_levels()`. $c_{noise}$ is piecewise constant: smooth solvers see
-    steps unless they stop at the levels themselves. Of $2C$ output channels the first
-    $C$ are the noise and the others a variance, which is not used. In EDM's words
+    `iddpm_levels()`. $c_{noise}$ is piecewise constant: an adaptive solver sees jumps,
+    unless it steps from level to level. Of $2C$ output channels the first $C$ are the
+    noise; the others, a variance, are not used. EDM calls these coefficients
     `iDDPMPrecond` (Nichol & Dhariwal 2021), with the process `EDM(levels[-2],
     levels[0])`.
     """
@@ -237,22 +242,21 @@ class IDDPMCoefficients(AbstractCoefficients):
 
 
 class Preconditioned(AbstractDenoiser):
-    r"""A network to be trained, as a denoiser in every chart: a teacher of your own.
+    r"""A trainable network as a denoiser that works with every noise process.
 
     $D = c_{skip}\, x + c_{out}\, F(c_{in}\, x, c_{noise}, \text{condition})$. One call
-    is one evaluation of the network.
+    is one evaluation of the network. Train it with `DenoisingScoreMatching` or
+    `FlowMatching`.
 
     **Arguments:**
 
     - `network`: called as `network(x, c_noise, condition, augment=, key=)` on one
-      sample, and returns an array of its shape. It may compute in a lower precision:
-      the coefficients and the sum are taken in the dtype of the sample.
-    - `process`: whose noise levels it is trained for, and whose `sigma_data` it has;
-      it answers in all others.
+      sample; returns an array of the same shape. It may compute in a lower precision:
+      coefficients and sum are computed in the dtype of the sample.
+    - `process`: the process that it is trained for. It gives the noise levels and
+      `sigma_data`. The denoiser works with other processes too.
     - `coefficients`: what the network predicts; by default `EDMCoefficients()`.
     - `shape`: the shape of one sample; by default `network.shape` if it has one.
-
-    Train it with `DenoisingScoreMatching` or `FlowMatching`.
     """
 
     network: Any
@@ -280,7 +284,7 @@ class Preconditioned(AbstractDenoiser):
 
     @property
     def classes(self) -> int | None:
-        """The number of classes the network knows; None for none."""
+        """The number of classes of the network; None without classes."""
         return self.network.classes
 
     @property
@@ -291,9 +295,10 @@ class Preconditioned(AbstractDenoiser):
         return 1
 
     def nearest_level(self, ratio: Array) -> Array:
-        r"""The ratio $\sigma/\alpha$ nearest to this one that the network knows.
+        r"""The ratio $\sigma/\alpha$ of the network's levels that is nearest to this
+        ratio.
 
-        It is this one itself, but for networks of a table of levels (iDDPM's).
+        It is the same ratio, except for networks with a table of levels (iDDPM).
         """
         return self.coefficients.nearest_level(ratio)
 
@@ -320,14 +325,15 @@ class Preconditioned(AbstractDenoiser):
 def log_ratio(
     sigma: Scalar, alpha: Scalar, process: AbstractProcess, *, factor: float = 1.0
 ) -> Scalar:
-    r"""$\ln(f \sigma/\alpha)$ on the process's levels, and finite beyond them.
+    r"""$\ln(f \sigma/\alpha)$ on the levels of the process, continued to finite values
+    outside.
 
-    Below the least and above the largest ratio it goes on along its tangent in
-    $\sigma/\alpha$ and in $\alpha/\sigma$, to $\ln r_{min} - 1$ without noise and
-    $\ln r_{max} + 1$ without signal: increasing, so that different levels are told
-    apart, and with its derivative at either end. For a process that ends without
-    signal $r_{max} = 160\,\sigma_{data}$, as in the time grids. `factor` is $f$, which
-    adds its logarithm without another rounding.
+    Below the least and above the largest ratio it continues along its tangent in
+    $\sigma/\alpha$ and in $\alpha/\sigma$, to $\ln r_{min} - 1$ without noise and $\ln
+    r_{max} + 1$ without signal. It is increasing, so different levels have different
+    values, and it has a derivative at both ends. For a process that ends without signal
+    $r_{max} = 160\,\sigma_{data}$, as in the time grids. `factor` is $f$, whose
+    logarithm is added without another rounding.
     """
     low, high = process.ratio_ends(sigma.dtype)
     above, below = sigma > high * alpha, sigma < low * alpha
@@ -341,7 +347,7 @@ def log_ratio(
 def _unit_variance(
     sigma: Scalar, alpha: Scalar, process: AbstractProcess
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """c_skip, c_out and c_in of Karras et al. 2022, eq. 7, in any chart."""
+    """c_skip, c_out and c_in of Karras et al. 2022, eq. 7, for any process."""
     scale = process.sigma_data
     c_in = 1 / jnp.hypot(alpha * scale, sigma)
     signal, noise = alpha * scale * c_in, sigma * c_in  # cos and sin of the angle
@@ -373,6 +379,8 @@ def iddpm_levels(
 def _with_signal(
     sigma: Scalar, alpha: Scalar, process: AbstractProcess
 ) -> tuple[Scalar, Scalar]:
-    """The least ratio of the process, and `alpha` with its largest at most."""
+    """The least ratio of the process, and `alpha` limited so that the ratio is at most
+    the largest.
+    """
     low, high = process.ratio_ends(sigma.dtype)
     return low, jnp.maximum(alpha, sigma / high)

@@ -1,8 +1,8 @@
-r"""A user's own model, whatever it predicts, as a denoiser for every process.
+r"""A user's model as a denoiser for every process, whatever the model predicts.
 
-The model is trained in one chart and knows one time. A denoiser is asked in any chart:
-the noise level is looked up in the model's own process, the sample rescaled to its
-chart, and the prediction turned into $E[x_0|x]$:
+The model was trained with one process. A denoiser is called at noise levels of any
+process. The wrapper finds the time of this level in the model's process, rescales the
+sample, and converts the prediction into $E[x_0|x]$:
 
 | prediction | $D$ |
 |---|---|
@@ -28,12 +28,13 @@ Prediction = Literal["data", "noise", "score", "velocity"]
 
 
 class Wrapped(AbstractDenoiser):
-    """A model in the chart of `process`; made by `from_score` and its siblings.
+    """A model that was trained with `process`; made by `from_score` and the other
+    wrappers.
 
-    Levels outside the process's times are evaluated at its nearest time. Where
-    `alpha` is zero a score or a noise prediction says nothing about the data: there
-    they are evaluated at `sigma / alpha = 160 sigma_data` (the cap of the time grids),
-    and everywhere their error is amplified `sigma / alpha` times.
+    Levels outside the interval of the process are evaluated at its nearest time. Where
+    `alpha` is zero, a score or a noise prediction does not determine the data; it is
+    then evaluated at `sigma / alpha = 160 sigma_data` (the cap of the time grids). The
+    error of such a model is amplified `sigma / alpha` times.
     """
 
     function: Callable[..., Array]
@@ -135,8 +136,8 @@ def from_score(
 ) -> Wrapped:
     r"""Wrap a model `score(x, t)` or `score(x, t, condition)` of $\nabla\log p_t$.
 
-    `x` is one sample in the chart of `process`, `t` its time. `shape` is the shape of
-    one sample, needed only to draw from the prior.
+    `x` is one noised sample of `process`, `t` its time. `shape` is the shape of one
+    sample; it is needed only to draw from the prior. One call costs one evaluation.
     """
     return Wrapped(score, process, "score", shape)
 
@@ -149,8 +150,8 @@ def from_noise(
 ) -> Wrapped:
     r"""Wrap a noise-predicting model `noise(x, t[, condition])` (DDPM's $\epsilon$).
 
-    A model indexed by integers 0..999 is wrapped as
-    `from_noise(lambda x, t: model(x, 999 * t), VP())`.
+    `x` is one noised sample of `process`, `t` its time. Wrap a model that is indexed by
+    integers 0..999 as `from_noise(lambda x, t: model(x, 999 * t), VP())`.
     """
     return Wrapped(noise, process, "noise", shape)
 
@@ -176,11 +177,12 @@ def from_function(
     shape: Shape | None = None,
     interval: tuple[float, float] = (0.0, float("inf")),
 ) -> AbstractDenoiser:
-    r"""Wrap a denoiser of your own.
+    """Wrap a denoiser of your own.
 
-    With a `process` it is called as `denoise(x, t[, condition])` in that chart (with
-    `EDM()`, `t` is sigma: an EDM-style denoiser). Without one it is called as
-    `denoise(x, sigma, alpha[, condition])` at any noise level in `interval`.
+    With a `process` it is called as `denoise(x, t[, condition])` with samples and times
+    of this process (for `EDM()`, `t` is sigma: an EDM-style denoiser). Without a
+    process it is called as `denoise(x, sigma, alpha[, condition])` at any noise level
+    in `interval`.
     """
     if process is None:
         return _ChartFree(denoise, shape, interval)

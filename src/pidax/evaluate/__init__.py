@@ -1,4 +1,4 @@
-"""Teacher and student from the same noise: errors, distances and cost, as data."""
+"""ODE solver and student from the same noise: errors, distances and cost."""
 
 from ._compare import compare as compare
 from ._report import Floor as Floor

@@ -1,9 +1,9 @@
-r"""A student beside the ODE that it is to solve, from the same draws of the prior.
+r"""A student compared with the solved ODE, from the same draws of the prior.
 
-The error of a student taught on a grid of times has two sources that one number
-hides: what the grid can say, and what the network has learned. The teacher's own
-Euler and Heun steps on that grid show the first; the student's distance to them, and
-to an accurate solve, the second.
+The error of a student that was trained on a grid of times has two sources: the grid and
+the network. Euler's and Heun's method with the teacher on the same grid show the error
+of the grid. The student's distance to them, and to an accurate solve, shows the error
+of the network.
 """
 
 from importlib.metadata import version
@@ -46,7 +46,7 @@ from ._measure import (
 )
 from ._report import Report
 
-_TIMES = 18  # nodes of the default grid, EDM's own number for small images
+_TIMES = 18  # times of the default grid, EDM's number for small images
 _PACKAGES = ("pidax", "jax", "jaxlib", "equinox", "diffrax")
 
 
@@ -70,57 +70,58 @@ def compare(
     repeats: WholeLike = 5,
     **options: Unpack[SolveOptions],
 ) -> Report:
-    r"""How a student fares beside its teacher's ODE, from the same noise.
+    r"""Compare a student with the solved ODE of its teacher, from the same noise.
 
-    Every draw `z` is followed by an accurate adaptive solve, the reference; by the
-    student; by the teacher's default solve; and by the teacher's Euler and Heun steps
-    on the student's grid. The four are measured against the reference, along the path
-    and at its end. $|\Delta x|$ is the 2-norm over all components. `print(report)`
-    shows all of it as tables, `report.save(path)` writes it as JSON.
+    Every draw `z` is followed by an accurate adaptive solve (the reference), by the
+    student, by the teacher's default solve, and by Euler's and Heun's method with the
+    teacher on the student's grid. The four are compared with the reference, along the
+    path and at its end. $|\Delta x|$ is the 2-norm over all components. `print(report)`
+    shows tables, `report.save(path)` writes JSON.
 
     **Arguments:**
 
-    - `flow`: the teacher's ODE. The reference and the default solve run in its clock.
-    - `student`: a `Student`, or whatever is called as `student(z, t, condition)` on
-      one sample and has the flow's `process`.
+    - `flow`: the teacher's ODE. The reference and the default solve use its clock.
+    - `student`: a `Student`, or anything that is called as `student(z, t, condition)`
+      on one sample and has the flow's `process`.
     - `key`: draws `z`, the labels, the exact samples and the slices.
-    - `count`: how many draws of the prior, unless `z` are given.
-    - `times`: decreasing process times from `t_max` to `t_min` at which the paths are
+    - `count`: the number of prior draws, unless `z` is passed.
+    - `times`: decreasing process times from `t_max` to `t_min` at which paths are
       compared; by default `karras(18, process)`.
-    - `grid`: the times on which the student was trained, where Euler and Heun step; by
-      default `times`. Between its nodes their paths are interpolated.
-    - `clock`: of Euler and Heun. By default `TimeClock()`, the process's own $(x, t)$:
-      for `EDM`, DDIM and EDM's sampler, and the steps of PID's Lemma 1. Give the clock
-      in which the student's residual was written, if it is another.
-    - `condition`: handed to teacher and student; arrays carry the sample as their
-      first axis. `classes`: draw labels from `0..classes-1` instead. A teacher that is
-      exact draws its samples with the same ones.
-    - `samples`: held-out data to compare laws with; see below. By default exact
-      samples, if the flow's denoiser is an `AbstractExactDenoiser`; otherwise laws are
-      not compared.
+    - `grid`: the times on which the student was trained, and on which Euler and Heun
+      step; by default `times`. Between them paths are interpolated.
+    - `clock`: for Euler and Heun. By default `TimeClock()`, the process's own $(x, t)$:
+      for `EDM` this is DDIM and EDM's sampler, and the steps of PID's Lemma 1. If the
+      student's residual uses another clock, pass it.
+    - `condition`: passed to teacher and student; arrays have the sample as their first
+      axis. `classes`: draw labels from `0..classes-1` instead. An exact teacher draws
+      its samples with the same labels.
+    - `samples`: held-out data to compare distributions with; see below. By default
+      exact samples if the flow's denoiser is an `AbstractExactDenoiser`; otherwise
+      distributions are not compared.
     - `per_component`: divide errors by the root of the number of components.
-    - `paths`: of how many samples whole paths are kept, for figures. Errors and ends
-      are of all.
-    - `block`: samples solved, and timed, at once; what bounds the device's memory.
-    - `repeats`: timings of each, of which the median is reported; 0 for none.
-    - `options`: of the reference, see `pidax.flow.SolveOptions`. Unless they say
-      otherwise it is Dopri8 with `rtol` 1e-5 in float32 and 1e-8 in float64.
+    - `paths`: the number of samples whose whole paths are kept, for figures. Errors and
+      ends are of all samples.
+    - `block`: the number of samples that are solved and timed at once. It limits the
+      memory.
+    - `repeats`: the number of timings, of which the median is reported; 0 for none.
+    - `options`: for the reference, see `pidax.flow.SolveOptions`. The default is Dopri8
+      with `rtol` 1e-5 in float32 and 1e-8 in float64.
 
-    **The reference's own error** should be a tenth of what is measured or less: it is
-    well below that of the default solve (Tsit5 at 1e-4), which the report shows. Where
-    the student comes near that, compare in float64 with a smaller `rtol`.
+    **Error of the reference.** It should be a tenth of the measured errors or less. It
+    is well below the error of the default solve (Tsit5 at 1e-4), which the report
+    shows. If the student comes near that, compare in float64 with a smaller `rtol`.
 
-    **Laws.** Sliced Wasserstein distance (order 2) and squared maximum mean
-    discrepancy (unbiased, one bandwidth for all) of each way's samples at `t_min` to
+    **Distributions.** Sliced Wasserstein distance (order 2) and squared maximum mean
+    discrepancy (unbiased, one bandwidth for all) of each method's samples at `t_min` to
     one set of clean samples; and, as the floor, of a second such set to the first. All
-    sets have one size, at most 8192: of held-out data each takes a half.
+    sets have the same size, at most 8192. Held-out data are split into two halves.
 
-    **Cost:** the reference, the default solve, $N - 1$ evaluations of Euler and
-    $2(N - 1)$ of Heun on a grid of $N$ times, for every sample; for the timing each
-    but the reference `repeats + 1` times on one block more.
+    **Cost:** for every sample the reference, the default solve, $N - 1$ evaluations of
+    Euler and $2(N - 1)$ of Heun on a grid of $N$ times. For the timing, each of them
+    but the reference `repeats + 1` times more on one block.
 
     Tee, Zhang et al. 2024, "Physics informed distillation for diffusion models": by
-    their Lemma 1 a student without residual is the Euler path of its grid.
+    Lemma 1 a student with zero residual is Euler's path on its grid.
     """
     given = dict(options)
     count, block = whole_number("count", count), whole_number("block", block)
@@ -174,7 +175,7 @@ def _settings(
     options: dict[str, Any],
     repeats: int,
 ) -> dict[str, Any]:
-    """How the numbers came about, as JSON holds it."""
+    """How the numbers were made, as JSON."""
     z = along.z
     return {
         "process": {
@@ -196,7 +197,7 @@ def _settings(
 
 
 def _plain(value: Any) -> Any:
-    """A number as it is, a grid as a list, and of anything else its name."""
+    """A number as it is, a grid as a list, anything else by name."""
     if value is None or isinstance(value, int | float | str):
         return value
     if isinstance(value, jax.Array | np.ndarray):
@@ -205,7 +206,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """They are a solve's, and of one that says when it fails."""
+    """The options are options of a solve that says when it fails."""
     known = set(SolveOptions.__annotations__)
     unknown = set(options) - known
     if unknown:
@@ -243,7 +244,7 @@ def check_z(
     shape: Shape | None,
     process: AbstractProcess,
 ) -> Batch:
-    """The prior draws: those given, of the right shape, or new ones."""
+    """The prior draws: the ones passed, of the right shape, or new ones."""
     if z is None:
         if shape is None:
             raise ValueError(
@@ -271,7 +272,7 @@ def check_ends(
 
 
 def check_samples(samples: BatchLike | None, shape: Shape) -> None:
-    """Held-out data are samples like the student's, enough for two sets."""
+    """Held-out data have the student's shape, and are enough for two sets."""
     if samples is None:
         return
     require(

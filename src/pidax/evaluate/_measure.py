@@ -1,7 +1,7 @@
-"""What is compared and how: ways from noise to data, their errors, seconds and laws.
+"""The methods that are compared: their errors, times and distances of distributions.
 
-A way gives states at times, for errors, and the sample alone, compiled, for timing.
-Every way starts from the same noise, a block at a time.
+A method returns states at several times, for errors, and the sample alone, compiled,
+for timing. Every method starts from the same noise, one block at a time.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from ..types import Batch, BatchLike, Condition, Key, Scalar, Times
 from ._report import Floor, Solution
 
 REFERENCE = "reference"
-# The reference's tolerance by the bytes of a float. With Dopri8, whose error per step
+# Tolerance of the reference by the bytes of a float. With Dopri8, whose error a step
 # is far below it, 1e-5 is already near the rounding of float32.
 _ACCURATE = {4: 1e-5, 8: 1e-8}
-_MOST = 8192  # samples of each set: what pairs cost grows with the square
+_MOST = 8192  # samples of each set: the cost of pairs grows with the square
 
 
 class Way(NamedTuple):
-    """How to get from `z` to states, and how to say so.
+    """A method that leads from `z` to states.
 
     - `states(z, times, condition)`: `(xs, evaluations)`, states with the sample first,
       then the times; evaluations of one sample, None if they cannot be counted;
@@ -45,7 +45,7 @@ class Way(NamedTuple):
 
 
 class Along(NamedTuple):
-    """What is followed, where it is looked at, and what is kept of it."""
+    """The draws that are followed, the times of comparison, and what is kept."""
 
     z: Batch
     times: Times
@@ -56,18 +56,18 @@ class Along(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """How many samples are solved at once: blocks of one size compile once."""
+        """The number of samples solved at once: blocks of one size compile once."""
         return math.ceil(len(self.z) / math.ceil(len(self.z) / self.block))
 
     def blocks(self) -> list[tuple[Batch, Condition]]:
-        """All of `z` and its conditions; the last block is filled from the first."""
+        """All of `z` and its conditions; the last block is filled up from the first."""
         count, size = len(self.z), self.batch
         where = np.arange(math.ceil(count / size) * size).reshape(-1, size) % count
         take = lambda rows: jax.tree.map(lambda a: a[rows], (self.z, self.condition))
         return [take(rows) for rows in where]
 
     def errors(self, x: Batch, reference: Batch) -> np.ndarray:
-        """The distance of each state from the reference: sample by time."""
+        """The distance of each state to the reference: sample by time."""
         each = lambda a: a.reshape(-1, *self.z.shape[1:])
         found = sample_errors(
             each(x), each(reference), per_component=self.per_component
@@ -76,7 +76,7 @@ class Along(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Two sets of clean samples of one size, and what they are."""
+    """Two sets of clean samples of one size, and their source."""
 
     first: Float[Array, "sample *event"]
     second: Float[Array, "sample *event"]
@@ -90,7 +90,7 @@ def make_ways(
     clock: AbstractClock,
     options: dict[str, Any],
 ) -> dict[str, Way]:
-    """The reference, and the four that are compared with it."""
+    """The reference, and the four methods that are compared with it."""
     own = ProbabilityFlow(
         flow.denoiser,
         flow.process,
@@ -110,7 +110,7 @@ def make_ways(
 
 
 def accurate(options: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
-    """The reference's options: accurate where they leave it open."""
+    """The options of the reference, with accurate defaults."""
     own = ("rtol", "atol", "steps", "stepsize_controller")
     if any(options.get(name) is not None for name in own):
         return options
@@ -136,13 +136,13 @@ def solver_way(label: str, flow: ProbabilityFlow, options: dict[str, Any]) -> Wa
 def _solved_end(
     flow: ProbabilityFlow, z: Batch, condition: Condition, options: dict[str, Any]
 ) -> Batch:
-    # That it succeeds is known by now: nothing is timed but the solve.
+    # The solve is known to succeed, so only the solve is timed.
     options = {**options, "throw": False}
     return solve_batch(flow, z, condition=condition, **options).end
 
 
 def student_way(student: Any) -> Way:
-    """The student at one time after another: one compilation, memory for one time."""
+    """The student, time after time: one compilation, and memory for one time."""
     counted: Any = getattr(student, "evaluations", lambda condition: 1)
 
     def states(z: Batch, times: Times, condition: Condition) -> tuple[Batch, float]:
@@ -176,7 +176,7 @@ def _require_states(x: Batch, t: float) -> None:
 def follow(
     ways: Mapping[str, Way], along: Along
 ) -> tuple[dict[str, Solution], dict[str, np.ndarray]]:
-    """Each way's solution; and the student's distances from Euler's and Heun's."""
+    """The solution of each method, and the student's distances to Euler and Heun."""
     parts: dict[str, list] = {name: [] for name in ways}
     apart: dict[str, list] = {"euler": [], "heun": []}
     for z, condition in along.blocks():
@@ -208,7 +208,9 @@ def follow(
 def with_seconds(
     solved: Mapping[str, Solution], ways: Mapping[str, Way], along: Along, repeats: int
 ) -> dict[str, Solution]:
-    """Each but the reference timed on one block: compiled, in turn, the median."""
+    """Each method but the reference timed on one block: compiled, in turns, the
+    median.
+    """
     z, condition = along.blocks()[0]
     timed = {name: way for name, way in ways.items() if name != REFERENCE}
     jax.block_until_ready([way.end(z, condition) for way in timed.values()])
@@ -233,7 +235,7 @@ def two_sets(
     *,
     key: Key,
 ) -> Sets | None:
-    """Halves of the held-out data, or exact draws; None where there are neither."""
+    """Halves of the held-out data, or exact draws; None if there are neither."""
     most = min(count, _MOST)
     if most < 2:
         return None
@@ -253,7 +255,9 @@ def two_sets(
 def with_distances(
     solved: Mapping[str, Solution], sets: Sets, *, key: Key
 ) -> tuple[dict[str, Solution], Floor]:
-    """Each solution with its distances to the first set; those of the second."""
+    """Each solution with its distances to the first set, and the distances of the
+    second.
+    """
     bandwidth = median_bandwidth(sets.first)
 
     def distances(samples: BatchLike) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a comparison found: numbers with their units, as data, a table and JSON."""
+"""The result of a comparison, as data, a table and JSON."""
 
 import dataclasses
 import json
@@ -22,17 +22,18 @@ _row = partial(row, label=_LABEL)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
-    r"""One way from noise to data, and how it fared against the reference.
+    r"""The result of one method, compared with the reference.
 
-    - `label`: in words.
-    - `evaluations`: of the network, for one sample (the mean over blocks of an
+    - `label`: the method in words.
+    - `evaluations`: of the network, for one sample (the mean over blocks for an
       adaptive solve; None if the solver's calls cannot be counted).
     - `errors`: $|\Delta x|$ of every sample at every time.
     - `end`: the states at `t_min`: the samples.
-    - `paths`: the states at all times, of the first samples.
+    - `paths`: the states at all times, for the first samples.
     - `seconds`: for one batch, compiled, the median; None if not timed.
-    - `sliced_wasserstein`, `mmd`: of `end` from clean samples; None without any. `mmd`
-      is the square, unbiased: about zero, on either side, where the laws agree.
+    - `sliced_wasserstein`, `mmd`: distances of `end` to clean samples; None without
+      any. `mmd` is the square, unbiased: it scatters around zero if the distributions
+      agree.
     """
 
     label: str
@@ -62,10 +63,10 @@ class Solution:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Floor:
-    """Clean samples, and how far a second set of them is from the first.
+    """Clean samples, and the distance of a second set to the first.
 
     - `source`: `"exact samples"` or `"held-out samples"`.
-    - `samples`: the set that all distances are to.
+    - `samples`: the set to which all distances are measured.
     - `bandwidth`: of the kernel of every `mmd`: the median distance within the set.
     - `sliced_wasserstein`, `mmd`: of the second set, of the same size.
     """
@@ -112,7 +113,7 @@ class Report:
 
     @property
     def solutions(self) -> dict[str, Solution]:
-        """The four that are compared with the reference, by name."""
+        """The four solutions that are compared with the reference, by name."""
         names = ("student", "adaptive", "euler", "heun")
         return {name: getattr(self, name) for name in names}
 
@@ -129,10 +130,10 @@ class Report:
     def relative(
         self, errors: Float[np.ndarray, "*sample time"]
     ) -> Float[np.ndarray, "*sample time"]:
-        r"""Errors at the times in units of the size of the state there.
+        r"""Errors at the times, in units of the size of the state.
 
-        $|\Delta x|$ over $\sqrt{d}$ times `scale`, with $d$ components: relative to
-        the root mean square of $|x|$, whether errors are per component or not.
+        $|\Delta x|$ over $\sqrt{d}$ times `scale`, with $d$ components: relative to the
+        root mean square of $|x|$, whether errors are per component or not.
         """
         size = 1 if self.settings["per_component"] else self.z[0].size
         return errors / (np.sqrt(size) * self.scale)
@@ -148,7 +149,7 @@ class Report:
         return None if seconds is None else self.settings["batch"] / seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers but those of single samples, as JSON holds them."""
+        """All numbers except those of single samples, as in the JSON file."""
         found: dict[str, Any] = {"settings": self.settings}
         found["times"], found["grid"] = self.times.tolist(), self.grid.tolist()
         found["scale"] = self.scale.tolist()
@@ -179,7 +180,9 @@ class Report:
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `as_dict()` to a JSON file; what is not finite is null there."""
+        """Write `as_dict()` to a JSON file, with null for values that
+        are not finite.
+        """
         text = json.dumps(_finite(self.as_dict()), indent=1, allow_nan=False)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
@@ -188,7 +191,7 @@ class Report:
 
 
 def _finite(value: Any) -> Any:
-    """Without NaN and infinities, which JSON does not know (laws of states at 1e30)."""
+    """Without NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -197,7 +200,7 @@ def _finite(value: Any) -> Any:
 
 
 def _numbers(solution: Solution) -> dict[str, Any]:
-    """What every solution has, the reference too."""
+    """The numbers that every solution has, including the reference."""
     return {
         "label": solution.label,
         "evaluations": solution.evaluations,

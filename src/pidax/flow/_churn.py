@@ -1,9 +1,8 @@
-r"""EDM's stochastic sampler: before each step a little noise is added back.
+r"""EDM's stochastic sampler, which adds some noise before each step.
 
-From the noise level $\sigma_i$ the sample is noised up to
-$\hat\sigma_i = (1 + \gamma_i)\, \sigma_i$, and Heun's step of the ODE leads from there
-to $\sigma_{i+1}$: Karras et al. 2022, Algorithm 2. Fresh noise forgets errors that were
-made earlier.
+Noise is added to raise the noise level from $\sigma_i$ to
+$\hat\sigma_i = (1 + \gamma_i)\, \sigma_i$. A step of Heun's method then leads to
+$\sigma_{i+1}$ (Karras et al. 2022, Algorithm 2). New noise reduces earlier errors.
 """
 
 import jax
@@ -16,7 +15,7 @@ from ..types import Condition, Key, Sample, SampleLike, ScalarLike, TimesLike, t
 from ._probability_flow import ProbabilityFlow
 
 _STEPS = 18
-_MOST = 2**0.5 - 1  # of gamma: at most as much noise is added as is there
+_MOST = 2**0.5 - 1  # of gamma: the variance is at most doubled
 
 
 @typed
@@ -31,26 +30,26 @@ def sample_with_churn(
     noise: ScalarLike = 1.0,
     condition: Condition = None,
 ) -> Sample:
-    r"""One clean sample from the prior draw `z`, by Heun's steps with churn.
+    r"""One clean sample from the prior draw `z`, by Heun's method with added noise
+    (churn).
 
-    It costs two evaluations a step and one for the last, 35 by default. `churn=0` is
-    the deterministic sampler, the ODE by Heun's method. What serves best has to be
-    found for each teacher: Karras et al. 2022 list theirs in Table 5.
+    Costs two evaluations a step and one for the last step, 35 by default. `churn=0` is
+    the deterministic sampler. The best values depend on the teacher; Table 5 of Karras
+    et al. 2022 lists theirs.
 
     **Arguments:**
 
-    - `times`: from `t_max` down; a final 0 is the step to the clean sample, by one
-      evaluation. By default `karras(18, process, final_zero=True)`.
-    - `churn`: $S_{churn}$; $\gamma_i = \min(S_{churn}/N, \sqrt 2 - 1)$ in each of $N$
-      steps whose noise level is in `interval`, and zero in others. The
-      denoiser is asked at up to $\sqrt 2$ times a level inside it.
-    - `noise`: $S_{noise}$, the standard deviation of what is added, a little more
-      than 1 against a denoiser that removes too much.
+    - `times`: decreasing, from `t_max`. A final 0 is the step to the clean sample, by
+      one evaluation. By default `karras(18, process, final_zero=True)`.
+    - `churn`: $S_{churn}$. $\gamma_i = \min(S_{churn}/N, \sqrt 2 - 1)$ in each of the
+      $N$ steps whose noise level is in `interval`, and zero in the others. The denoiser
+      is called at up to $\sqrt 2$ times such a level.
+    - `noise`: $S_{noise}$, the standard deviation of the added noise; a little more
+      than 1 compensates for a denoiser that removes too much.
 
-    A denoiser that knows a table of levels alone (`IDDPMCoefficients`) is asked at the
-    nearest of them, as in EDM's sampler. A process with $\alpha \ne 1$ is sampled in
-    its levels $\sigma/\alpha$, which must be finite: a `RectifiedFlow` needs a first
-    time below 1.
+    A denoiser with a table of levels (`IDDPMCoefficients`) is called at the nearest
+    level, as in EDM's sampler. A process with $\alpha \ne 1$ is sampled in its ratios
+    $\sigma/\alpha$, which must be finite: a `RectifiedFlow` needs a first time below 1.
     """
     process = flow.process
     churn, noise = as_float(churn), as_float(noise)
@@ -76,7 +75,7 @@ def sample_with_churn(
         f"(alpha > 0), got {show(times)}. Leave them out, or start below the "
         "time of pure noise.",
     )
-    # Of a network that knows a table of levels alone (iDDPM), those are the times.
+    # A network with a table of levels (iDDPM) is called at these levels.
     nearest = getattr(flow.denoiser, "nearest_level", lambda level: level)
     levels = nearest(sigma / alpha)
     gamma = jnp.minimum(jnp.asarray(churn / (times.size - 1), x.dtype), _MOST)

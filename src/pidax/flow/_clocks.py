@@ -1,8 +1,8 @@
-r"""Clocks: the coordinates in which the probability-flow ODE is integrated.
+r"""Clocks: the variables in which the probability-flow ODE is integrated.
 
-The ODE is one; a solver's error depends on the variables it sees. A clock names the
-independent variable $\tau$ and, with it, a chart $(\alpha(\tau), \sigma(\tau))$ of the
-noised sample $u = \alpha x_0 + \sigma\epsilon$ that the solver steps.
+The trajectory does not depend on the clock, but the error of a solver does. A clock is
+a time variable $\tau$ together with $(\alpha(\tau), \sigma(\tau))$ of the noised sample
+$u = \alpha x_0 + \sigma\epsilon$ that the solver steps.
 """
 
 import abc
@@ -16,27 +16,27 @@ from ..types import Elementwise, ElementwiseLike
 
 
 class AbstractClock(eqx.Module):
-    """An independent variable for the ODE, and the state that goes with it."""
+    """A time variable for the ODE, with the state that belongs to it."""
 
     @abc.abstractmethod
     def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
-        """What the clock shows at process time `t`; increasing in `t`."""
+        """Maps process time `t` to solver time `tau`; increasing in `t`."""
 
     @abc.abstractmethod
     def time(self, process: AbstractProcess, tau: ElementwiseLike) -> Elementwise:
-        """The process time when the clock shows `tau`."""
+        """Maps solver time `tau` to process time."""
 
     @abc.abstractmethod
     def level(
         self, process: AbstractProcess, tau: ElementwiseLike
     ) -> tuple[Elementwise, Elementwise]:
-        """`(sigma, alpha)` of the state that the solver steps, at `tau`."""
+        """The noise level `(sigma, alpha)` of the solver's state at `tau`."""
 
 
 def magnification(
     clock: AbstractClock, process: AbstractProcess, t: Elementwise
 ) -> Elementwise:
-    """`u / x`, the size of the clock's state beside the process's, at time `t`."""
+    """`u / x`, the ratio of the solver's state to the process's state at time `t`."""
     sigma, alpha = clock.level(process, clock.reading(process, t))
     return jnp.hypot(alpha * process.sigma_data, sigma) / process.scale(t)
 
@@ -45,9 +45,9 @@ class AngleClock(AbstractClock):
     r"""The default: $\varphi = \operatorname{atan2}(\sigma, \alpha\sigma_{data})$ and
     $y = x/\sqrt{(\alpha\sigma_{data})^2 + \sigma^2}$.
 
-    The same for every process. The state is of order one from noise to data and
-    stands still where the data look Gaussian, so a solver takes few, even steps:
-    $\sin\varphi\, dy/d\varphi = y\cos\varphi - D/\sigma_{data}$.
+    It is the same for every process. The state has size one from noise to data, and
+    does not move where the data look Gaussian, so a solver takes few steps of equal
+    length: $\sin\varphi\, dy/d\varphi = y\cos\varphi - D/\sigma_{data}$.
     """
 
     def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
@@ -68,7 +68,7 @@ class AngleClock(AbstractClock):
 class TimeClock(AbstractClock):
     """The process's own `(x, t)`, as most papers write the ODE.
 
-    For `EDM`, Euler steps on this clock are DDIM and Heun steps are EDM's sampler.
+    For `EDM`, Euler steps on this clock are DDIM, and Heun steps are EDM's sampler.
     """
 
     def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
@@ -84,7 +84,7 @@ class TimeClock(AbstractClock):
 
 
 class LogTimeClock(AbstractClock):
-    """`(x, log t)`: time spent evenly over the orders of magnitude of `t`."""
+    """`(x, log t)`: equal steps for each order of magnitude of `t`."""
 
     def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
         return jnp.log(jnp.asarray(t))

@@ -1,13 +1,14 @@
-"""One call of Diffrax for every solve: its options, its cost, its failures.
+"""The call of Diffrax that every solve uses: options, cost, failures.
 
-The defaults are measured (`benchmarks/solvers/reference.py`, docs/solvers.md): adaptive
-Tsit5 in the angle clock with a PI controller, Dopri8 when the tolerance is tight, and
-Dopri5 for a fixed number of steps, where long ones hurt it less.
+The defaults were measured (`benchmarks/solvers/reference.py`,
+docs/results/ode_solver.md): adaptive Tsit5 in the angle clock with a PI controller,
+Dopri8 for small tolerances, and Dopri5 for a fixed number of steps, where it has
+smaller errors.
 
-Every call of the denoiser counts: all stages of all steps, rejected steps too. A
-first-same-as-last method takes its first stage from the step before, except in every
-attempt at a first step and after a discontinuity; a controller that watches the steps
-counts those. The first step's size is not searched for, so it costs nothing.
+Every call of the denoiser is counted: all stages of all steps, including rejected
+steps. A first-same-as-last method takes its first stage from the step before, except in
+every attempt at a first step and after a discontinuity; a wrapped controller counts
+those. The size of the first step is not searched for, so it costs nothing.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from ..types import (
 from ._probability_flow import ProbabilityFlow
 
 TOLERANCE = 1e-4
-TIGHT = 1e-6  # below this Dopri8 needs fewer evaluations than Tsit5
+TIGHT = 1e-6  # below it Dopri8 needs fewer evaluations than Tsit5
 FIRST_STEP = 0.1  # of the way, by the clock and by the angle, whichever is less
 P_COEFFICIENT, I_COEFFICIENT = 0.3, 0.4  # rejects less than Diffrax's 0 and 1
 MAX_STEPS = 4096
@@ -55,19 +56,19 @@ _CAUSES = (
 class SolveOptions(TypedDict, total=False):
     """Keyword arguments of `solve`, `solve_batch`, `sample`, `encode`, `log_density`.
 
-    - `rtol`, `atol`: tolerances of the adaptive solve, on the clock's state (of order
-      one in the angle clock). The default is 1e-4; `atol` follows `rtol`.
-    - `steps`: no error control: this many steps, even on the clock, or steps ending
-      at these process times (an array, such as `px.karras(18, process)`).
-    - `solver`: any Diffrax solver. Default `Tsit5()`, `Dopri8()` for `rtol < 1e-6`,
-      and `Dopri5()` for fixed steps.
+    - `rtol`, `atol`: tolerances of the adaptive solve, for the clock's state (of size
+      one in the angle clock). The default is 1e-4; `atol` equals `rtol` by default.
+    - `steps`: fixed steps without error control: a number of equal steps in the clock,
+      or an array of process times at which steps end, such as `px.karras(18, process)`.
+    - `solver`: any Diffrax solver. Default `Tsit5()`, `Dopri8()` for `rtol < 1e-6`, and
+      `Dopri5()` for fixed steps.
     - `stepsize_controller`, `adjoint`, `max_steps`, `progress_meter`: as in
-      `diffrax.diffeqsolve`. A controller brings its own tolerances and, for a batch,
+      `diffrax.diffeqsolve`. A controller has its own tolerances and, for a batch,
       should have `norm=pidax.flow.rms_of_worst_sample`.
-    - `dt0`: the size of the first step in the clock's units, by default a tenth of
-      the way, by the clock or by the angle, whichever is less.
+    - `dt0`: the size of the first step in the clock's unit, by default a tenth of the
+      way, measured by the clock or by the angle, whichever is less.
     - `throw`: raise if the solve fails (default). With False every state of a failed
-      solve is NaN and `path.result` says why.
+      solve is NaN, and `path.result` names the reason.
     """
 
     rtol: ScalarLike | None
@@ -83,9 +84,9 @@ class SolveOptions(TypedDict, total=False):
 
 
 class Plan(eqx.Module):
-    """The options of one solve with every gap filled.
+    """The options of one solve, complete.
 
-    Tolerances and nodes are arrays, so that another value is not another compilation.
+    Tolerances and nodes are arrays, so that another value needs no new compilation.
     """
 
     solver: diffrax.AbstractSolver
@@ -130,10 +131,10 @@ class Watched(diffrax.AbstractStepSizeController):
 
 
 class _Leaves(eqx.Module):
-    """A vector field as the list of its leaves.
+    """A vector field as a list of its leaves.
 
-    `diffrax.BacksolveAdjoint` carries an adjoint of the shape of the field, and fails
-    for one that holds an empty tuple, as a network without some layers does.
+    `diffrax.BacksolveAdjoint` carries an adjoint with the structure of the field, and
+    fails if the field contains an empty tuple, as a network without some layers does.
     """
 
     leaves: list[Any]
@@ -151,7 +152,7 @@ def make_plan(
     *,
     dense: bool = False,
 ) -> Plan:
-    """What the options mean for a solve from the first of these times to the last."""
+    """Complete the options for a solve from the first of these times to the last."""
     unknown = set(options) - set(SolveOptions.__annotations__)
     if unknown:
         raise TypeError(
@@ -195,10 +196,10 @@ def make_plan(
 
 @eqx.filter_jit
 def _first_step(flow: ProbabilityFlow, times: Times, given: Scalar | None) -> Scalar:
-    """The step that was given, or a tenth of the way, with its sign.
+    """The step that was passed, or a tenth of the way, with its sign.
 
-    By the clock alone a tenth would leap over the data's end of a clock that hurries
-    there, and no error estimate sees what lies between two stages.
+    A tenth by the clock alone would skip the data's end for some clocks, and no error
+    estimate sees what lies between two stages.
     """
     clock, process, start, end = flow.clock, flow.process, times[0], times[-1]
     if given is None:
@@ -260,7 +261,7 @@ def _above_rounding(
 def step_nodes(
     steps: WholeLike | TimesLike, flow: ProbabilityFlow, times: Times
 ) -> Times:
-    """Clock readings of the ends of fixed steps, from the start to the end given."""
+    """Solver times at the ends of fixed steps, from start to end of the solve."""
     if np.ndim(steps) == 0:
         return _readings(flow, times, whole_number("steps", steps))
     xp = jnp if is_traced(steps, times) else np  # what is known compiles nothing
@@ -294,15 +295,17 @@ def _readings(flow: ProbabilityFlow, times: Times, steps: int | Times) -> Times:
 
 
 def rms_of_worst_leaf(y: PyTree) -> Scalar:
-    """The largest root mean square of any leaf: no part hides behind a larger one."""
+    """The largest root mean square of any leaf."""
     leaves = [rms(leaf) for leaf in jax.tree.leaves(y)]
     return jnp.max(jnp.stack(leaves))
 
 
 def rms_of_worst_sample(y: PyTree) -> Scalar:
-    """The largest root mean square of any sample: every one meets the tolerance.
+    """The largest root mean square of any sample, so that every sample meets the
+    tolerance.
 
-    `BacksolveAdjoint` adds adjoint states, which belong to no sample: then of all.
+    `BacksolveAdjoint` adds adjoint states, which belong to no sample; then it is the
+    root mean square of all.
     """
     return jnp.max(jax.vmap(rms)(y)) if isinstance(y, jax.Array) else rms(y)
 
@@ -348,10 +351,11 @@ def integrate(
 
 
 def _onto(controller: Any, ends: tuple[Scalar, Scalar]) -> Any:
-    """Steps given one by one, their ends moved onto the solve's if rounding parts them.
+    """Explicit steps, with their ends set to the ends of the solve if rounding
+    separates them.
 
-    The same reading of a clock differs in its last bits from one place of a compiled
-    program to another, and Diffrax asks for the same bits. Other ends stay as they are.
+    The same solver time differs in its last bits between places of a compiled program,
+    and Diffrax needs equal bits. Other ends do not change.
     """
     if not isinstance(controller, diffrax.StepTo):
         return controller
@@ -366,7 +370,7 @@ def _onto(controller: Any, ends: tuple[Scalar, Scalar]) -> Any:
 def succeed(
     value: PyTree, solution: diffrax.Solution, finite: Flag, plan: Plan
 ) -> tuple[PyTree, Flag]:
-    """`value` if the solve succeeded: else an error, or NaN everywhere."""
+    """`value` if the solve succeeded; otherwise an error, or NaN everywhere."""
     ok = diffrax.is_successful(solution.result)
     good = ok & finite
     if plan.throw:
@@ -392,10 +396,10 @@ def evaluations(
 ) -> Count | None:
     """Denoiser evaluations of a solve whose controller was `Watched`.
 
-    `each` is what one call of the denoiser costs (2 with guidance). Known are Euler
-    and every explicit Runge-Kutta method with a tableau; a solver of your own may say
-    so itself by an attribute `evaluations = (calls at the start, calls a step)`. None
-    for others (implicit ones), whose calls cannot be counted.
+    `each` is the cost of one call of the denoiser (2 with guidance). The count is known
+    for Euler and for every explicit Runge-Kutta method with a tableau. Another solver
+    states its cost by an attribute `evaluations = (calls at the start, calls a step)`.
+    None if the calls cannot be counted, as for implicit solvers.
     """
     steps: Array = solution.stats["num_steps"]
     declared = getattr(solver, "evaluations", None)
@@ -416,7 +420,7 @@ def evaluations(
 def watch(
     solver: diffrax.AbstractSolver, controller: diffrax.AbstractStepSizeController
 ) -> diffrax.AbstractStepSizeController:
-    """The controller, watched if the solver's calls depend on how the steps went."""
+    """Wrap the controller if the number of calls depends on the steps taken."""
     tableau = _tableau(solver)
     return controller if tableau is None or not tableau.fsal else Watched(controller)
 

@@ -1,12 +1,13 @@
 r"""The likelihood of a sample under the flow (Song et al. 2021, eq. 39).
 
-Along a trajectory the log-density changes by minus the divergence of the field, so
+Along a trajectory the rate of change of the log-density is minus the divergence of the
+field, so
 
 $$ \log p_t(x) = \log p_T(x_T) + \int_t^T \nabla\cdot f \, d\tau, $$
 
-solved as one ODE with the trajectory, in the clock's coordinates; the change of
-volume between the clock's state and `x` is added at both ends. The divergence is a
-trace of the denoiser's Jacobian, exact or by random probes:
+which is solved together with the trajectory, in the clock's variables. The change of
+volume between the clock's state and `x` is added at both ends. The divergence needs the
+trace of the denoiser's Jacobian, exactly or by random probes:
 $\operatorname{tr} J = \sum_i e_i^T J e_i = E[v^T J v]$ for any $v$ with
 $E[vv^T] = I$ (Hutchinson 1989). The Jacobian is linearised once and applied to every
 direction, so one trace costs one evaluation and as many Jacobian-vector products as
@@ -37,25 +38,25 @@ from ._integrate import (
 from ._probability_flow import ProbabilityFlow
 from ._solve import check_state, check_times
 
-EXACT_UP_TO = 128  # components; beyond, an exact trace costs more than 16 probes by far
+EXACT_UP_TO = 128  # components; above it 16 probes are far cheaper than an exact trace
 
 Terminal = Callable[[Array, Array, Array], Array]
 
 
 class AbstractTrace(eqx.Module):
-    """How `log_density` finds the divergence of the flow."""
+    """The method by which `log_density` computes the divergence of the flow."""
 
     @abc.abstractmethod
     def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
-        """The directions along which the Jacobian is probed, one a row."""
+        """The directions in which the Jacobian is probed, one a row."""
 
     @abc.abstractmethod
     def combine(self, products: Float[Array, " probe"]) -> Float[Array, " estimate"]:
-        """Independent estimates of the trace, from `v . J v` of every direction."""
+        """Independent estimates of the trace, from `v . J v` for every direction."""
 
 
 class ExactTrace(AbstractTrace):
-    """Every unit vector in turn: exact, at `size` Jacobian-vector products."""
+    """All unit vectors: exact, for `size` Jacobian-vector products."""
 
     def directions(self, shape: Shape, dtype: jnp.dtype, key: Key | None) -> Array:
         size = math.prod(shape)
@@ -66,10 +67,11 @@ class ExactTrace(AbstractTrace):
 
 
 class Hutchinson(AbstractTrace):
-    """Random probes, the same along the whole trajectory: unbiased at any size.
+    """Random probes, the same along the whole trajectory: unbiased for any number of
+    probes.
 
-    Rademacher probes have the smaller variance (none from the Jacobian's diagonal).
-    The spread over the probes gives the standard error of the density.
+    Rademacher probes have the smaller variance (the diagonal of the Jacobian adds
+    none). The spread over the probes gives the standard error of the density.
     """
 
     probes: int = 16
@@ -98,7 +100,7 @@ class Hutchinson(AbstractTrace):
 
 
 class _WithDivergence(eqx.Module):
-    """The flow beside its divergence, from one linearisation of the denoiser."""
+    """The flow with its divergence, from one linearisation of the denoiser."""
 
     flow: ProbabilityFlow
     trace: AbstractTrace
@@ -116,14 +118,14 @@ class _WithDivergence(eqx.Module):
 
 
 class LogDensity(eqx.Module):
-    """A log-density in nats, with what it took to know it.
+    r"""A log-density in nats, with its error and its cost.
 
-    - `value`: $\\log p_t(x)$;
+    - `value`: $\log p_t(x)$;
     - `standard_error`: of the estimate over the random probes; 0 for an exact trace,
-      NaN for a single probe, which cannot tell;
-    - `z`: the state at `t_max`, the sample's latent;
-    - `stats`, `result`: as of a `Path`. An evaluation here is one linearisation of
-      the denoiser and `stats["jvps"]` its Jacobian-vector products altogether.
+      NaN for a single probe;
+    - `z`: the state at `t_max`, the latent of the sample;
+    - `stats`, `result`: as in `Path`. One evaluation is one linearisation of the
+      denoiser; `stats["jvps"]` is the total number of its Jacobian-vector products.
     """
 
     value: Scalar
@@ -145,19 +147,21 @@ def log_density(
     key: Key | None = None,
     **options: Unpack[SolveOptions],
 ) -> LogDensity:
-    r"""The log-density of the flow's samples at `x0`: one sample, in nats.
+    r"""The log-density of the flow's samples at `x0`, in nats, for one sample.
 
-    It is the density at time `t`, by default `t_min`, where the data still carry the
-    noise `sigma(t_min)`; `x0` is a state in the process's chart at that time.
+    It is the density at time `t`, by default `t_min`, where the data still contain the
+    noise `sigma(t_min)`. `x0` is a noised sample of the process at that time. Costs the
+    evaluations of a solve, each with as many Jacobian-vector products as the trace has
+    directions. Song et al. 2021, eq. 39.
 
     **Arguments:**
 
-    - `trace`: `ExactTrace()` (default up to 128 components) or
-      `Hutchinson(probes=16)` (default beyond; needs `key`).
-    - `terminal`: the log-density at `t_max`, called as `terminal(z, sigma, alpha)`.
-      Default: the prior $N(0, \sigma(T)^2 I)$, which is not quite the noised data:
-      for data of mean $m$ it errs by about $\alpha\, m \cdot z / \sigma(T)^2$ nats.
-      For an exact denoiser pass its `log_density`.
+    - `trace`: `ExactTrace()` (default up to 128 components) or `Hutchinson(probes=16)`
+      (default above; needs `key`).
+    - `terminal`: the log-density at `t_max`, called as `terminal(z, sigma, alpha)`. The
+      default is the prior $N(0, \sigma(T)^2 I)$, which is not exactly the density of
+      the noised data: for data of mean $m$ the error is about $\alpha\, m \cdot z /
+      \sigma(T)^2$ nats. For an exact denoiser pass its `log_density`.
     - `options`: see `SolveOptions`.
     """
     x0 = check_state(flow, jnp.asarray(x0), "x0")

@@ -1,14 +1,14 @@
-r"""The probability-flow ODE, written once.
+r"""The probability-flow ODE.
 
-A noised sample $u = \alpha(\tau) x_0 + \sigma(\tau) \epsilon$ moves, when $x_0$ and
-$\epsilon$ are replaced by their posterior means, with the velocity
+A noised sample is $u = \alpha(\tau) x_0 + \sigma(\tau) \epsilon$. With $x_0$ and
+$\epsilon$ replaced by their posterior means its velocity is
 
 $$ \frac{du}{d\tau} = \dot\alpha\, D(u, \sigma, \alpha)
      + \dot\sigma\, \frac{u - \alpha\, D(u, \sigma, \alpha)}{\sigma}, $$
 
-whatever the chart $(\alpha, \sigma)(\tau)$ (Song et al. 2021, eq. 13). In the angle's
-chart $(\cos\varphi/\sigma_{data}, \sin\varphi)$ it reads
-$\sin\varphi\, dy/d\varphi = y\cos\varphi - D/\sigma_{data}$; in EDM's chart $(1, t)$,
+for any $(\alpha, \sigma)(\tau)$ (Song et al. 2021, eq. 13). With the angle as time,
+$(\cos\varphi/\sigma_{data}, \sin\varphi)$, it reads
+$\sin\varphi\, dy/d\varphi = y\cos\varphi - D/\sigma_{data}$; for EDM, $(1, t)$,
 $dx/dt = (x - D)/t$.
 """
 
@@ -41,17 +41,17 @@ class ProbabilityFlow(eqx.Module):
     """The ODE whose solution from `z ~ prior` at `t_max` is a sample at `t_min`.
 
     It is a Diffrax vector field: `diffrax.ODETerm(flow)` (or `flow.term()`) works with
-    any Diffrax solver, with the clock's reading as time, the clock's state as state
-    and the condition as `args`. `enter` and `leave` translate to and from `(x, t)`;
-    `pidax.solve` does all of it.
+    any Diffrax solver. Its time and state are those of the clock, and `args` is the
+    condition. `enter` and `leave` convert from and to `(x, t)`. `pidax.solve` does all
+    of this.
 
     **Arguments:**
 
     - `denoiser`: the model of the data.
-    - `process`: in whose `(x, t)` questions are asked and answered.
-    - `clock`: the solver's coordinates; see `AngleClock`.
+    - `process`: the noise process of all arguments and results `(x, t)`.
+    - `clock`: the solver's variables; by default `AngleClock()`.
     - `shape`: the shape of one sample; known already for exact denoisers.
-    - `extrapolate`: allow noise levels where the denoiser was not trained.
+    - `extrapolate`: allow noise levels for which the denoiser was not trained.
     """
 
     denoiser: AbstractDenoiser
@@ -98,7 +98,7 @@ class ProbabilityFlow(eqx.Module):
             )
 
     def __call__(self, tau: ScalarLike, u: Sample, args: Condition = None) -> Sample:
-        """The vector field of the ODE in the clock's coordinates."""
+        """The vector field of the ODE in the clock's variables."""
         sigma, alpha, sigma_rate, alpha_rate = self.level(jnp.asarray(tau))
         x0 = _same_dtype(self.denoiser(u, sigma, alpha, args), u)
         # du/dtau = alpha' D + sigma' (u - alpha D) / sigma
@@ -111,9 +111,10 @@ class ProbabilityFlow(eqx.Module):
         args: Condition,
         trace: Callable[[Callable[[Array], Array], Array], tuple[Array, Array]],
     ) -> tuple[Sample, Array]:
-        """The vector field and its divergence, from one look at the denoiser.
+        """The vector field and its divergence, from one linearisation of the denoiser.
 
-        `trace(fn, u)` returns `fn(u)` and (estimates of) the trace of its Jacobian.
+        `trace(fn, u)` returns `fn(u)` and the trace of its Jacobian, or estimates of
+        it.
         """
         sigma, alpha, sigma_rate, alpha_rate = self.level(tau)
         x0, trace_d = trace(lambda v: self.denoiser(v, sigma, alpha, args), u)
@@ -148,14 +149,14 @@ class ProbabilityFlow(eqx.Module):
         return u / self.magnification(t), t
 
     def magnification(self, t: Array) -> Array:
-        """`u / x`, the size of the clock's state beside the process's, at time `t`."""
+        """`u / x`, the ratio of the solver's to the process's state at time `t`."""
         return magnification(self.clock, self.process, t)
 
     @typed
     def velocity(
         self, x: SampleLike, t: ScalarLike, condition: Condition = None
     ) -> Sample:
-        """`dx/dt` in the process's own `(x, t)`, whatever the clock."""
+        """`dx/dt` in the process's `(x, t)`, for any clock."""
         return self.denoiser.velocity(x, t, self.process, condition)
 
 

@@ -1,8 +1,8 @@
 r"""Trajectories of the probability-flow ODE: `solve`, `encode`, and many at once.
 
-`solve` and `encode` follow one sample, each on its own adaptive steps, and vmap;
-`solve_batch` and `sample` carry a whole batch on shared steps, short enough for its
-worst sample.
+`solve` and `encode` take one sample, which has its own adaptive steps under `jax.vmap`.
+`solve_batch` and `sample` solve a whole batch with shared steps, which are short enough
+for the worst sample.
 """
 
 from typing import Any, Unpack
@@ -55,7 +55,7 @@ _SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
 
 
 class DensePath(eqx.Module):
-    """A trajectory known at every time between its ends."""
+    """A trajectory that can be evaluated at every time between its ends."""
 
     clock: AbstractClock
     process: AbstractProcess
@@ -67,13 +67,13 @@ class DensePath(eqx.Module):
 class Path(eqx.Module):
     """A solved trajectory.
 
-    - `ts`: the process times, as asked;
-    - `xs`: the states there, `xs[i]` at `ts[i]` (`xs[:, i]` of a batch);
-    - `end`: where the solve ended, by itself: the sample (after the step to zero noise
-      if `denoise` asked for it), or the latent of `encode`;
-    - `stats`: Diffrax's statistics and `"evaluations"`, the calls of the denoiser
+    - `ts`: the process times of the saved states;
+    - `xs`: the states, `xs[i]` at `ts[i]` (`xs[:, i]` for a batch);
+    - `end`: the final state: the sample (after the step to zero noise if
+      `denoise=True`), or the latent of `encode`;
+    - `stats`: Diffrax's statistics and `"evaluations"`, the number of denoiser calls
       (None for a solver whose calls cannot be counted);
-    - `result`: Diffrax's result; of a failed solve all states are NaN.
+    - `result`: Diffrax's result. After a failed solve all states are NaN.
     """
 
     ts: Float[Array, "*batch time"]
@@ -104,10 +104,10 @@ class Path(eqx.Module):
         return jnp.where(self.dense.successful, x, jnp.nan)
 
     def evaluations(self) -> tuple[float, int]:
-        """Mean and maximum of the denoiser evaluations over the samples solved.
+        """Mean and maximum of the denoiser evaluations over the samples.
 
-        They differ under `jax.vmap`, where every sample has its own steps while the
-        compiled loop runs until the last of them is done.
+        They differ under `jax.vmap`, where every sample has its own steps and the
+        compiled loop runs until the last sample is done.
         """
         count: Elementwise | None = self.stats["evaluations"]
         if count is None:
@@ -130,7 +130,7 @@ class Path(eqx.Module):
 
 
 class BatchField(eqx.Module):
-    """The flow on a whole batch: one state for Diffrax, one step for all."""
+    """The flow for a whole batch: one state and one step for all samples."""
 
     flow: ProbabilityFlow
 
@@ -151,28 +151,28 @@ def solve(
     denoise: bool = False,
     **options: Unpack[SolveOptions],
 ) -> Path:
-    r"""Follow the probability-flow ODE from noise to data: one sample.
+    r"""Follow the probability-flow ODE from noise to data, for one sample.
 
     **Arguments:**
 
     - `flow`: the ODE.
-    - `z`: the state at the first time; at the default, a draw of `process.prior`.
-    - `times`: decreasing process times at which to save, from where `z` is to where
-      the solve ends. Default: `(t_max, t_min)`. A last 0 right after `t_min` asks for
-      `denoise=True`.
-    - `saveat`: a `diffrax.SaveAt` that says what to save, while `times` keeps its
-      ends: `SaveAt(steps=True)` shows the solver's own steps. Its `ts` and what its
-      `fn(t, x, args)` sees are process times and states.
-    - `condition`: handed to the denoiser at every evaluation.
+    - `z`: the state at the first time; by default a draw of `process.prior`.
+    - `times`: decreasing process times at which to save, from the time of `z` to the
+      end of the solve. Default: `(t_max, t_min)`. A last 0 directly after `t_min` asks
+      for `denoise=True`.
+    - `saveat`: a `diffrax.SaveAt` that chooses what to save; `times` then gives the two
+      ends only. `SaveAt(steps=True)` shows the solver's steps. Its `ts` and the
+      arguments of its `fn(t, x, args)` are process times and states.
+    - `condition`: passed to the denoiser at every evaluation.
     - `dense`: keep the whole trajectory for `path.evaluate(t)`.
-    - `denoise`: end with the step to zero noise, which is the denoiser itself:
-      $x(0) = D(x, \sigma)$ from the last time; one more evaluation.
-    - `options`: tolerances, solver, fixed steps, ...: see `SolveOptions`.
+    - `denoise`: end with the step to zero noise, $x(0) = D(x, \sigma)$ from the last
+      time, for one more evaluation.
+    - `options`: tolerances, solver, fixed steps: see `SolveOptions`.
 
     **Returns:** a `Path`: `path.ts`, `path.xs`, `path.end`, `path.stats`.
 
-    `path.stats["evaluations"]` is what it cost; docs/solvers.md says what to expect.
-    `jax.vmap` gives every sample its own steps, `solve_batch` shares them.
+    `path.stats["evaluations"]` is the cost; docs/results/ode_solver.md has typical
+    values. Under `jax.vmap` every sample has its own steps; `solve_batch` shares them.
     """
     z = check_state(flow, jnp.asarray(z), "z")
     return trajectory(
@@ -193,9 +193,9 @@ def encode(
 ) -> Path:
     """Follow the ODE from data to noise: `path.end` is the latent `z` of `x0`.
 
-    The inverse of `solve`: `solve(flow, encode(flow, x0).end).end` is `x0` to the
-    tolerance. `x0` is the state at the first of the increasing `times`, by default
-    `(t_min, t_max)`. Options as for `solve`.
+    It is the inverse of `solve` up to the errors of both solves. `x0` is the state at
+    the first of the increasing `times`, by default `(t_min, t_max)`. Options as for
+    `solve`.
     """
     x0 = check_state(flow, jnp.asarray(x0), "x0")
     return trajectory(flow, x0, times, saveat, condition, options, 1, dense=dense)
@@ -212,10 +212,11 @@ def solve_batch(
     denoise: bool = False,
     **options: Unpack[SolveOptions],
 ) -> Path:
-    """`solve` for a batch on shared steps, each short enough for its worst sample.
+    """`solve` for a batch, with shared steps that are short enough for the worst
+    sample.
 
     Faster than `jax.vmap(solve)`: one state, one step size, no masked work. Arrays in
-    `condition` carry the batch as their first axis; scalars are shared by all.
+    `condition` have the batch as their first axis; a scalar is shared by all samples.
     `path.xs` has the batch first, then the times.
     """
     z = check_state(flow, jnp.asarray(z), "z", batch=True)
@@ -258,7 +259,7 @@ def trajectory(
     denoise: bool = False,
     batched: bool = False,
 ) -> Path:
-    """Check everything that can be known now, then run the compiled solve."""
+    """Check everything that is known before compiling, then run the compiled solve."""
     ts, final_zero = check_times(times, flow.process, direction, x.dtype)
     if saveat is not None:
         dense = dense or saveat.dense
@@ -344,7 +345,7 @@ def _in_the_clock(sub: diffrax.SubSaveAt, flow: ProbabilityFlow) -> diffrax.SubS
 
 
 def _process_times(taus: Array, flow: ProbabilityFlow) -> Array:
-    """Process times of clock readings; the padding of unused saves stays infinite."""
+    """Process times of solver times; unused entries stay infinite."""
     used = jnp.isfinite(taus)
     safe = jnp.where(used, taus, flow.clock.reading(flow.process, flow.process.t_min))
     return jnp.where(used, flow.clock.time(flow.process, safe), jnp.inf)
@@ -431,7 +432,7 @@ def check_times(
 def _split_final_zero(
     ts: Any, process: AbstractProcess, direction: int
 ) -> tuple[Any, bool]:
-    """Take off a last time 0: the ODE is singular there, the denoiser is not."""
+    """Remove a last time 0, where the ODE is singular and the denoiser is not."""
     if is_traced(ts, process) or direction > 0:
         return ts, False
     before, last = np.asarray(ts)[-2:]  # numbers, inside jit too

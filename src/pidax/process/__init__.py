@@ -1,4 +1,4 @@
-"""Charts of the one ODE: noise processes and time grids."""
+"""Noise processes and time grids."""
 
 from ._processes import EDM as EDM
 from ._processes import VE as VE

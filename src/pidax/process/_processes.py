@@ -1,13 +1,13 @@
-r"""The chart of a Gaussian diffusion: $x_t = \alpha(t)\, x_0 + \sigma(t)\, \epsilon$.
+r"""Noise processes of Gaussian diffusions: $x_t = \alpha(t)\, x_0 + \sigma(t)\, \epsilon$.
 
-A process is three functions (alpha, sigma and the time at which a noise level is
-reached), a time interval, and the scale of the data. All Gaussian diffusions are one
-ODE seen through such charts; their common coordinate is the angle
+A process has three functions (alpha, sigma, and the time at which a noise level is
+reached), a time interval, and the scale of the data. All Gaussian diffusions have the
+same ODE in different coordinates. The angle is a time that they have in common:
 
 $$ \varphi = \operatorname{atan2}(\sigma,\ \alpha\,\sigma_{data}) \in (0, \pi/2],
 \qquad y = x / \sqrt{(\alpha\,\sigma_{data})^2 + \sigma^2}. $$
 
-Five of them are in use:
+Five processes are implemented:
 
 | class | $\alpha(t)$ | $\sigma(t)$ | $t$ | source |
 |---|---|---|---|---|
@@ -56,9 +56,10 @@ number = functools.partial(eqx.field, converter=as_float)
 class AbstractProcess(eqx.Module):
     r"""A Gaussian noise process $x_t = \alpha(t) x_0 + \sigma(t)\epsilon$.
 
-    To write your own, subclass it with the fields `t_min`, `t_max`, `sigma_data` (the
-    root-mean-square of one component of the data) and the three methods `alpha`,
-    `sigma` and `time`; everything else follows. `sigma / alpha` must increase with `t`.
+    To write your own, subclass it with the fields `t_min`, `t_max` and `sigma_data`
+    (the root mean square of one component of the data) and the methods `alpha`, `sigma`
+    and `time`. All other methods follow from these. `sigma / alpha` must increase with
+    `t`.
     """
 
     t_min: AbstractVar[float]
@@ -75,16 +76,17 @@ class AbstractProcess(eqx.Module):
 
     @abc.abstractmethod
     def time(self, sigma: ElementwiseLike, alpha: ElementwiseLike = 1.0) -> Elementwise:
-        """The time whose noise-to-signal ratio is `sigma / alpha`.
+        """The time at which the noise-to-signal ratio is `sigma / alpha`.
 
-        Homogeneous in its two arguments, which may come from any other chart.
+        The result depends on the ratio only, so both arguments may come from another
+        process.
         """
 
     def level(self, t: ElementwiseLike) -> tuple[Elementwise, Elementwise]:
         r"""The noise level $(\sigma, \alpha)$ at time `t`, with $\alpha \ge 0$.
 
-        A cosine at $\pi/2$ may round below zero; here it does not, and keeps its
-        derivative.
+        A cosine at $\pi/2$ may round to a number below zero. Here it is zero, and keeps
+        its derivative.
         """
         t = as_inexact(t)
         return self.sigma(t), not_negative(self.alpha(t))
@@ -120,16 +122,17 @@ class AbstractProcess(eqx.Module):
         return low, high
 
     def ratio_ends(self, dtype: Any = float) -> tuple[Scalar, Scalar]:
-        r"""The same as arrays, and finite: at most $160\,\sigma_{data}$ without signal.
+        r"""`ratio_interval` as arrays, both finite: at most $160\,\sigma_{data}$
+        without signal.
 
-        That is the ratio of EDM's $\sigma_{max} = 80$ to its $\sigma_{data} = 0.5$.
+        160 is the ratio of EDM's $\sigma_{max} = 80$ to its $\sigma_{data} = 0.5$.
         """
         first, last = (jnp.asarray(t, dtype) for t in (self.t_min, self.t_max))
         sigma, alpha = self.level(first)
         low = sigma / alpha
         sigma, alpha = self.level(last)
         signal = alpha > jnp.finfo(alpha.dtype).eps
-        cap = jnp.maximum(RATIO_CAP * self.sigma_data, 2 * low)  # above t_min's
+        cap = jnp.maximum(RATIO_CAP * self.sigma_data, 2 * low)  # above t_min
         return low, jnp.where(signal, sigma / jnp.where(signal, alpha, 1.0), cap)
 
     def rates(self, t: ElementwiseLike) -> tuple[Elementwise, Elementwise]:
@@ -147,7 +150,7 @@ class AbstractProcess(eqx.Module):
     ) -> tuple[Sample, Sample]:
         r"""Draw $x_t = \alpha x_0 + \sigma\epsilon$; returns $(x_t, \epsilon)$.
 
-        One sample; `jax.vmap` it over a batch with one key each.
+        Takes one sample. For a batch use `jax.vmap` with one key for each sample.
         """
         x0 = jnp.asarray(x0)
         eps = jax.random.normal(key, x0.shape, x0.dtype)
@@ -156,7 +159,9 @@ class AbstractProcess(eqx.Module):
 
     @typed
     def prior(self, key: Key, shape: Shape = ()) -> Array:
-        r"""A draw $z \sim N(0, \sigma(T)^2 I)$ of the given shape (batches too)."""
+        r"""A draw $z \sim N(0, \sigma(T)^2 I)$ of the shape `shape`, which may include
+        a batch axis.
+        """
         z = jax.random.normal(key, shape)
         return self.sigma(jnp.asarray(self.t_max, z.dtype)) * z
 
@@ -171,10 +176,10 @@ class AbstractProcess(eqx.Module):
     def convert(
         self, x: SampleLike, t: ScalarLike, other: "AbstractProcess"
     ) -> tuple[Sample, Scalar]:
-        """The same noised sample in the chart of `other`: returns `(x', t')`.
+        """The same noised sample in the process `other`: returns `(x', t')`.
 
-        The noise-to-signal ratio is kept, so both describe one state of one ODE. The
-        time may fall outside `other`'s interval when that process stops earlier.
+        The noise-to-signal ratio does not change. The time may lie outside the interval
+        of `other` if that process stops earlier.
         """
         x = jnp.asarray(x)
         t = jnp.asarray(t, x.dtype)
@@ -185,10 +190,11 @@ class AbstractProcess(eqx.Module):
 
 
 class EDM(AbstractProcess):
-    """Noise added to unscaled data, with the noise level itself as time.
+    r"""Noise is added to unscaled data, and the time is the noise level: $\alpha = 1$,
+    $\sigma = t$.
 
     Karras et al. 2022, "Elucidating the design space of diffusion-based generative
-    models"; the constants are theirs for images scaled to [-1, 1].
+    models". The defaults are for images scaled to [-1, 1].
     """
 
     t_min: float = number()
@@ -221,11 +227,11 @@ class EDM(AbstractProcess):
 
 
 class VE(AbstractProcess):
-    r"""Variance exploding: $x_t = x_0 + W_t$, Brownian motion in its own time.
+    r"""Variance exploding: $x_t = x_0 + W_t$ with Brownian motion $W$.
 
-    The parametrisation $\sigma = \sqrt t$ of Karras et al. 2022, Table 1, for which
-    $t = 0$ is clean data; Song et al. 2021 run the same process in the logarithm of
-    sigma, between the same levels.
+    Uses $\sigma = \sqrt t$ (Karras et al. 2022, Table 1), so $t = 0$ is clean data.
+    Song et al. 2021 run the same process in the logarithm of sigma, between the same
+    levels.
     """
 
     t_min: float = number()
@@ -286,7 +292,7 @@ class AbstractLinearBeta(AbstractProcess):
 class VP(AbstractLinearBeta):
     r"""Variance preserving: $\alpha^2 + \sigma^2 = 1$ (DDPM in continuous time).
 
-    Ho et al. 2020; Song et al. 2021, with their linear $\beta$ from 0.1 to 20.
+    Ho et al. 2020; Song et al. 2021, with a linear $\beta$ from 0.1 to 20.
     """
 
     t_min: float = number(default=1e-3)
@@ -316,7 +322,7 @@ class SubVP(AbstractLinearBeta):
         return -jnp.expm1(-self.beta_integral(t))
 
     def time(self, sigma: ElementwiseLike, alpha: ElementwiseLike = 1.0) -> Elementwise:
-        # sigma/alpha = 1/a - a = 2 sinh(b/2) for the alpha a = exp(-b/2) of this chart
+        # sigma/alpha = 1/a - a = 2 sinh(b/2) for alpha a = exp(-b/2)
         ratio = as_inexact(sigma) / alpha
         return self._time_of_beta_integral(2 * jnp.arcsinh(0.5 * ratio))
 
@@ -324,8 +330,8 @@ class SubVP(AbstractLinearBeta):
 class RectifiedFlow(AbstractProcess):
     r"""Linear interpolation $x_t = (1 - t) x_0 + t\,\epsilon$ (flow matching).
 
-    Lipman et al. 2023, "Flow matching for generative modeling"; Liu et al. 2023,
-    "Flow straight and fast". At $t = 1$ the signal is gone: $\alpha = 0$.
+    Lipman et al. 2023, "Flow matching for generative modeling"; Liu et al. 2023, "Flow
+    straight and fast". At $t = 1$ there is no signal: $\alpha = 0$.
     """
 
     t_min: float = number(default=1e-3)
@@ -348,7 +354,9 @@ class RectifiedFlow(AbstractProcess):
 
 
 def as_inexact(t: ElementwiseLike) -> Array:
-    """`t` as a floating-point array; Python and NumPy integers are welcome as times."""
+    """`t` as a floating-point array; integers of Python and NumPy may be passed as
+    times.
+    """
     if isinstance(t, int):
         t = float(t)
     t = jnp.asarray(t)

@@ -1,13 +1,13 @@
-r"""Time grids from noise to data: where a sampler, a student or a figure looks.
+r"""Time grids from noise to data, for samplers, students and figures.
 
-Each returns `n` decreasing process times from exactly `t_max` to exactly `t_min`, for
-any process; with `final_zero=True` a last node $t = 0$ is appended, which stands for
-the step to zero noise (the denoiser itself).
+Each function returns `n` decreasing process times from exactly `t_max` to exactly
+`t_min`, for any process. `final_zero=True` appends $t = 0$, which stands for the step
+to zero noise: one call of the denoiser.
 
-A grid in the noise-to-signal ratio $r = \sigma/\alpha$ has no finite first node where
-$\alpha(T) = 0$ (`RectifiedFlow`): there the nodes after $T$ start from the cap
-$r = 160\,\sigma_{data}$, which is EDM's $\sigma_{max} = 80$ at its
-$\sigma_{data} = 0.5$ and leaves 0.4% of the quarter circle of angles above it.
+A grid in the noise-to-signal ratio $r = \sigma/\alpha$ has no finite first time where
+$\alpha(T) = 0$ (`RectifiedFlow`). The times after $T$ then start from the cap
+$r = 160\,\sigma_{data}$, the ratio of EDM's $\sigma_{max} = 80$ to its
+$\sigma_{data} = 0.5$. 0.4% of the quarter circle of angles lies above it.
 """
 
 import functools
@@ -28,7 +28,7 @@ _Grid = TypeVar("_Grid", bound=Callable[..., Times])
 
 
 def _concrete(grid: _Grid) -> _Grid:
-    """Inside jit too, a grid of a known process is made of known numbers."""
+    """Compute a grid of a known process as known numbers, inside jit too."""
 
     @functools.wraps(grid)
     def made(n: Any, process: AbstractProcess, **options: Any) -> Times:
@@ -77,7 +77,7 @@ def uniform_log_snr(
 def uniform_angle(
     n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
-    r"""Uniform in the angle $\varphi$: the fixed steps of pidax's default clock."""
+    r"""Uniform in the angle $\varphi$: the fixed steps of the default clock."""
     high, low = process.angle(process.t_max), process.angle(process.t_min)
     angles = jnp.linspace(high, low, _nodes(n))
     return _finish(process, process.time_of_angle(angles), final_zero)
@@ -88,7 +88,7 @@ def uniform_angle(
 def uniform_time(
     n: WholeLike, process: AbstractProcess, *, final_zero: bool = False
 ) -> Times:
-    """Uniform in the process's own time: the usual choice for `RectifiedFlow`."""
+    """Uniform in the process time: the usual choice for `RectifiedFlow`."""
     times = jnp.linspace(process.t_max, process.t_min, _nodes(n))
     return _finish(process, times, final_zero)
 

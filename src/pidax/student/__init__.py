@@ -1,4 +1,4 @@
-"""The whole trajectory x(z, t) as one network, and its derivative in time."""
+"""The trajectory x(z, t) as a network, and its derivative in time."""
 
 from ._exact_student import ExactStudent as ExactStudent
 from ._ode_residual import residual as residual

@@ -19,27 +19,26 @@ _SLACK = 1e-6  # relative; t_max in float32 is still itself
 
 
 class ExactStudent(AbstractStudent):
-    r"""The solution of the ODE of Gaussian data: one call, no network, no error.
+    r"""The solution of the ODE for Gaussian data: one call, no network, no error.
 
         law = poisson.law()
         teacher = px.Gaussian(law.mean, px.denoiser.Covariance.low_rank(law.factor))
         student = px.ExactStudent(teacher, px.EDM())
 
-    The oracle of everything that acts on students: what is generated under constraints
-    with it is compared with `Gaussian.posterior`, which is as exact. The condition is
-    ignored.
+    Use it to test functions that take a student: results of `refine` can be compared
+    with the exact `Gaussian.posterior`. The condition is ignored.
 
-    `sample(z)` goes to $t = 0$, clean data, and not to `t_min`: it is known there, and
-    a sample of noise level $\sigma_{min}$ would not solve an equation that every clean
-    sample solves. With $z \sim N(0, \sigma_T^2 I)$ its law is $N(m, C)$ but for the
-    start: the trajectories of that law come from $N(\alpha_T m, \alpha_T^2 C +
-    \sigma_T^2)$ and not from the prior. So the standard deviation along an eigenvector
-    of variance $c$ is $(1 + \alpha_T^2 c/\sigma_T^2)^{-1/2}$ of the right one, and the
-    mean is off by $\alpha_T m \sqrt{c/(\alpha_T^2 c + \sigma_T^2)}$, which for EDM's
-    $\sigma_T = 80$ and data of order one is $10^{-4}$ and $10^{-2}$ of it.
+    `sample(z)` ends at $t = 0$, clean data, not at `t_min`: a sample with the noise
+    $\sigma_{min}$ would not solve an equation that every clean sample solves. With $z
+    \sim N(0, \sigma_T^2 I)$ the samples have nearly the distribution $N(m, C)$. The
+    exact start would be $N(\alpha_T m, \alpha_T^2 C + \sigma_T^2)$ instead of the
+    prior. Therefore the standard deviation along an eigenvector of variance $c$ is $(1
+    + \alpha_T^2 c/\sigma_T^2)^{-1/2}$ of the right value, and the mean is off by
+    $\alpha_T m \sqrt{c/(\alpha_T^2 c + \sigma_T^2)}$. For $\sigma_T = 80$ and data of
+    size one these are relative errors of $10^{-4}$ and $10^{-2}$.
 
-    **Arguments:** the `Gaussian` denoiser, and the `process` in whose `(x, t)` it
-    answers, at any time from 0 to `t_max`.
+    **Arguments:** the `Gaussian` denoiser, and the `process` of its `(x, t)`. Times
+    from 0 to `t_max` are allowed.
     """
 
     denoiser: Gaussian
@@ -86,6 +85,6 @@ class ExactStudent(AbstractStudent):
                 f"t must be between 0, clean data, and t_max = {last}, got t={t}.",
             )
         x = self.denoiser.transport(z, self.process.level(last), self.process.level(t))
-        # In a basis of eigenvectors z comes back with rounding errors; these are off.
+        # Eigenvectors return z with rounding errors; these are removed.
         error = jax.lax.stop_gradient(jnp.where(t == last, z - x, 0.0))
         return x + error

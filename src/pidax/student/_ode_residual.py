@@ -1,11 +1,11 @@
-r"""The residual of the probability-flow ODE, in the student's own terms.
+r"""The residual of the probability-flow ODE, as a difference of clean samples.
 
 $$ R(z, t) = \hat D(z, t) - D(x(z, t), t) $$
 
-is the clean sample that the student's motion implies less the one that the teacher
-sees in the student's state; for EDM, $x - t\,dx/dt - D(x, t)$: eq. 9 of Tee et al.
-2024. It is zero for the solution, in every chart, and of the size of a clean sample at
-every time.
+Here $\hat D$ is the clean sample that the student's time derivative implies, and $D$
+the teacher's denoised sample at the student's state. For EDM, $R = x - t\,dx/dt - D(x,
+t)$: eq. 9 of Tee et al. 2024. $R$ is zero for the solution, for every noise process,
+and has the size of a clean sample at every time.
 """
 
 from typing import Any
@@ -32,13 +32,13 @@ def residual(
     inside: Student | None = None,
     key: Key | None = None,
 ) -> tuple[Sample, Sample]:
-    r"""The two sides for one sample: `(implied, denoised)`; the residual is their
+    r"""The two sides for one sample: `(implied, denoised)`. The residual is their
     difference.
 
-    `row` is one of `derivative.stencil(process, times)`, and `unit` the unit latent
-    $z/\sigma_T$; `inside` is another student, in whose state the teacher is asked (a
-    slow copy of the first). All nodes see the same `key`, for differences between them
-    are what matters.
+    `row` is a row of `derivative.stencil(process, times)`, and `unit` the unit latent
+    $z/\sigma_T$. `inside` is another student, at whose state the teacher is evaluated
+    (a slow copy of the first). All nodes get the same `key`, because differences
+    between nodes matter.
     """
     row = jax.tree.map(lambda a: a.astype(unit.dtype), row)
     values, slopes = _network(student, row, unit, condition, key)
@@ -54,7 +54,7 @@ def residual(
 def _network(
     student: Student, row: Row, unit: Sample, condition: Condition, key: Key | None
 ) -> tuple[Array, dict[int, Sample]]:
-    """F at the nodes, and dF/dtau at those of them where the row asks for it."""
+    """F at the nodes, and dF/dtau at the nodes where the row needs it."""
     of = lambda t: student.clean(unit, t, condition, key=key)
     count = row.times.shape[0]
     plain = [j for j in range(count) if j not in row.differentiated]
@@ -72,7 +72,7 @@ def _network(
 def _implied(
     student: Student, row: Row, unit: Sample, values: Array, slopes: dict[int, Sample]
 ) -> Sample:
-    """The clean sample of the student's motion: see `_stencil.py`."""
+    """The clean sample implied by the student's time derivative."""
     r = row.reference
     total = row.noise * unit + student.gap(row.noise, row.signal) * values[r]
     gaps = student.gap(row.sigma, row.alpha)

@@ -1,24 +1,24 @@
-r"""What a numerical derivative says the clean sample is, as numbers to multiply with.
+r"""The clean sample implied by a numerical derivative, as a table of coefficients.
 
-On a clock, $u = \sigma\epsilon + gF$ is the student's state at the level
+With a clock, $u = \sigma\epsilon + gF$ is the student's state at the noise level
 $(\sigma, \alpha)(\tau)$, with the unit latent $\epsilon = z/\sigma_T$ and $g$ the
-factor of $F$. The ODE, solved for the denoiser, reads in every clock
+factor of $F$. The ODE, solved for the denoiser, reads
 
 $$ D = \frac{\sigma\,\dot u - \dot\sigma\,u}{\sigma\dot\alpha - \alpha\dot\sigma}. $$
 
 A derivative replaces $u$ and $\dot u$ by weighted sums over a few nodes,
-$u \approx \sum_j m_j u_j$ and $\dot u \approx \sum_j d_j u_j + e_j \dot u_j$. What
-comes out is the clean sample that the student's motion *implies*:
+$u \approx \sum_j m_j u_j$ and $\dot u \approx \sum_j d_j u_j + e_j \dot u_j$. This
+gives the *implied* clean sample:
 
 $$ \hat D = \sum_j w_j u_j + s_j \dot u_j
    = Z\epsilon + A\,F_r + \sum_{j \ne r} w_j g_j (F_j - F_r)
      + \sum_j s_j (\dot g_j (F_j - F_r) + g_j \dot F_j). $$
 
-The second form is what is computed. Its constants $Z = \sum_j w_j\sigma_j +
-s_j\dot\sigma_j$ (zero for the paper's scheme: `z` cancels) and $A$ (near one) are sums
-of large numbers that cancel; they are taken in float64 when the grid is made, once.
-What is left to float32 are differences of the network. In the first form the states of
-size $\sigma_T$ would be subtracted there.
+The second form is computed. Its constants $Z = \sum_j w_j\sigma_j + s_j\dot\sigma_j$
+(zero for the paper's scheme: `z` cancels) and $A$ (near one) are sums of large numbers
+that cancel; they are taken in float64 when the grid is made, once. In float32 only
+differences of the network remain. The first form would subtract states of size
+$\sigma_T$.
 """
 
 import contextlib
@@ -43,14 +43,15 @@ Rows = Float[Array, "*row"]
 class Row(eqx.Module):
     r"""The coefficients of one residual of a derivative, or of many along first axes.
 
-    - `times`: process times of the nodes; `sigma`, `alpha` their levels on the clock;
+    - `times`: process times of the nodes; `sigma`, `alpha`: their noise levels on the
+      clock;
     - `value`, `slope`: the factors $w$ of $u_j$ and $s$ of $\dot u_j$ in the implied
-      clean sample; `noise` is $Z$, and `signal` the same sum over $\alpha$: $A$ is the
+      clean sample; `noise` is $Z$; `signal` is the same sum over $\alpha$: $A$ is the
       student's factor of $F$ at this level;
     - `rates`: $\dot\sigma, \dot\alpha$ and $dt/d\tau$ at the nodes;
-    - `state`: the factors $m$ of $u_j$ in the state whose denoiser is asked;
-      `at_sigma`, `at_alpha` its level and `at_time` its process time; `start`, `stop`
-      the clock there and at the end of the step;
+    - `state`: the factors $m$ of $u_j$ in the state at which the teacher is evaluated;
+      `at_sigma`, `at_alpha`: its noise level; `at_time`: its process time; `start`,
+      `stop`: the solver time there and at the end of the step;
     - `reference`: the node $r$; `differentiated`: the nodes with a slope.
     """
 
@@ -75,8 +76,8 @@ class Row(eqx.Module):
 class Stencil(eqx.Module):
     """A derivative on a grid: one row for each residual, from noise to data.
 
-    `stencil[i]` is the residual of index `i`; `stencil.rows` are all of them, with the
-    index as the first axis of every array.
+    `stencil[i]` is the residual of index `i`. `stencil.rows` are all residuals, with
+    the index as the first axis of every array.
     """
 
     rows: Row
@@ -100,10 +101,10 @@ def make_stencil(
     reference: int = 0,
     stop: Rows | None = None,
 ) -> Stencil:
-    r"""Rows from the nodes and the weights $m$, $d$ and $e$ of the derivative.
+    """Rows from the nodes and the weights $m$, $d$ and $e$ of the derivative.
 
-    `at` is the clock's reading where the ODE is asked for, `stop` that at the end of a
-    solver's step. Called inside `exactly`.
+    `at` is the solver time at which the ODE is evaluated, `stop` the solver time at the
+    end of a solver's step. Call it inside `exactly`.
     """
     readings = clock.reading(process, times)
     sigma, alpha, sigma_rate, alpha_rate = _level(process, clock, readings)
@@ -137,7 +138,7 @@ def make_stencil(
 
 @contextlib.contextmanager
 def exactly(*known: object) -> Iterator[None]:
-    """Compute in float64, whatever the session's precision, with what is known."""
+    """Compute known values in float64, whatever the session's precision."""
     if is_traced(*known):
         yield
         return
@@ -146,7 +147,7 @@ def exactly(*known: object) -> Iterator[None]:
 
 
 def rounded(stencil: Stencil) -> Stencil:
-    """The same in the session's own precision."""
+    """The same in the session's precision."""
     if is_traced(stencil):
         return stencil
     dtype = np.dtype(jnp.zeros(()).dtype)
@@ -164,7 +165,7 @@ def rounded(stencil: Stencil) -> Stencil:
 
 
 def widened(tree: PyTree) -> PyTree:
-    """Its floating-point arrays in the precision that is now the widest."""
+    """Its floating-point arrays in the widest precision that is enabled now."""
     wide = lambda a: a.astype(float) if eqx.is_inexact_array(a) else a
     return jax.tree.map(wide, tree)
 
@@ -172,7 +173,7 @@ def widened(tree: PyTree) -> PyTree:
 def _level(
     process: AbstractProcess, clock: AbstractClock, tau: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """sigma, alpha and their derivatives at these readings of the clock."""
+    """sigma, alpha and their derivatives at these solver times."""
     level, rates = _derivative(lambda r: clock.level(process, r), tau)
     return *level, *rates
 

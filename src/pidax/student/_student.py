@@ -2,15 +2,16 @@ r"""The solution $x(z, t)$ of the probability-flow ODE as a function and as a ne
 
 $$ x(z, t_{max}) = z, \qquad z = \sigma_T \epsilon, \quad \epsilon \sim N(0, I), $$
 
-so that `sample(z)`, its value at the end of the trajectory, is a sample. In every chart
+so that `sample(z)`, its value at the end of the trajectory, is a sample. For every
+noise process
 
 $$ x(z, t) = \sigma_t\, \epsilon
      + \Bigl(\alpha_t - \alpha_T \frac{\sigma_t}{\sigma_T}\Bigr)\, F(\epsilon, t,
      \text{condition}), \qquad
    F = c_{skip}(T)\, z + c_{out}(T)\, N\bigl(c_{in}(T)\, z,\ c_{noise}(t)\bigr): $$
 
-where the clean sample does not depend on the time, the ODE is solved by $F = x_0$. The
-boundary condition $x(z, T) = z$ is built in. For EDM and a network $N$ that is $F$
+where the denoised sample is constant in time, $F = x_0$ solves the ODE. The boundary
+condition $x(z, T) = z$ holds exactly. For EDM and a network $N$ that is $F$
 itself ($c_{skip} = 0$, $c_{out} = 1$) it reads
 
 $$ x(z, t) = \tfrac tT z + \tfrac{T - t}T N\bigl(z/\sqrt{\sigma_{data}^2 + T^2},\
@@ -18,9 +19,9 @@ $$ x(z, t) = \tfrac tT z + \tfrac{T - t}T N\bigl(z/\sqrt{\sigma_{data}^2 + T^2},
 
 eq. 7 of Tee, Zhang et al. 2024, "Physics informed distillation for diffusion models".
 
-A soft boundary condition keeps $\alpha_t F$ instead of the second term, so that
-$x(z, T) = z$ must be learned (by `PID(..., boundary_weight=)`); it is what PINNs
-usually do, and here to be compared with.
+With a soft boundary condition the second term is $\alpha_t F$, and $x(z, T) = z$ must
+be learned (by `PID(..., boundary_weight=)`), as PINNs usually do. It is meant for
+comparisons.
 """
 
 import abc
@@ -52,14 +53,14 @@ from ..types import (
     typed,
 )
 
-_MOST_AMPLIFIED = 4.0  # of the network's error by its map to x0, in units of sigma_data
+_MOST_AMPLIFIED = 4.0  # of the network's error, in units of sigma_data
 
 
 class AbstractStudent(eqx.Module):
-    """The trajectory from a prior draw as a function of the draw and the time.
+    """The trajectory from a prior draw, as a function of the draw and the time.
 
-    A final class says `process`, `shape`, `classes`, the time `end` at which its
-    samples are, and `__call__`.
+    A final class has `process`, `shape`, `classes`, the time `end` of its samples, and
+    `__call__`.
     """
 
     process: AbstractVar[AbstractProcess]
@@ -72,7 +73,7 @@ class AbstractStudent(eqx.Module):
     @property
     @abc.abstractmethod
     def classes(self) -> int | None:
-        """The number of classes it knows; None for none."""
+        """The number of classes; None without classes."""
 
     @property
     @abc.abstractmethod
@@ -97,10 +98,10 @@ class AbstractStudent(eqx.Module):
 
 
 class CleanCoefficients(AbstractCoefficients):
-    r"""The network predicts the clean sample itself, from $x$ of unit size.
+    r"""The network predicts the clean sample, from $x$ scaled to size one.
 
-    $D = N(x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2},\ \tfrac14\ln(\sigma/\alpha))$:
-    what a student's new network has to learn is of one size at all times.
+    $D = N(x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2},\ \tfrac14\ln(\sigma/\alpha))$.
+    The target of a student's new network then has the same size at all times.
     """
 
     def __call__(
@@ -112,25 +113,27 @@ class CleanCoefficients(AbstractCoefficients):
 
 
 class Student(AbstractStudent):
-    r"""A network as the trajectory from the prior draw `z`: one call for any time.
+    r"""A network for the trajectory from the prior draw `z`: one evaluation for any
+    time.
 
     `student(z, t)` is $x(z, t)$, and `student.sample(z)` its value at `t_min`, the
-    sample; each is one evaluation of the network. $x(z, T)$ is `z` to the last bit.
+    sample. Each costs one evaluation of the network. $x(z, T)$ is `z` to the last bit.
+    Train it with `PID`, `KnowledgeDistillation` or `PIDDM`. Tee et al. 2024, eq. 7.
 
     **Arguments:**
 
-    - `network`: called as `network(c_in z, c_noise, condition, key=)` on one sample,
-      and returns an array of its shape; it learns something of the size of the clean
-      sample at all times. $c_{noise} = \tfrac14 \ln(\sigma/\alpha)$, which is finite
-      for every process (`pidax.denoiser.log_ratio`), is that of a teacher with
-      `EDMCoefficients`, whose architecture and weights may be taken over.
-    - `process`: in whose `(x, t)` it answers.
+    - `network`: called as `network(c_in z, c_noise, condition, key=)` on one sample;
+      returns an array of the same shape. Its target has the size of a clean sample at
+      all times. $c_{noise} = \tfrac14 \ln(\sigma/\alpha)$, which is finite for every
+      process (`pidax.denoiser.log_ratio`), as for a teacher with `EDMCoefficients`,
+      whose architecture and weights may be used.
+    - `process`: the noise process of `(x, t)`.
     - `shape`: the shape of one sample; by default `network.shape` if it has one.
-    - `boundary`: `"hard"`, as above, or `"soft"`: $x = (\sigma_t/\sigma_T) z + \alpha_t
-      F$, whose `F` must learn to vanish at $T$ (for a process without signal at $T$ the
-      two are one).
-    - `teacher`: the denoiser whose network this is, whose coefficients then map its
-      output to a clean sample; see `from_teacher`.
+    - `boundary`: `"hard"`, the formula above, or `"soft"`: $x = (\sigma_t/\sigma_T) z +
+      \alpha_t F$, whose `F` must learn to vanish at $T$. Both are equal for a process
+      without signal at $T$.
+    - `teacher`: the denoiser whose network this is; its coefficients map the output to
+      a clean sample. See `from_teacher`.
     """
 
     network: Any
@@ -175,17 +178,18 @@ class Student(AbstractStudent):
         r"""A student that starts from a teacher's weights.
 
         `denoiser` is a `Preconditioned` network. The student's network is a copy of the
-        teacher's, which sees $c_{in}(T)\,z$ and the teacher's own $c_{noise}(t)$, and
-        whose output is mapped to a clean sample by the teacher's coefficients at $T$:
+        teacher's. Its inputs are $c_{in}(T)\,z$ and the teacher's $c_{noise}(t)$, and
+        the teacher's coefficients at $T$ map its output to a clean sample:
 
         $$ F = c_{skip}(T)\, z + c_{out}(T)\, N(c_{in}(T)\,z,\ c_{noise}(t)). $$
 
-        So at $T$ the student's $F$ *is* the teacher's $D(z, T)$, and with the exact
-        derivative its residual there is zero from the start. (The authors' code leaves
-        out the map, and starts from $N$.) With `EDMCoefficients`
-        $c_{out}(T) \approx \sigma_{data}$. A network that predicts the noise has
-        $c_{out}(T) = -\sigma_T/\alpha_T$, 80 where EDM begins: its error would be
-        amplified so many times, and it is refused.
+        At $T$ the student's $F$ equals the teacher's $D(z, T)$, so with the exact
+        derivative the residual there is zero from the start. (The authors' code omits
+        the map and starts from $N$.) With `EDMCoefficients` $c_{out}(T) \approx
+        \sigma_{data}$. A network that predicts the noise has $c_{out}(T) =
+        -\sigma_T/\alpha_T$, 80 for EDM; it is refused, because its error would be
+        amplified by this factor. A score function of your own has no network: use
+        `Student(network, process)` with a new network.
         """
         teacher = _usable(denoiser, process)
         return Student(
@@ -203,12 +207,12 @@ class Student(AbstractStudent):
 
     @property
     def classes(self) -> int | None:
-        """The number of classes the network knows; None for none."""
+        """The number of classes of the network; None without classes."""
         return self.network.classes
 
     @property
     def end(self) -> float:
-        """`t_min`, the last time at which a student is taught."""
+        """`t_min`, the last time of the training."""
         return self.process.t_min
 
     @typed
@@ -228,11 +232,11 @@ class Student(AbstractStudent):
                 "batch use jax.vmap(student, in_axes=(0, None))."
             )
         t = jnp.asarray(t, z.dtype)
-        if not is_traced(t, self.process):  # while training it is, and from a grid
+        if not is_traced(t, self.process):  # traced in training
             self._require_inside(t)
         last = jnp.asarray(self.process.t_max, z.dtype)
         sigma, start = self.process.sigma(t), self.process.sigma(last)
-        # At T exactly 1 and 0, with the derivatives in time that they have there.
+        # At T exactly 1 and 0, with their derivatives in time.
         end = t == last
         noise = _exactly(1.0, sigma / start, where=end)
         gap = self.gap(*self.process.level(t))
@@ -250,9 +254,9 @@ class Student(AbstractStudent):
         )
 
     def gap(self, sigma: Elementwise, alpha: Elementwise) -> Elementwise:
-        r"""The factor of `F` in a state of the level `(sigma, alpha)` of any chart.
+        r"""The factor of `F` in a state with the noise level `(sigma, alpha)`.
 
-        $\alpha - \alpha_T\sigma/\sigma_T$; $\alpha$ with a soft boundary condition.
+        $\alpha - \alpha_T\sigma/\sigma_T$, or $\alpha$ with a soft boundary condition.
         """
         if self.boundary == "soft":
             return alpha
@@ -278,7 +282,7 @@ class Student(AbstractStudent):
 
 
 def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditioned:
-    """The teacher, if its network's output is near a clean sample at T."""
+    """The teacher, if its network's output at T is close to a clean sample."""
     if not isinstance(denoiser, Preconditioned):
         raise ValueError(
             "from_teacher takes over the network of a Preconditioned denoiser, got a "
@@ -308,9 +312,9 @@ def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditio
 
 
 def _exactly(number: float, value: Scalar, *, where: Scalar) -> Scalar:
-    """`value` with its rounding error taken off `where` it should be `number`.
+    """`value`, corrected to `number` where `where` is true.
 
-    Its derivative in time stays its own, which a bare `jnp.where` would make zero.
+    Its derivative in time does not change; a bare `jnp.where` would make it zero.
     """
     error = jax.lax.stop_gradient(jnp.where(where, number - value, 0.0))
     return value + error

@@ -1,19 +1,18 @@
-r"""The student's derivative in time: what its motion says the clean sample is.
+r"""Derivatives of the student in time.
 
-A student moves, from node to node of a grid, or from moment to moment. Each of these
-small objects turns that motion into a clean sample (`_stencil.py`), to be compared
-with what the teacher says of the same state: the residual of the ODE. They differ in
-order, in the network passes they cost, and in how much they amplify the network's
-error; any of them works on any clock.
+Each class turns the student's values at the nodes of a grid into the clean sample that
+they imply (`_stencil.py`). The residual of the ODE compares it with the teacher's
+denoised sample at the same state. The classes differ in order, in network passes, and
+in the factor by which they amplify the network's error. Each works with any clock.
 
-| | passes | order | without residual the student is |
+| class | passes | order | trajectory at zero residual |
 |---|---|---|---|
-| `Upwind()` | 2 | 1 | Euler's trajectory |
-| `Central()` | 2 | 2 | that of the midpoint rule with the mean of both states |
-| `Central("nodes")` | 3 | 2 | the leapfrog's |
-| `CoupledAutomaticNumerical()` | 2, one with a tangent | 2 | |
-| `Autodiff()` | 1 with its tangent | - | the ODE's solution |
-| `SolverStep(solver)` | 2 | the solver's | the solver's own trajectory |
+| `Upwind()` | 2 | 1 | Euler's method |
+| `Central()` | 2 | 2 | midpoint rule, teacher at the mean of both states |
+| `Central("nodes")` | 3 | 2 | leapfrog method |
+| `CoupledAutomaticNumerical()` | 2, one with a tangent | 2 | - |
+| `Autodiff()` | 1 with its tangent | - | solution of the ODE |
+| `SolverStep(solver)` | 2 | the solver's | the solver |
 """
 
 import abc
@@ -36,15 +35,16 @@ from ._stencil import Row, Stencil, exactly, make_stencil, rounded, widened
 
 
 class AbstractDerivative(eqx.Module):
-    """How the derivative of the student in time is taken, and on which clock.
+    """The method by which the student is differentiated in time, and the clock it
+    uses.
 
-    A subclass writes `_stencil`, with `make_stencil`, and `fewest` if two nodes are not
-    enough; one whose teacher is not asked in one state also writes `target`.
+    A subclass implements `_stencil`, with `make_stencil`; `fewest` if two nodes are not
+    enough; and `target` if the teacher is not evaluated at exactly one state.
     """
 
     @property
     def fewest(self) -> int:
-        """The number of nodes that a grid must have at least; by default two."""
+        """The least number of nodes of a grid; by default two."""
         return 2
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class AbstractDerivative(eqx.Module):
     ) -> Sample:
         """The teacher's clean sample for the student's states at the nodes of a row.
 
-        The denoiser at the one state in which the row asks the ODE.
+        By default the denoiser at the one state of the row.
         """
         state = jnp.tensordot(row.state.astype(states.dtype), states, axes=1)
         return flow.denoiser(state, row.at_sigma, row.at_alpha, condition)
@@ -64,9 +64,9 @@ class AbstractDerivative(eqx.Module):
     def stencil(self, process: AbstractProcess, times: Times) -> Stencil:
         """The coefficients on this grid, one row for each residual.
 
-        Times decrease from `t_max`. The rows go from noise to data, and there are as
-        many as nodes after `t_max`, one for each state that is unknown (`Autodiff`
-        has one for every node).
+        Times decrease from `t_max`. The rows go from noise to data. There are as many
+        rows as nodes after `t_max`, one for each unknown state (`Autodiff` has one for
+        every node).
         """
         name = type(self).__name__
         times = check_grid(times, process)
@@ -77,7 +77,7 @@ class AbstractDerivative(eqx.Module):
             "Take a finer grid, or another derivative.",
         )
         with exactly(process, times):
-            # Compiled: one by one, its operations would take seconds.
+            # Compiled: single operations would take seconds.
             make = eqx.filter_jit(type(self)._stencil)
             made = make(self, widened(process), jnp.asarray(times, float))
         return rounded(made)
@@ -88,11 +88,11 @@ class Upwind(AbstractDerivative):
 
     $$ \dot u_i \approx \frac{u_i - u_{i+1}}{\tau_i - \tau_{i+1}} $$
 
-    First order. On `TimeClock` this is the paper's, and the student with no residual
-    is Euler's trajectory on the grid (Lemma 1).
+    First order. With `TimeClock` it is the paper's, and a student with zero residual is
+    Euler's trajectory on the grid (Lemma 1).
 
-    `last=True` adds a row at the last node, where the difference is to the node before:
-    as the authors' code does, one equation more than there are unknown states.
+    `last=True` adds a row at the last node, with the difference to the node before, as
+    the authors' code does: one equation more than unknown states.
     """
 
     clock: AbstractClock = AngleClock()
@@ -106,19 +106,19 @@ Form = Literal["midpoint", "nodes"]
 
 
 class Central(AbstractDerivative):
-    r"""A difference across the point where the ODE is asked for: second order.
+    r"""A central difference, of second order.
 
-    - `"midpoint"`: between two neighbouring nodes, asked midway between them on the
-      clock, in the mean of their states,
+    - `"midpoint"`: between two neighbouring nodes, with the ODE midway between them
+      on the clock, at the mean of their states,
 
         $$ \dot u_{i+1/2} \approx \frac{u_i - u_{i+1}}{\tau_i - \tau_{i+1}}, \qquad
            u_{i+1/2} \approx \tfrac12 (u_i + u_{i+1}), $$
 
-        so that two passes are enough, and every row is alike;
-    - `"nodes"`: through the node before and the node after, asked at the node itself,
-      with the weights that are exact for parabolas on an uneven grid; three passes.
-      The central difference of Tee et al. 2024, Table 3, who do not say what happens
-      at the ends: at $T$, where there is no node before, it is the upwind difference.
+        with two passes;
+    - `"nodes"`: through the node before and the node after, with the ODE at the node
+      itself and weights that are exact for parabolas on an uneven grid; three passes.
+      The central difference of Tee et al. 2024, Table 3. They do not describe the ends;
+      here it is the upwind difference at $T$, which has no node before it.
     """
 
     form: Form = eqx.field(static=True, default="midpoint")
@@ -168,11 +168,11 @@ class Central(AbstractDerivative):
 
 
 class Autodiff(AbstractDerivative):
-    r"""The derivative itself, by forward-mode differentiation of the network.
+    r"""The exact derivative, by forward-mode differentiation of the network.
 
     $\hat D = F + (\sigma g/(\sigma\dot\alpha - \alpha\dot\sigma))\,\dot F$, the same
-    number on every clock; for EDM $F - (1 - t/T)\,dF/d\ln t$. No grid limits its
-    accuracy; nothing but the network ties neighbouring times together.
+    number for every clock; for EDM $F - (1 - t/T)\,dF/d\ln t$. No grid limits its
+    accuracy. Neighbouring times are connected by the network only.
     """
 
     clock: AbstractClock = AngleClock()
@@ -191,14 +191,14 @@ class Autodiff(AbstractDerivative):
 
 
 class CoupledAutomaticNumerical(AbstractDerivative):
-    r"""The difference to the next node, with that node's exact derivative.
+    r"""The difference to the next node, with the exact derivative at that node.
 
     $$ \dot u_i \approx 2\,\frac{u_i - u_{i+1}}{\tau_i - \tau_{i+1}} - \dot u_{i+1} $$
 
-    Second order by Taylor's formula, where `Upwind` is first, and it ties neighbouring
-    times together, as `Autodiff` does not: the idea of Chiu et al. 2022, "CAN-PINN: a
-    fast physics-informed neural network based on coupled-automatic-numerical
-    differentiation method", for one step upwind.
+    Second order by Taylor's formula, where `Upwind` is of first order. It connects
+    neighbouring times, which `Autodiff` does not. The idea of Chiu et al. 2022,
+    "CAN-PINN: a fast physics-informed neural network based on
+    coupled-automatic-numerical differentiation method", for one upwind step.
     """
 
     clock: AbstractClock = AngleClock()
@@ -213,22 +213,20 @@ class SolverStep(AbstractDerivative):
     $$ \frac{u_{i+1} - u_i}{\tau_{i+1} - \tau_i} \quad\text{against}\quad
        \frac{\Phi(u_i) - u_i}{\tau_{i+1} - \tau_i}, $$
 
-    where $\Phi$ is one step of any explicit one-step solver of Diffrax. A student
-    without residual is that solver's trajectory on the grid, and Lemma 1 of Tee et al.
-    2024 (which is the case of `Euler`) holds with the solver's order. It costs two
-    passes of the student and as many of the teacher as the solver has stages; a last
-    stage that only estimates the error is left out.
+    where $\Phi$ is one step of any explicit one-step solver of Diffrax. A student with
+    zero residual is the trajectory of this solver on the grid. Lemma 1 of Tee et al.
+    2024, which is the case of `Euler`, holds with the solver's order. Costs two passes
+    of the student, and one pass of the teacher for each stage; a last stage that only
+    estimates the error is left out.
 
-    `steps` is about how many steps lead from noise to data, whatever the grid: each
-    spans the whole number of gaps nearest to that, at least one. A step that would
-    begin before `t_max` begins there. Long steps, on a grid fine enough to be read
-    anywhere: the student's errors pass through fewer steps on their way to the data,
-    and a solver of high order adds little of its own. Without residual a student with
-    steps over $k$ gaps is $k$ interleaved trajectories of the solver. None steps from
-    node to node.
+    `steps` is about the number of steps from noise to data, for any grid: each step
+    spans the nearest whole number of gaps, at least one. A step that would begin before
+    `t_max` begins there. With long steps on a fine grid the student's errors pass
+    through fewer steps, and a solver of high order has a small error of its own. If
+    steps span $k$ gaps, a student with zero residual consists of $k$ interleaved
+    trajectories of the solver. None steps from node to node.
 
-    Refused are solvers that carry a history from step to step (multistep ones), which a
-    student asked at two nodes does not have, and implicit ones.
+    Multistep solvers, which need a history, and implicit solvers are refused.
     """
 
     solver: diffrax.AbstractSolver
@@ -253,7 +251,7 @@ class SolverStep(AbstractDerivative):
     def target(
         self, flow: ProbabilityFlow, row: Row, states: Array, condition: Condition
     ) -> Sample:
-        """The clean sample that the solver's step implies."""
+        """The clean sample implied by the solver's step."""
         first, sigma, alpha = states[0], row.sigma[0], row.alpha[0]
         sigma_rate, alpha_rate = row.rates[0, 0], row.rates[0, 1]
         slope = self._mean_slope(flow, row, first, condition)
@@ -270,7 +268,7 @@ class SolverStep(AbstractDerivative):
             shape=flow.shape,
             extrapolate=True,  # the flow itself has been checked
         )
-        # The increment alone is stepped: u + increment - u would lose its digits.
+        # Only the increment is stepped: u + increment - u would lose digits.
         slope = lambda tau, w: field(tau, first + w, condition)
         tableau = getattr(self.solver, "tableau", None)
         if isinstance(tableau, diffrax.ButcherTableau):
@@ -294,9 +292,10 @@ def two_nodes(
     last: bool = False,
     stride: int = 1,
 ) -> Stencil:
-    """Two nodes, the ODE being asked at the first of them; one row for each second.
+    """Rows of two nodes, with the ODE evaluated at the first; one row for each second
+    node.
 
-    They are `stride` nodes apart, or the first is the start.
+    The nodes are `stride` apart, or the first one is the start.
     """
     begin = jnp.concatenate([jnp.repeat(times[:1], stride - 1), times[:-1]])
     nodes = jnp.stack([begin[: times.size - 1], times[1:]], axis=1)
@@ -326,8 +325,8 @@ def _mean_of_stages(
 ) -> Sample:
     """The mean slope of an explicit Runge-Kutta step.
 
-    Diffrax's own step also takes a last stage without weight, where the method has
-    one: for an error estimate and the next step, of which there are none here.
+    Diffrax's step also evaluates a last stage without weight, for an error estimate and
+    the next step, which are not needed here.
     """
 
     def mean(weights: np.ndarray, slopes: list[Sample]) -> Sample:
@@ -342,7 +341,7 @@ def _mean_of_stages(
 
 
 def _is_explicit_one_step(solver: diffrax.AbstractSolver) -> bool:
-    """As far as its class tells; one that keeps a history shows when it is begun."""
+    """Whether it is, as far as its class tells; a history is noticed when it starts."""
     history = diffrax.LeapfrogMidpoint | diffrax.ReversibleHeun
     one_term = solver.term_structure is diffrax.AbstractTerm or isinstance(
         solver, diffrax.AbstractERK
