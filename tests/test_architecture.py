@@ -19,7 +19,9 @@ SOURCE = Path(inspect.getfile(px)).parent
 LOWER = [
     "types",
     "_checks",
+    "_batches",
     "_files",
+    "_progress",
     "_table",
     "store",
     "nn",

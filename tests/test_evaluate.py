@@ -191,7 +191,7 @@ def test_evaluations_are_the_ledgers(scene, report):
     assert report.heun.evaluations == 2 * (NODES - 1)
     solved = [
         px.solve_batch(flow, some, times=times).evaluations()[0]
-        for some in z.reshape(3, 16, 2)
+        for some in (z[:20], z[20:40], z[40:])
     ]
     assert report.adaptive.evaluations == np.mean(solved)
     assert report.reference.evaluations > report.adaptive.evaluations
@@ -327,10 +327,10 @@ def test_seconds_speed_up_and_samples_a_second(report, moved):
     ours = report.student.seconds
     assert ours is not None
     assert ours > 0
-    assert report.settings["batch"] == 16
+    assert report.settings["batch"] == 20
     for name, solution in report.solutions.items():
         assert report.speed_up(name) == solution.seconds / ours
-        assert report.samples_per_second(name) == 16 / solution.seconds
+        assert report.samples_per_second(name) == 20 / solution.seconds
     assert report.speed_up("student") == 1
     assert report.reference.seconds is None
     assert moved.speed_up("euler") is moved.samples_per_second("student") is None
@@ -444,10 +444,10 @@ def test_a_student_that_returns_nan_is_named_with_time_and_samples(scene):
         def __call__(self, z, t, condition):
             return jnp.where((t < 1) & (z[0] > 0), jnp.nan, student(z, t, condition))
 
-    first = np.asarray(z[:16, 0]) > 0
+    first = np.asarray(z[:20, 0]) > 0
     t = float(times[np.asarray(times) < 1][0])
     message = (
-        f"NaN or infinity at t={t:.6g} in {first.sum()} of 16 samples, the first at "
+        f"NaN or infinity at t={t:.6g} in {first.sum()} of 20 samples, the first at "
         f"index {first.argmax()}"
     )
     with pytest.raises(ValueError, match=message):

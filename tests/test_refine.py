@@ -36,8 +36,7 @@ from pidax.inference import (
     refine_sample,
 )
 from pidax.inference._problem import Point, minimise
-from pidax.inference._refine import sample_keys
-from pidax.student import AbstractStudent
+from pidax.student import AbstractStudent, sample_keys
 
 KEY = jax.random.key(5)
 EXACTLY = GaussNewton(rtol=1e-13, tolerance=1e-16, products=1000)
@@ -74,7 +73,7 @@ def closed_form(problem, observation, refined):
     """The minimiser of each sample, by the draws that the key stands for."""
     seen = observed(problem, observation)
     perturbed = jax.jit(jax.vmap(lambda k: observation.perturb(key=k).values))
-    values = np.asarray(perturbed(sample_keys(KEY, len(refined.start), 1)))
+    values = np.asarray(perturbed(sample_keys(KEY, jnp.arange(len(refined.start)), 1)))
     at = values.reshape(len(values), -1)[:, seen.where]
     eta = (at - seen.values) / np.where(seen.noise > 0, seen.noise, 1.0)
     assert 0.7 < eta.std() < 1.3  # it is a draw of the noise, and not of nothing
@@ -184,7 +183,9 @@ def test_entries_that_are_not_free_stay_and_the_others_are_the_restricted_minimu
     np.testing.assert_array_equal(refined.latent[:, ~free], refined.start[:, ~free])
     seen = observed(problem, observation)
     perturbed = jax.jit(jax.vmap(lambda k: observation.perturb(key=k).values))
-    draws = np.asarray(perturbed(sample_keys(KEY, 8, 1))).reshape(8, -1)[:, seen.where]
+    draws = np.asarray(perturbed(sample_keys(KEY, jnp.arange(8), 1))).reshape(8, -1)[
+        :, seen.where
+    ]
     rows = seen.rows[:, free.ravel()] / seen.noise[:, None]
     normal = np.eye(free.sum()) + rows.T @ rows
     for start, latent, values in zip(refined.start, refined.latent, draws, strict=True):
@@ -388,7 +389,9 @@ def test_other_solvers_reach_the_same_point(solver, close, x64):
     """Of 2 e, observed with a noise of 0.5: the optimum of each entry by hand."""
     observation = seen([1.5, -2.0], 0.5)
     refined = px.refine(Mapped(double), observation, key=KEY, samples=2, solver=solver)
-    draws = [observation.perturb(key=k).values for k in sample_keys(KEY, 2, 1)]
+    draws = [
+        observation.perturb(key=k).values for k in sample_keys(KEY, jnp.arange(2), 1)
+    ]
     mask, start = np.asarray(observation.mask), refined.start
     best = (start + 2 * np.asarray(draws) / 0.25) / (1 + 4 / 0.25)
     assert_close(refined.latent, np.where(mask, best, start), close)
@@ -514,7 +517,7 @@ def problem_of(values):
 def test_samples_that_are_compiled_and_mapped_are_those_of_plain_calls(x64):
     values, latents = jnp.asarray([1.5, -2.0]), 0.5 * jax.random.normal(KEY, (3, 6, 1))
     one = lambda latent, key: refine_sample(problem_of(values), latent, key=key)
-    keys = sample_keys(KEY, 3, 1)
+    keys = sample_keys(KEY, jnp.arange(3), 1)
     mapped = jax.jit(jax.vmap(one))(latents, keys)
     for i in range(3):
         alone = one(latents[i], keys[i])
@@ -607,7 +610,7 @@ def test_it_never_makes_a_sample_worse(x32):
     moved = np.abs(refined.latent - refined.start)[:, [0, 2, 3, 5]]
     assert moved.max() < 1e-5  # nothing is known there
     draws = jax.vmap(lambda k: observation.perturb(key=k).values)
-    values = draws(sample_keys(KEY, 64, 1))[:, [1, 4], 0]
+    values = draws(sample_keys(KEY, jnp.arange(64), 1))[:, [1, 4], 0]
     e, start = (a[:, [1, 4], 0] for a in (refined.latent, refined.start))
     slope = 1 + 6 * np.cos(3 * e)
     gradient = e - start + slope * (wave(e) - values) / 0.1**2
@@ -681,7 +684,7 @@ def test_each_sample_has_its_condition_and_its_draw(x32):
     options: dict[str, Any] = dict(key=KEY, condition=condition, batch_size=4)
     drawn = px.refine(Mapped(double), observation, samples=10, **options)
     perturbed = jax.jit(jax.vmap(lambda k: observation.perturb(key=k).values))
-    values = np.asarray(perturbed(sample_keys(KEY, 10, 1)))
+    values = np.asarray(perturbed(sample_keys(KEY, jnp.arange(10), 1)))
     shift, start = np.arange(10.0)[:, None, None], drawn.start
     best = (start + 2 * (values - shift) / 0.1**2) / (1 + 4 / 0.1**2)
     best = np.where(observation.mask, best, start)

@@ -269,7 +269,8 @@ def test_a_time_outside_the_interval_is_refused(t):
             eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)),
             r"got a MLP that takes \(x, key",
         ),
-        (lambda x, c_noise: x, r"too many positional.* as network\(x, c_noise, cond"),
+        (lambda x: x, r"too many positional.* as network\(x, c_noise, cond"),
+        (lambda x, c_noise, other, more: x, "missing a required argument: 'more'"),
         (px.nn.MLP, "got the class MLP. Make one of it"),
         (3.0, "expected a network, got an object of type float"),
     ],
@@ -285,3 +286,43 @@ def test_networks_of_any_kind_that_can_be_called_so_are_taken():
     for same in (eqx.filter_jit(network), lambda *args, **rest: network(*args, **rest)):
         Student(same, px.EDM())
         Preconditioned(same, px.EDM())
+
+
+class Plain(eqx.Module):
+    """An Equinox network as anyone writes it: no condition, no key, no labels."""
+
+    mlp: eqx.nn.MLP
+
+    def __call__(self, x, c_noise):
+        return self.mlp(jnp.append(x, c_noise))
+
+
+def test_a_network_is_given_what_it_takes(x64):
+    """The same numbers as of one that takes everything and uses as much."""
+    plain = Plain(eqx.nn.MLP(3, 2, 8, 1, key=jax.random.key(0)))
+    full = lambda x, c_noise, condition=None, *, augment=None, key=None: plain(
+        x, c_noise
+    )
+    x, key = jnp.array([0.3, -2.0]), jax.random.key(1)
+    for make in (Student, Preconditioned):
+        ours, theirs = (make(network, px.EDM()) for network in (plain, full))
+        found = ours(x, 1.5, key=key)
+        assert_close(found, theirs(x, 1.5, key=key), 1e-15)
+        assert jnp.abs(found - x).min() > 1e-3
+        assert ours.classes is None
+        with pytest.raises(ValueError, match="Plain takes no condition, got ArrayImpl"):
+            ours(x, 1.5, condition=jnp.ones(2))
+    with pytest.raises(ValueError, match="Plain takes no augment"):
+        Preconditioned(plain, px.EDM())(x, 1.5, augment=jnp.ones(2))
+
+
+def test_a_condition_without_a_key_is_enough():
+    got = []
+
+    def network(x, c_noise, condition):
+        got.append(condition)
+        return x
+
+    student = Student(network, px.EDM(), shape=(2,))
+    student(jnp.ones(2), 1.5, condition=7, key=jax.random.key(0))
+    assert got == [7]

@@ -37,7 +37,6 @@ from .evaluate import compare as compare
 from .flow import ProbabilityFlow as ProbabilityFlow
 from .flow import encode as encode
 from .flow import log_density as log_density
-from .flow import sample as sample
 from .flow import sample_with_churn as sample_with_churn
 from .flow import solve as solve
 from .flow import solve_batch as solve_batch
@@ -55,6 +54,7 @@ from .store import load as load
 from .store import save as save
 from .student import ExactStudent as ExactStudent
 from .student import Student as Student
+from .student import sample as sample
 from .train import NonFiniteError as NonFiniteError
 from .train import Result as Result
 from .train import StopTraining as StopTraining

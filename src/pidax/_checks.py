@@ -4,8 +4,11 @@ A value known at once raises `ValueError` at once; a traced value raises the sam
 words when the compiled program meets it (`equinox.error_if`).
 """
 
+import functools
 import inspect
 import operator
+import types
+import weakref
 from typing import Any
 
 import equinox as eqx
@@ -156,15 +159,16 @@ def not_negative(alpha: Array) -> Array:
     return alpha + jax.lax.stop_gradient(jnp.maximum(-alpha, 0))
 
 
-def check_network(network: Any, *keywords: str) -> Any:
-    """The network, if it can be called as `network(x, c_noise, condition, key=)`.
+def check_network(network: Any) -> Any:
+    """The network, if it can be called as `network(x, c_noise)`.
 
-    `keywords` are the names of the arguments passed by keyword.
+    The other arguments, `condition`, `augment=` and `key=`, are passed to a network
+    that takes them: see `call_network`.
     """
-    call = ", ".join(["x, c_noise, condition", *(f"{name}=" for name in keywords)])
     cure = (
-        f"A network is called as network({call}) on one sample, as pidax.nn.MLP is; "
-        "wrap yours in an equinox.Module that takes these arguments."
+        "A network is called as network(x, c_noise, condition, augment=, key=) on one "
+        "sample, as pidax.nn.MLP is, and may leave out the last three; wrap yours in "
+        "an equinox.Module that is."
     )
     name = type(network).__name__
     if inspect.isclass(network):
@@ -178,15 +182,83 @@ def check_network(network: Any, *keywords: str) -> Any:
         signature = inspect.signature(network)
     except ValueError:  # not written in Python; it shows when it is called
         return network
+    takes = arguments_of(network)
+    positional = (None,) * (3 if "condition" in takes else 2)
     try:
-        signature.bind(None, None, None, **dict.fromkeys(keywords))
+        signature.bind(*positional, **dict.fromkeys(takes - {"condition"}))
     except TypeError as error:
-        takes = ", ".join(signature.parameters)
+        listed = ", ".join(signature.parameters)
         raise ValueError(
-            f"expected another network, got a {name} that takes ({takes}): {error}. "
+            f"expected another network, got a {name} that takes ({listed}): {error}. "
             f"{cure}"
         ) from None
     return network
+
+
+def call_network(
+    network: Any, x: Array, c_noise: Array, condition: PyTree, **keywords: Any
+) -> Any:
+    """`network(x, c_noise, condition, augment=, key=)`, of these what it takes.
+
+    A key that it does not take is left out: it has no dropout. A condition or labels of
+    an augmentation that it does not take are refused.
+    """
+    takes = arguments_of(network)
+    for name, value in (("condition", condition), ("augment", keywords.get("augment"))):
+        if value is not None and name not in takes:
+            raise ValueError(
+                f"the network {type(network).__name__} takes no {name}, got "
+                f"{type(value).__name__}. Leave it out, or give its __call__ an "
+                f"argument `{name}`."
+            )
+    given = {name: value for name, value in keywords.items() if name in takes}
+    positional = (condition,) if "condition" in takes else ()
+    return network(x, c_noise, *positional, **given)
+
+
+_ARGUMENTS = frozenset({"condition", "augment", "key"})
+_WRITTEN = types.FunctionType, types.MethodType, functools.partial
+_found: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+def arguments_of(network: Any) -> frozenset[str]:
+    """Which of `condition`, `augment` and `key` a network takes, by its signature.
+
+    Looked up once for each class of networks.
+    """
+    own = isinstance(network, _WRITTEN) or hasattr(network, "__wrapped__")
+    if own or type(network) not in _found:
+        found = _arguments(network)
+        if own:
+            return found
+        _found[type(network)] = found
+    return _found[type(network)]
+
+
+def _arguments(network: Any) -> frozenset[str]:
+    try:
+        parameters = inspect.signature(network).parameters.values()
+    except ValueError:  # not written in Python: it takes what pidax's own take
+        return _ARGUMENTS
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, _EITHER)]
+    named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, _EITHER)}
+    any_named = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    any_more = any(p.kind == p.VAR_POSITIONAL for p in parameters)
+    takes = {name for name in ("augment", "key") if any_named or name in named}
+    third = positional[2].name if len(positional) > 2 else None
+    if any_more or third not in (None, "augment", "key"):
+        takes.add("condition")
+    return frozenset(takes)
+
+
+_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def classes_of_network(network: Any) -> Any:
+    """The number of classes that a network says, and None for one of no condition."""
+    if "condition" not in arguments_of(network):
+        return None
+    return network.classes
 
 
 def one_sample(out: Array, x: Array, who: str, cure: str) -> Array:

@@ -40,7 +40,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import as_float, check_network, one_sample, require_positive
+from .._checks import (
+    as_float,
+    call_network,
+    check_network,
+    classes_of_network,
+    one_sample,
+    require_positive,
+)
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
 from ._denoiser import AbstractDenoiser, as_arrays
@@ -251,7 +258,8 @@ class Preconditioned(AbstractDenoiser):
     **Arguments:**
 
     - `network`: called as `network(x, c_noise, condition, augment=, key=)` on one
-      sample; returns an array of the same shape. It may compute in a lower precision:
+      sample; returns an array of the same shape. A network may leave out the last
+      three arguments if it has no use for them. It may compute in a lower precision:
       coefficients and sum are computed in the dtype of the sample.
     - `process`: the process that it is trained for. It gives the noise levels and
       `sigma_data`. The denoiser works with other processes too.
@@ -273,7 +281,7 @@ class Preconditioned(AbstractDenoiser):
         *,
         shape: Shape | None = None,
     ):
-        self.network = check_network(network, "augment", "key")
+        self.network = check_network(network)
         self.process = process
         self.coefficients = EDMCoefficients() if coefficients is None else coefficients
         self.event = getattr(network, "shape", None) if shape is None else shape
@@ -285,7 +293,7 @@ class Preconditioned(AbstractDenoiser):
     @property
     def classes(self) -> int | None:
         """The number of classes of the network; None without classes."""
-        return self.network.classes
+        return classes_of_network(self.network)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -315,7 +323,8 @@ class Preconditioned(AbstractDenoiser):
     ) -> Sample:
         x, sigma, alpha = as_arrays(x, sigma, alpha, self.shape)
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma, alpha, self.process)
-        out = self.network(c_in * x, c_noise, condition, augment=augment, key=key)
+        given = {"augment": augment, "key": key}
+        out = call_network(self.network, c_in * x, c_noise, condition, **given)
         cure = "The network's last layer must have as many channels as its input."
         out = self.coefficients.prediction(out, x)
         out = one_sample(out, x, "the network", cure)

@@ -22,6 +22,7 @@ from .._compatibility import (
     check_same_process,
     check_same_shape,
 )
+from .._progress import progress_bar
 from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
 from ..process import AbstractProcess, karras
 from ..types import (
@@ -68,6 +69,7 @@ def compare(
     paths: WholeLike = 64,
     block: WholeLike = 1024,
     repeats: WholeLike = 5,
+    progress: bool = True,
     **options: Unpack[SolveOptions],
 ) -> Report:
     r"""Compare a student with the solved ODE of its teacher, from the same noise.
@@ -104,6 +106,7 @@ def compare(
     - `block`: the number of samples that are solved and timed at once. It limits the
       memory.
     - `repeats`: the number of timings, of which the median is reported; 0 for none.
+    - `progress`: show a bar, which says what is being compiled.
     - `options`: for the reference, see `pidax.flow.SolveOptions`. The default is Dopri8
       with `rtol` 1e-5 in float32 and 1e-8 in float64.
 
@@ -147,13 +150,17 @@ def compare(
     given = accurate(given, z.dtype)
     ways = make_ways(flow, student, grid, clock, given)
     along = Along(z, times, condition, block, per_component, min(paths, count))
-    solved, beside = follow(ways, along)
-    if repeats:
-        solved = with_seconds(solved, ways, along, repeats)
-    sets = two_sets(flow.denoiser, samples, condition, count, key=set_key)
     floor = None
-    if sets is not None:
-        solved, floor = with_distances(solved, sets, key=slice_key)
+    with progress_bar(count, "compare", "draw", progress) as bar:
+        solved, beside = follow(ways, along, bar)
+        if repeats:
+            bar.set_postfix_str("compiling for the timings")
+            solved = with_seconds(solved, ways, along, repeats)
+        bar.set_postfix_str("comparing the laws")
+        sets = two_sets(flow.denoiser, samples, condition, count, key=set_key)
+        if sets is not None:
+            solved, floor = with_distances(solved, sets, key=slice_key)
+        bar.set_postfix_str("")
     return Report(
         **solved,
         student_to_euler=beside["euler"],

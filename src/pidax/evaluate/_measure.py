@@ -5,7 +5,6 @@ for timing. Every method starts from the same noise, one block at a time.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._batches import batch_length, batch_rows
 from .._checks import require
+from .._progress import advance
 from ..denoiser import AbstractDenoiser, AbstractExactDenoiser
 from ..flow import AbstractClock, ProbabilityFlow, solve_batch
 from ..metrics import median_bandwidth, mmd, sample_errors, sliced_wasserstein
@@ -56,15 +57,13 @@ class Along(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """The number of samples solved at once: blocks of one size compile once."""
-        return math.ceil(len(self.z) / math.ceil(len(self.z) / self.block))
+        """How many samples are solved at once: blocks of one size compile once."""
+        return batch_length(len(self.z), self.block)
 
     def blocks(self) -> list[tuple[Batch, Condition]]:
-        """All of `z` and its conditions; the last block is filled up from the first."""
-        count, size = len(self.z), self.batch
-        where = np.arange(math.ceil(count / size) * size).reshape(-1, size) % count
+        """All of `z` and its conditions; the last block is filled up."""
         take = lambda rows: jax.tree.map(lambda a: a[rows], (self.z, self.condition))
-        return [take(rows) for rows in where]
+        return [take(rows) for rows in batch_rows(len(self.z), self.batch)]
 
     def errors(self, x: Batch, reference: Batch) -> np.ndarray:
         """The distance of each state to the reference: sample by time."""
@@ -174,7 +173,7 @@ def _require_states(x: Batch, t: float) -> None:
 
 
 def follow(
-    ways: Mapping[str, Way], along: Along
+    ways: Mapping[str, Way], along: Along, bar: Any
 ) -> tuple[dict[str, Solution], dict[str, np.ndarray]]:
     """The solution of each method, and the student's distances to Euler and Heun."""
     parts: dict[str, list] = {name: [] for name in ways}
@@ -190,6 +189,7 @@ def follow(
             parts[name].append((errors, end, paths, calls[name]))
         for name, some in apart.items():
             some.append(along.errors(states["student"], states[name]))
+        advance(bar, min(len(z), len(along.z) - bar.n))
     count = len(along.z)
     whole = lambda some: np.concatenate(some)[:count]
     solutions = {}

@@ -16,6 +16,5 @@ from ._probability_flow import ProbabilityFlow as ProbabilityFlow
 from ._solve import DensePath as DensePath
 from ._solve import Path as Path
 from ._solve import encode as encode
-from ._solve import sample as sample
 from ._solve import solve as solve
 from ._solve import solve_batch as solve_batch

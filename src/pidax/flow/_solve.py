@@ -20,7 +20,6 @@ from .._checks import (
     require,
     require_finite,
     show,
-    whole_number,
 )
 from ..process import AbstractProcess
 from ..types import (
@@ -29,14 +28,12 @@ from ..types import (
     Condition,
     Elementwise,
     Flag,
-    Key,
     Sample,
     SampleLike,
     Scalar,
     ScalarLike,
     Times,
     TimesLike,
-    WholeLike,
     typed,
 )
 from ._clocks import AbstractClock, magnification
@@ -223,27 +220,6 @@ def solve_batch(
     return trajectory(
         flow, z, times, saveat, condition, options, -1, denoise=denoise, batched=True
     )
-
-
-@typed
-def sample(
-    flow: ProbabilityFlow,
-    count: WholeLike,
-    *,
-    key: Key,
-    condition: Condition = None,
-    denoise: bool = False,
-    **options: Unpack[SolveOptions],
-) -> Batch:
-    """Draw `count` samples: prior draws followed to data by `solve_batch`."""
-    if flow.shape is None:
-        raise ValueError(
-            "the shape of one sample is not known. Pass shape= to ProbabilityFlow or "
-            "to the wrapper of your model."
-        )
-    count = whole_number("count", count)
-    z = flow.process.prior(key, (count, *flow.shape))
-    return solve_batch(flow, z, condition=condition, denoise=denoise, **options).end
 
 
 def trajectory(

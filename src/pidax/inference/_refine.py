@@ -20,7 +20,6 @@ to zero all are the one most probable latent.
 """
 
 import dataclasses
-import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._batches import batch_length, batch_rows
 from .._checks import (
     check_condition,
     is_traced,
@@ -37,9 +37,10 @@ from .._checks import (
     require_positive,
     whole_number,
 )
+from .._progress import advance, progress_bar
 from .._table import number, row
 from ..constraint import AbstractConstraint, Observation
-from ..student import AbstractStudent
+from ..student import AbstractStudent, sample_keys
 from ..types import (
     Batch,
     BatchLike,
@@ -180,6 +181,7 @@ def refine(
     hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
     batch_size: WholeLike = 256,
     training: Training | None = None,
+    progress: bool = True,
 ) -> Refined:
     r"""Samples of a student that satisfy an equation and agree with observations.
 
@@ -219,7 +221,8 @@ def refine(
     - `anchor_weight`: in front of the first term. What is minimised with another than
       1 is no posterior.
     - `samples` draws are made, or the prior draws `z` are taken (`process.prior`).
-      `batch_size` of them are solved at once, and wait for the slowest. The samples
+      `batch_size` of them are solved at once, and wait for the slowest; the last batch
+      is filled up, so that another number of samples compiles nothing new. The samples
       are the same for any, but for rounding: programs of different sizes add in
       different orders. Where the objective has several optima, or float32 has no
       digits left for it, this may decide which point is found.
@@ -243,6 +246,7 @@ def refine(
       solver or minimiser of Optimistix.
     - `training`: what the student had cost before, for the ledger, which cannot know
       it: `Cost.of_training(result, seconds=...).training`. Unless said it is zero.
+    - `progress`: show a bar, which says "compiling" until the first batch is done.
 
     A sample is never worse, in the objective, than its start. If the solver breaks down
     in some, a warning says so, and `failed` says in which.
@@ -267,49 +271,55 @@ def refine(
     problem = Problem(
         student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0
     )
-    drawn = _draw_latents(student, z, samples, problem.shape, key, antithetic)
-    latents = np.asarray(drawn)
+    latents = _draw_latents(student, z, samples, problem.shape, key, antithetic)
     count, shape = latents.shape[0], latents.shape[1:]
     condition = check_condition(condition, count)
     free, hold = _check_free(free, shape), _check_hold(hold, problem)
     clock = Clock()
-    # Equal batches; the last is filled up with its last sample. Of one sample XLA makes
-    # another program than of several, which rounds differently: so there are two.
-    size = max(2, math.ceil(count / math.ceil(count / batch_size)))
-    batches = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    # Of one sample XLA makes another program than of several, which rounds
+    # differently: so there are two at least.
+    size = max(2, batch_length(count, batch_size))
+    batches = batch_rows(count, size)
 
-    def run(function: Any, *args: Any) -> Any:
+    def run(function: Any, *args: Any, bar: Any = None) -> Any:
         """Of each batch, joined; the last of `args` are of all samples."""
         *fixed, own = args
         parts = []
-        for rows in batches.reshape(-1, size):
+        for rows in batches:
             take = lambda leaf, rows=rows: jnp.asarray(leaf[rows])
             parts.append(clock.run(function, *fixed, jax.tree.map(take, own)))
+            if bar is not None:
+                advance(bar, min(size, count - bar.n))
         return jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
 
-    start = run(_measure, problem, (latents, condition))
-    likelihood = _likelihood(problem, start, float(slack), float(tightness))
-    problem = eqx.tree_at(
-        lambda p: (p.noise, p.scale, p.free, p.hold),
-        problem,
-        (
-            *likelihood,
-            jnp.asarray(free),
-            jnp.asarray(np.zeros(start.fields.shape[1:], bool) | hold),
-        ),
-        is_leaf=lambda leaf: leaf is None,
-    )
-    keys = sample_keys(key, count, 1)
-    signs = np.full(count, float(anchor == "draw"), latents.dtype)
-    if antithetic:
-        keys = jnp.concatenate([keys[: count // 2]] * 2)
-        signs[count // 2 :] *= -1
-    centres = np.zeros_like(latents) if anchor == "norm" else latents
-    own: dict[str, Any] = dict(
-        latent=latents, condition=condition, key=keys, sign=signs
-    )
-    own |= dict(centre=centres, drawn=start.fields)
-    found, relative = run(_solve, method, problem, own)
+    with progress_bar(count, "refine", "sample", progress) as bar:
+        start = run(_measure, problem, (latents, condition))
+        likelihood = _likelihood(problem, start, float(slack), float(tightness))
+        problem = eqx.tree_at(
+            lambda p: (p.noise, p.scale, p.free, p.hold),
+            problem,
+            (
+                *likelihood,
+                jnp.asarray(free),
+                jnp.asarray(np.zeros(start.fields.shape[1:], bool) | hold),
+            ),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        numbers = batches.ravel()  # of which the opposites share their key
+        signs = np.full(count, float(anchor == "draw"), latents.dtype)
+        if antithetic:
+            numbers = numbers % (count // 2)
+            signs[count // 2 :] *= -1
+        centres = np.zeros_like(latents) if anchor == "norm" else latents
+        own: dict[str, Any] = dict(
+            latent=latents,
+            condition=condition,
+            key=sample_keys(key, jnp.asarray(numbers), 1),
+            sign=signs,
+            centre=centres,
+            drawn=start.fields,
+        )
+        found, relative = run(_solve, method, problem, own, bar=bar)
     if found.failed.any():
         warnings.warn(
             f"the solver broke down in {found.failed.sum()} of {count} samples (the "
@@ -351,13 +361,6 @@ def refine(
     )
 
 
-@eqx.filter_jit
-def sample_keys(key: Key, count: int, purpose: int) -> Array:
-    """A key for each sample, the same however many there are and in what batches."""
-    own = jax.random.fold_in(key, purpose)
-    return jax.vmap(lambda i: jax.random.fold_in(own, i))(jnp.arange(count))
-
-
 def _draw_latents(
     student: AbstractStudent,
     z: BatchLike | None,
@@ -365,7 +368,7 @@ def _draw_latents(
     shape: Shape | None,
     key: Key,
     antithetic: bool,
-) -> Batch:
+) -> np.ndarray:
     """The unit latents: of the given draws of the prior, or new ones, one a sample."""
     if antithetic and (z is not None or samples % 2):
         raise ValueError(
@@ -382,22 +385,22 @@ def _draw_latents(
                 "...)), or leave z out."
             )
         process = student.process
-        return z / process.sigma(jnp.asarray(process.t_max, z.dtype))
+        return np.asarray(z / process.sigma(jnp.asarray(process.t_max, z.dtype)))
     if shape is None:
         raise ValueError(
             "the shape of one sample is not known, got None from student and "
             "constraint. Pass z=, or shape= to Student."
         )
-    if not antithetic:
-        return _normal(key, samples, shape)
-    half = _normal(key, samples // 2, shape)
-    return jnp.concatenate([half, -half])
+    drawn = samples // 2 if antithetic else samples
+    rows = batch_rows(drawn, batch_length(drawn, 2 * drawn))
+    unit = np.asarray(_normal(key, jnp.asarray(rows[0]), shape))[:drawn]
+    return np.concatenate([unit, -unit]) if antithetic else unit
 
 
 @eqx.filter_jit
-def _normal(key: Key, count: int, shape: Shape) -> Batch:
+def _normal(key: Key, rows: Int[Array, " sample"], shape: Shape) -> Batch:
     draw = lambda key: jax.random.normal(key, shape)
-    return jax.vmap(draw)(sample_keys(key, count, 0))
+    return jax.vmap(draw)(sample_keys(key, rows, 0))
 
 
 def _check_free(free: Any, shape: Shape) -> np.ndarray:

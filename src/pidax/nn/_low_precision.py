@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from .._checks import call_network
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
 from ._base import AbstractFeatures, AbstractNetwork
 from ._embedding import Embedding
@@ -73,7 +74,8 @@ class LowPrecision(AbstractNetwork):
     ) -> Elementwise:
         network = jax.tree.map(self._convert, self.network, is_leaf=_is_full)
         low = jnp.asarray(x, self.dtype)
-        out = network(low, as_float(c_noise), condition, augment=augment, key=key)
+        given = {"augment": augment, "key": key}
+        out = call_network(network, low, as_float(c_noise), condition, **given)
         return out.astype(x.dtype)
 
     def _convert(self, leaf: Any) -> Any:

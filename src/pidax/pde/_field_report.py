@@ -26,8 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._batches import batch_length, batch_rows
 from .._checks import require
 from .._files import write_whole
+from .._progress import advance, progress_bar
 from .._table import number, row
 from ..metrics import (
     Interval,
@@ -157,6 +159,7 @@ def report(
     level: float = 0.95,
     projections: int = 128,
     batch_size: int = 64,
+    progress: bool = True,
 ) -> Report:
     """Judge generated fields by the equation and by the law of held-out ones.
 
@@ -170,7 +173,10 @@ def report(
       "held-out data"; every row is compared with the others.
     - `key`: of the directions of the sliced Wasserstein distance and the resamples.
     - `resamples`, `level`: of the bootstrap; `projections`: of the distance.
-    - `batch_size`: samples that are solved together.
+    - `batch_size`: samples that are solved together; the last batch is filled up, so
+      that another number of samples does not compile the solver anew.
+    - `progress`: show a bar of the rows, which says "compiling" until the first is
+      done.
 
     **Returns:** a `Report`; `print` it, `save` it.
 
@@ -196,15 +202,17 @@ def report(
             f"{total}. Generate some: px.pde.draw(equation, 256, key=key).",
         )
         held = min(most, total // 2)
-        table = _Rows(
-            equation,
-            _take(truth, slice(0, total - held)),
-            key,
-            dict(resamples=resamples, level=level),
-            projections,
-            min(batch_size, max(most, held)),
-        )
-        rows = table.of(named, _take(truth, slice(total - held, total)))
+        with progress_bar(3 * len(named) + 1, "report", "row", progress) as bar:
+            table = _Rows(
+                equation,
+                _take(truth, slice(0, total - held)),
+                key,
+                dict(resamples=resamples, level=level),
+                projections,
+                batch_length(max(most, held), batch_size),
+                bar,
+            )
+            rows = table.of(named, _take(truth, slice(total - held, total)))
         settings = {
             "equation": type(equation).__name__,
             "kind": equation.kind,
@@ -232,8 +240,9 @@ class _Rows:
         options: dict[str, Any],
         projections: int,
         batch_size: int,
+        bar: Any,
     ):
-        self.equation, self.batch_size = equation, batch_size
+        self.equation, self.batch_size, self.bar = equation, batch_size, bar
         self.laws, self.physics = jax.random.split(key)
         self.options, self.projections = options, projections
         stacked = _stacked(equation, truth)
@@ -293,6 +302,7 @@ class _Rows:
             numbers["amplitude"] = _amplitude(judged.squares, true, **physics)
             by_channel = self._compare(fields, numbers)
             spectra = self.spectra(judged)
+        advance(self.bar, 1)
         some = {n: _not_negative(x) for n, x in numbers.items()}
         return Row(
             label, count, unsolved, reason, **some, by_channel=by_channel,
@@ -454,12 +464,10 @@ def _square(u: Array) -> Array:
 def _by_batch(fn: Any, equation: AbstractEquation, sets: tuple, size: int) -> Any:
     """`fn(equation, *sets)`, `size` samples at a time, the last batch filled up."""
     count, parts = _count(sets), []
-    for start in range(0, count, size):
-        rows = np.minimum(np.arange(start, start + size), count - 1)
+    for rows in batch_rows(count, size):
         found = fn(equation, *jax.tree.map(lambda a: np.asarray(a)[rows], sets))  # noqa: B023
-        keep = min(size, count - start)
-        parts.append(jax.tree.map(lambda a: np.array(a)[:keep], found))  # noqa: B023
-    return jax.tree.map(lambda *some: np.concatenate(some), *parts)
+        parts.append(jax.tree.map(np.array, found))
+    return jax.tree.map(lambda *some: np.concatenate(some)[:count], *parts)
 
 
 def _one_or_none(equation: AbstractEquation, fields: Values, i: int) -> Values:

@@ -22,6 +22,7 @@ import numpy as np
 
 from .._checks import require_whole
 from .._files import LEFTOVERS, LOCK, lock_directory, write_whole
+from .._progress import advance, progress_bar
 from ..types import Key
 from ._dataset import (
     AGAIN,
@@ -177,17 +178,8 @@ def _go_on(
     progress: bool,
 ) -> None:
     """Batch after batch from where the header says that it is."""
-    from tqdm.auto import tqdm
-
     n, done = header["n"], header["done"]
-    bar = tqdm(
-        total=n,
-        initial=done,
-        desc=header["name"],
-        unit="sample",
-        disable=not progress,
-    )
-    with bar:
+    with progress_bar(n, header["name"], "sample", progress, done) as bar:
         # Batches begin at multiples of their size and are computed whole: a sample has
         # the same neighbours, so the same bits, in however many goes they are made.
         for start in range(done - done % batch_size, n, batch_size):
@@ -201,7 +193,7 @@ def _go_on(
             _put(path / FIELDS, done, fields, n)
             _put(path / RESIDUALS, done, residuals, n)
             _put(path / CHECKSUMS, done, sample_checksums(fields, residuals), n)
-            bar.update(len(fields))
+            advance(bar, len(fields))
             done = header["done"] = done + len(fields)
             _write(path, header)
 

@@ -2,6 +2,8 @@
 
 from ._exact_student import ExactStudent as ExactStudent
 from ._ode_residual import residual as residual
+from ._sample import sample as sample
+from ._sample import sample_keys as sample_keys
 from ._stencil import Row as Row
 from ._stencil import Stencil as Stencil
 from ._stencil import make_stencil as make_stencil

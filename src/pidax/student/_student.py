@@ -33,7 +33,14 @@ import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
 
-from .._checks import check_network, is_traced, one_sample, require
+from .._checks import (
+    call_network,
+    check_network,
+    classes_of_network,
+    is_traced,
+    one_sample,
+    require,
+)
 from ..denoiser import (
     AbstractCoefficients,
     AbstractDenoiser,
@@ -123,7 +130,8 @@ class Student(AbstractStudent):
     **Arguments:**
 
     - `network`: called as `network(c_in z, c_noise, condition, key=)` on one sample;
-      returns an array of the same shape. Its target has the size of a clean sample at
+      returns an array of the same shape. It may leave out the last two arguments if it
+      has no use for them. Its target has the size of a clean sample at
       all times. $c_{noise} = \tfrac14 \ln(\sigma/\alpha)$, which is finite for every
       process (`pidax.denoiser.log_ratio`), as for a teacher with `EDMCoefficients`,
       whose architecture and weights may be used.
@@ -158,7 +166,7 @@ class Student(AbstractStudent):
                 f"boundary must be 'hard' or 'soft', got {boundary!r}. 'hard' gives "
                 "x(z, T) = z by construction."
             )
-        self.network = check_network(network, "key")
+        self.network = check_network(network)
         self.process = process
         if teacher is None:
             self.coefficients, self.trained_for = CleanCoefficients(), process
@@ -208,7 +216,7 @@ class Student(AbstractStudent):
     @property
     def classes(self) -> int | None:
         """The number of classes of the network; None without classes."""
-        return self.network.classes
+        return classes_of_network(self.network)
 
     @property
     def end(self) -> float:
@@ -275,7 +283,7 @@ class Student(AbstractStudent):
         c_skip, c_out, c_in, _ = self.coefficients(*start, self.trained_for)
         c_noise = self.coefficients(*now, self.trained_for)[3]
         x = (c_in * start[0]) * unit
-        out = self.network(x, c_noise, condition, key=key)
+        out = call_network(self.network, x, c_noise, condition, key=key)
         cure = "The network's last layer must have as many channels as its input."
         out = one_sample(out, unit, "the network", cure).astype(unit.dtype)
         return (c_skip * start[0]) * unit + c_out * out

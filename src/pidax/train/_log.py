@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from .._progress import progress_bar
+
 
 class Log:
     """Means of each term over the last interval, shown, written and remembered."""
 
     def __init__(self, steps: int, file: Path | None, devices: int, progress: bool):
-        from tqdm.auto import tqdm
-
         self.file = file
         self.lines: list[dict[str, Any]] = []
         self.since_checkpoint: list[dict[str, Any]] = []
@@ -24,10 +24,9 @@ class Log:
         self.count = 0  # steps in the sums
         self.clock = time.perf_counter()
         label = "1 device" if devices == 1 else f"{devices} devices"
-        self.bar = tqdm(total=steps, desc=label, unit="step", disable=not progress)
+        self.bar = progress_bar(steps, label, "step", progress)
 
     def __enter__(self) -> "Log":
-        self.bar.set_postfix_str("compiling")  # until the first step is done
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,0 +1,190 @@
+r"""Samples of a student or of a flow, in batches.
+
+The unit latent of sample $i$ is drawn with `fold_in(fold_in(key, 0), i)`: the same for
+any number of samples, size of a batch or number of devices, and the same from which
+`refine` starts with that key.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jaxtyping import Array, Int
+
+from .._batches import batch_length, batch_rows
+from .._checks import check_condition, whole_number
+from .._progress import advance, progress_bar
+from ..flow import ProbabilityFlow, SolveOptions, solve_batch
+from ..types import Batch, Condition, Key, Sample, WholeLike, typed
+from ._student import AbstractStudent
+
+_BATCH = 256  # samples of a student that are computed at once
+
+
+@typed
+def sample(
+    model: Any,
+    count: WholeLike,
+    *,
+    key: Key,
+    condition: Condition = None,
+    batch_size: WholeLike | None = None,
+    devices: Sequence[Any] | None = None,
+    progress: bool = False,
+    denoise: bool = False,
+    **options: Unpack[SolveOptions],
+) -> Batch:
+    """Draw `count` samples of a student, or of a teacher's flow.
+
+        samples = px.sample(student, 500, key=key)
+        samples = px.sample(px.ProbabilityFlow(teacher, process), 500, key=key)
+
+    **Arguments:**
+
+    - `model`: a student, which makes a sample in one evaluation, or a
+      `ProbabilityFlow`, which is solved from draws of the prior by `solve_batch`.
+    - `condition`: handed to the model; arrays carry the sample as their first axis,
+      scalars are shared by all.
+    - `batch_size`: samples that are computed at once, what bounds the memory; by
+      default 256 of a student, and all of a flow. The draws are the same for any. The
+      last batch is filled up, so that another `count` compiles nothing new.
+    - `devices`: of a student, over which each batch is divided; by default all of this
+      process.
+    - `progress`: show a bar.
+    - `denoise`, `options`: of a flow's solve; see `solve_batch`.
+    """
+    count = whole_number("count", count)
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size)
+    condition = check_condition(condition, count)
+    if isinstance(model, ProbabilityFlow):
+        return _of_flow(
+            model, count, key, condition, batch_size, devices, progress,
+            {"denoise": denoise, **options},
+        )  # fmt: skip
+    if not isinstance(model, AbstractStudent):
+        raise ValueError(
+            "expected a student or a ProbabilityFlow to sample, got "
+            f"{type(model).__name__}. {_cure(model)}"
+        )
+    given = sorted(options) + ["denoise"] * denoise
+    if given:
+        raise ValueError(
+            f"a student is evaluated and not solved: expected no options of a solve, "
+            f"got {', '.join(given)}. Leave them out."
+        )
+    return _of_student(model, count, key, condition, batch_size, devices, progress)
+
+
+def _cure(model: Any) -> str:
+    """What a user who passed another model probably meant."""
+    if hasattr(model, "ema"):
+        return "Of what fit returns pass result.ema() or result.model."
+    if hasattr(model, "interval"):
+        return "Make a flow of a denoiser: px.ProbabilityFlow(denoiser, process)."
+    return "Make a student with px.Student(network, process)."
+
+
+def _of_flow(
+    flow: ProbabilityFlow,
+    count: int,
+    key: Key,
+    condition: Condition,
+    batch_size: int | None,
+    devices: Sequence[Any] | None,
+    progress: bool,
+    options: dict[str, Any],
+) -> Batch:
+    if flow.shape is None:
+        raise ValueError(
+            "the shape of one sample is not known. Pass shape= to ProbabilityFlow or "
+            "to the wrapper of your model."
+        )
+    if devices is not None:
+        raise ValueError(
+            "a flow is solved on the device of its arrays: expected devices=None, got "
+            f"{list(devices)}. Leave devices out, or sample a student."
+        )
+    z = flow.process.prior(key, (count, *flow.shape))
+    rows = batch_rows(count, batch_size or count)
+    parts = []
+    with progress_bar(count, "sample", "sample", progress) as bar:
+        for some in rows:
+            own, given = z, condition
+            if len(rows) > 1:
+                own, given = jax.tree.map(lambda a: a[some], (z, condition))  # noqa: B023
+            parts.append(solve_batch(flow, own, condition=given, **options).end)
+            advance(bar, min(len(some), count - bar.n))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)[:count]
+
+
+def _of_student(
+    student: AbstractStudent,
+    count: int,
+    key: Key,
+    condition: Condition,
+    batch_size: int | None,
+    devices: Sequence[Any] | None,
+    progress: bool,
+) -> Batch:
+    if student.shape is None:
+        raise ValueError(
+            "the shape of one sample is not known. Pass shape= to Student, or use "
+            "jax.vmap(student.sample)(z) with draws z of the prior."
+        )
+    devices = jax.local_devices() if devices is None else list(devices)
+    length = batch_length(count, batch_size or _BATCH)
+    length = -(-length // len(devices)) * len(devices)  # as many on each device
+    one, split = _shardings(devices)
+    arrays, rest = eqx.partition((student, key), eqx.is_array)
+    student, key = eqx.combine(jax.device_put(arrays, one), rest)
+    host = jax.tree.map(np.asarray, condition)
+    parts = []
+    with progress_bar(count, "sample", "sample", progress) as bar:
+        for rows in batch_rows(count, length):
+            some = jax.tree.map(lambda a: a[rows], host)  # noqa: B023
+            own = jax.device_put((rows.astype(np.int32), some), split)
+            parts.append(np.asarray(_samples(student, key, *own)))
+            advance(bar, min(length, count - bar.n))
+    return jnp.asarray(np.concatenate(parts)[:count])
+
+
+def _shardings(devices: Sequence[Any]) -> tuple[Any, Any]:
+    """Where what all devices need goes, and where what is divided among them."""
+    if len(devices) == 1:
+        alone = SingleDeviceSharding(devices[0])
+        return alone, alone
+    mesh = Mesh(np.array(devices), ("sample",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(
+        mesh, PartitionSpec("sample")
+    )
+
+
+@eqx.filter_jit
+def _samples(
+    student: AbstractStudent,
+    key: Key,
+    rows: Int[Array, " sample"],
+    condition: Condition,
+) -> Batch:
+    process, shape = student.process, student.shape
+    assert shape is not None
+    keys = sample_keys(key, rows, 0)
+
+    def one(key: Key, condition: Condition) -> Sample:
+        unit = jax.random.normal(key, shape)
+        last = jnp.asarray(process.t_max, unit.dtype)
+        return student.sample(process.sigma(last) * unit, condition)
+
+    return jax.vmap(one)(keys, condition)
+
+
+@eqx.filter_jit
+def sample_keys(key: Key, rows: Int[Array, " sample"], purpose: int) -> Array:
+    """The key of each sample, which depends on its number and on nothing else."""
+    own = jax.random.fold_in(key, purpose)
+    return jax.vmap(lambda i: jax.random.fold_in(own, i))(rows)
