@@ -1,4 +1,4 @@
-"""What a clean sample must satisfy: residuals, observations, exact projections."""
+"""Conditions on clean samples: residuals, observations, exact projections."""
 
 from ._constraint import AbstractConstraint as AbstractConstraint
 from ._constraint import All as All

@@ -1,16 +1,16 @@
-r"""What a clean sample must satisfy: the only door between physics and diffusion.
+r"""Conditions on clean samples, the only link between physics and diffusion.
 
-A model makes a sample $x_0$ in its own coordinates; a `normaliser` restores it to
-fields in physical units; there a constraint says what is wrong with them,
+A model makes a sample $x_0$ in its coordinates. A `normaliser` restores it to fields in
+physical units. A constraint has a residual and a cost,
 
 $$ R(x_0) = R\bigl(\mathrm{restore}(x_0)\bigr), \qquad
    \text{cost}(x_0) = \operatorname{mean}\, |R|^2 / s^2, $$
 
-with $s$ the size that a residual is relative to. A constraint judges clean samples,
-where equations are exact, and never noised ones or posterior means.
+with $s$ the scale of the residual. A constraint is evaluated on clean samples, for
+which equations are exact, not on noised samples or posterior means.
 
     Residual(darcy, normaliser)                     # the equation
-    Observation.of(darcy, solution=(mask, u))       # what is known of the fields
+    Observation.of(darcy, solution=(mask, u))       # measured values
     Residual(...) & Observation.of(...)             # both
     from_residual(f, shape, normaliser)             # any function of the fields
 """
@@ -31,49 +31,51 @@ from .._checks import is_traced, require
 from ..pde import AbstractNormaliser
 from ..types import Scalar, Shape, Stacked, at_least_float32, typed
 
-Coordinates = Float[Array, "*coordinate"]  # of a model: what the normaliser restores
+Coordinates = Float[Array, "*coordinate"]  # a model's sample
 Mask = Bool[Array, "*grid channel"]
 
 
 class Pinned(NamedTuple):
-    """The entries of stacked fields that have one exact value, and these values."""
+    """The entries of stacked fields that have one exact value, with these values."""
 
     mask: Mask
     values: Stacked
 
 
 class AbstractConstraint(eqx.Module):
-    """A condition on clean samples, through the fields that they are.
+    """A condition on clean samples, evaluated on their fields.
 
-    A final class has a field `normaliser` and says `residual_of(fields)`. It may say
-    `scale_of(fields)`, the `shape` of the fields, and their exact projection
-    (`projects` and `project_fields`). If it has a `grid`, constraints on other points
-    are refused beside it. What is called on samples follows. `a & b` is both.
-    `from_residual` makes a constraint of a function.
+    A final class has a field `normaliser` and implements `residual_of(fields)`. It may
+    implement `scale_of(fields)`, the `shape` of the fields, and an exact projection
+    (`projects` and `project_fields`). If it has a `grid`, it cannot be combined with
+    constraints on another grid. The functions on samples follow from these. `a & b` is
+    both constraints. `from_residual` makes a constraint from a function.
     """
 
     normaliser: AbstractVar[AbstractNormaliser | None]
 
     @abc.abstractmethod
     def residual_of(self, fields: Stacked) -> Array:
-        """What is wrong with stacked fields, in physical units: zero if nothing is."""
+        """The residual of stacked fields in physical units: zero if the condition
+        holds.
+        """
 
     def scale_of(self, fields: Stacked) -> Array:
-        """The size that a residual is relative to: one number, or one for each entry.
+        """The scale of the residual: one number, or one for each entry.
 
-        It is held fixed in gradients: inflating it is no way to a smaller residual.
-        Unless said it is 1: the residual in its own units.
+        No gradient flows through it, so that a larger scale cannot lower the cost. By
+        default 1: the residual in its own units.
         """
         return jnp.ones((), fields.dtype)
 
     @property
     def shape(self) -> Shape | None:
-        """The shape of the stacked fields that it judges, or None if any will do."""
+        """The shape of the stacked fields, or None for any shape."""
         return None
 
     @property
     def subject(self) -> str:
-        """What is constrained, in words: the beginning of its messages."""
+        """The constraint in words, the beginning of its messages."""
         return f"{type(self).__name__} of fields of shape {self.shape}"
 
     @property
@@ -83,7 +85,7 @@ class AbstractConstraint(eqx.Module):
 
     @property
     def pinned(self) -> Pinned | None:
-        """The exact values, if the projection puts them in and changes nothing else."""
+        """The exact values, if the projection writes them and changes nothing else."""
         return None
 
     @property
@@ -92,9 +94,10 @@ class AbstractConstraint(eqx.Module):
         return None
 
     def project_fields(self, fields: Stacked, free: Mask | None = None) -> Stacked:
-        """The nearest stacked fields that satisfy this, where that is known exactly.
+        """The nearest stacked fields that satisfy the condition, if there is an exact
+        projection.
 
-        Entries that are not `free` keep their values; unless said all are free.
+        Entries that are not `free` keep their values; by default all are free.
         """
         raise ValueError(
             f"no exact projection is known of {self.subject}. Minimise its cost "
@@ -102,7 +105,7 @@ class AbstractConstraint(eqx.Module):
         )
 
     def check_free(self, free: Mask) -> None:
-        """Entries that are free suffice for the projection; asked when joined by &."""
+        """Whether the free entries suffice for the projection; called by `&`."""
 
     def restore(self, x: Coordinates) -> Stacked:
         """The fields of a clean sample, in physical units and at least float32."""
@@ -117,7 +120,7 @@ class AbstractConstraint(eqx.Module):
         return self.normaliser.restore(x.astype(at_least_float32(x.dtype)))
 
     def residual(self, x: Coordinates) -> Array:
-        """What is wrong with a clean sample, in physical units."""
+        """The residual of a clean sample, in physical units."""
         return self.residual_of(self.restore(x))
 
     def cost(self, x: Coordinates) -> Scalar:
@@ -134,11 +137,13 @@ class AbstractConstraint(eqx.Module):
         return self.residual_of(fields) / scale
 
     def project(self, x: Coordinates) -> Stacked:
-        """The nearest *fields* to a clean sample's that satisfy this exactly."""
+        """The nearest *fields* to a clean sample's fields that satisfy the condition
+        exactly.
+        """
         return self.project_fields(self.restore(x))
 
     def check_normaliser(self, normaliser: AbstractNormaliser) -> None:
-        """The normaliser restores to stacked fields such as this judges."""
+        """Check that the normaliser restores to fields of the right shape."""
         if self.shape is None:
             return
         coordinates = normaliser.shape
@@ -168,7 +173,7 @@ class AbstractConstraint(eqx.Module):
         return eqx.tree_at(lambda c: c.normaliser, self, normaliser, is_leaf=absent)
 
     def check(self, shape: Shape) -> None:
-        """Samples of this shape are such as this judges; asked before compiling.
+        """Check the shape of samples, before compiling.
 
         Nothing is computed: the normaliser and the residual are traced by shape.
         """
@@ -203,10 +208,11 @@ class AbstractConstraint(eqx.Module):
 
     @typed
     def check_start(self, x: Float[Array | np.ndarray, "batch *coordinate"]) -> None:
-        """The costs of these samples are finite: asked once, before minimising.
+        """Check once, before minimising, that the costs of these samples are finite.
 
-        So are their residuals, whose squares may overflow where they do not, and the
-        scales. What is not finite at the start stays so, as do its gradients.
+        Residuals, whose squares may overflow although they do not, and scales are
+        checked too. A value that is not finite at the start stays so, as do its
+        gradients.
         """
         samples, residuals = (np.asarray(b) for b in _not_finite(self, jnp.asarray(x)))
         if samples.any():
@@ -232,7 +238,7 @@ class AbstractConstraint(eqx.Module):
 
 @eqx.filter_jit
 def _not_finite(constraint: AbstractConstraint, x: Array) -> tuple[Array, Array]:
-    """For each sample, whether it has such entries, and whether what it costs has."""
+    """For each sample, whether it has such entries, and whether its cost has."""
     bad = lambda a: ~jnp.isfinite(a).all()
 
     def one(x: Array) -> tuple[Array, Array]:
@@ -245,17 +251,18 @@ def _not_finite(constraint: AbstractConstraint, x: Array) -> tuple[Array, Array]
 
 
 class All(AbstractConstraint):
-    r"""All of `parts` hold: the sum of their costs, and their residuals end to end.
+    """All of `parts` hold: the sum of their costs, and the concatenation of their
+    residuals.
 
         Residual(darcy, normaliser) & Observation.of(darcy, solution=(mask, u))
 
-    One normaliser serves all: parts without one adopt the others', and two that differ
-    are refused, since samples have one chart.
+    All parts share one normaliser: parts without one adopt it, and two different ones
+    are refused, since samples have one system of coordinates.
 
-    Exact values and one linear condition a channel project together: the values are
-    put in, and then the entries that are left free are moved. Two conditions that move
-    the same entries do not: the second moves what the first put right. Write both as
-    rows of one `Affine`.
+    Exact values and one linear condition for each channel can be projected together:
+    the values are written, then the other entries are moved. Two conditions that move
+    the same entries cannot: the second would undo the first. Write both as rows of one
+    `Affine`.
     """
 
     parts: tuple[AbstractConstraint, ...]
@@ -330,7 +337,7 @@ class All(AbstractConstraint):
         if len(self.parts) == 1:
             return self.parts[0].project_fields(fields, free)
         free = jnp.ones(fields.shape, bool) if free is None else free
-        # Exact values stay; the nearest of the other entries have what is left to hold.
+        # Exact values stay; the other entries satisfy the rest.
         pinned = [part for part in self.parts if part.pinned is not None]
         for part in pinned:
             fields = part.project_fields(fields, free)
@@ -341,7 +348,7 @@ class All(AbstractConstraint):
         return fields
 
     def _obstacle(self) -> str | None:
-        """Why the parts have no exact projection together, or None if they have one."""
+        """Why the parts have no exact projection together; None if they have one."""
         for part in self.parts:
             if not part.projects:
                 return (
@@ -362,7 +369,7 @@ class All(AbstractConstraint):
 
 
 def _free(parts: Sequence[AbstractConstraint], free: Mask) -> Mask:
-    """The free entries at which no part knows the value exactly."""
+    """The free entries at which no part has an exact value."""
     for part in parts:
         if part.pinned is not None:
             free = free & ~part.pinned.mask
@@ -372,7 +379,7 @@ def _free(parts: Sequence[AbstractConstraint], free: Mask) -> Mask:
 def _compatible(
     parts: list[AbstractConstraint],
 ) -> tuple[AbstractConstraint, ...]:
-    """The parts, having checked that exact values agree and leave something free."""
+    """The parts, after checking that exact values agree and leave some entries free."""
     exact: list[Pinned] = []
     for i, part in enumerate(parts):
         if (pinned := part.pinned) is None:

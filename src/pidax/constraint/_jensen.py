@@ -1,18 +1,18 @@
-r"""Jensen's gap: what the residual of a posterior mean says beyond the residual itself.
+r"""Jensen's gap: the residual of a posterior mean differs from the mean residual.
 
 $$ \mathrm{gap}(x) = E[R(x_0) \mid x] - R(E[x_0 \mid x]) $$
 
-A denoiser's answer is a mean of clean samples. If each of them has zero residual, the
-mean's residual is minus the gap: it is not zero for a perfect model, and to press it to
-zero makes the model worse. For affine $R$ (Poisson, Helmholtz, heat) the gap is zero.
-For a quadratic one it is a covariance,
+A denoiser returns a mean of clean samples. If each of them has zero residual, the
+residual of the mean is minus the gap. It is not zero for a perfect model, and forcing
+it to zero makes the model worse. For affine $R$ (Poisson, Helmholtz, heat) the gap is
+zero. For quadratic $R$ it is a covariance,
 
 $$ \mathrm{gap} = \tfrac12 E\bigl[D^2R[\delta, \delta] \,\big|\, x\bigr],
    \qquad \delta = x_0 - E[x_0 \mid x], $$
 
 which is $-\nabla\cdot\mathrm{Cov}(a, \nabla u)$ for Darcy's flow, $\tfrac12 \partial_x
-\mathrm{Var}(u)$ for Burgers' equation, and $E|\delta|^2$ on a circle. What an objective
-forms of clean samples alone has no gap.
+\mathrm{Var}(u)$ for Burgers' equation, and $E|\delta|^2$ on a circle. A residual
+of clean samples, as in PIDDM, has no gap.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ ResidualOf = AbstractConstraint | Callable[[Sample], Array]
 
 
 class JensenGap(NamedTuple):
-    """The two sides of Jensen's inequality, and their difference."""
+    """Both sides of Jensen's inequality, and their difference."""
 
     gap: Float[Array, "*residual"]
     mean_residual: Float[Array, "*residual"]
@@ -52,18 +52,19 @@ def jensen_gap(
     key: Key | None = None,
     samples: WholeLike = 1024,
 ) -> JensenGap:
-    r"""$E[R(x_0) | x] - R(E[x_0 | x])$ where the law of $x_0$ given $x$ is known.
+    """$E[R(x_0) | x] - R(E[x_0 | x])$ if the distribution of $x_0$ given $x$ is known.
 
-    `residual` is a constraint, or any function of one clean sample; `denoiser` an exact
-    one ([`clean_posterior`][pidax.denoiser.clean_posterior] says which, and what `key`
-    and `samples` are). One noised sample `x`; `jax.vmap` for a batch.
+    `residual` is a constraint, or any function of one clean sample. `denoiser` is an
+    exact one; [`clean_posterior`][pidax.denoiser.clean_posterior] lists them, and
+    explains `key` and `samples`. Takes one noised sample `x`; use `jax.vmap` for a
+    batch.
     """
     law = clean_posterior(denoiser, x, sigma, alpha, key=key, samples=samples)
     return gap_of(residual, law)
 
 
 def gap_of(residual: ResidualOf, law: WeightedSamples) -> JensenGap:
-    """The gap under any law of clean samples, given by weighted samples of it."""
+    """The gap under a distribution of clean samples, from weighted samples of it."""
     apply = _function(residual)
     mean_residual = law.expect(jax.vmap(apply)(law.values))
     residual_of_mean = apply(law.mean)
@@ -74,11 +75,11 @@ def gap_of(residual: ResidualOf, law: WeightedSamples) -> JensenGap:
 def covariance_term(
     residual: ResidualOf, law: WeightedSamples
 ) -> Float[Array, "*residual"]:
-    r"""$\tfrac12 E[R(m + \delta) - 2R(m) + R(m - \delta)]$ about the law's mean $m$.
+    r"""$\tfrac12 E[R(m + \delta) - 2R(m) + R(m - \delta)]$ around the mean $m$.
 
-    For a residual that is quadratic in the sample, bilinear ones included, it is
-    $\tfrac12 E\,D^2R[\delta, \delta]$ and the gap itself; otherwise the part of the gap
-    that is even in $\delta$. Two residuals a sample.
+    For a residual that is quadratic in the sample (bilinear included) it is $\tfrac12
+    E\,D^2R[\delta, \delta]$ and equals the gap. Otherwise it is the part of the gap
+    that is even in $\delta$. Costs two residuals a sample.
     """
     apply, mean = _function(residual), law.mean
 

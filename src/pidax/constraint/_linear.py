@@ -2,9 +2,9 @@ r"""Linear conditions that hold exactly, and the nearest fields that satisfy the
 
 $$ A x = b, \qquad \operatorname{proj}(x) = x - A^+ (A x - b) $$
 
-with $A^+$ the pseudo-inverse: the correction is the shortest, orthogonal to all that
-$A$ does not see. Rows may depend on each other, as long as their values agree. The mean
-of a field is one such row,
+with $A^+$ the pseudo-inverse: the correction has the least norm, and is orthogonal to
+the null space of $A$. Rows may be linearly dependent if their values agree. The mean of
+a field is such a row,
 
 $$ \frac{\sum_i w_i x_i}{\sum_i w_i} = m, $$
 
@@ -29,7 +29,7 @@ from ._observation import require_names
 
 
 class Mean(AbstractConstraint):
-    r"""The mean of one channel of the stacked fields, or of each, is `value`.
+    """The mean of one channel of the stacked fields, or of each channel, is `value`.
 
         Mean.of(darcy, solution=0.0)
         Mean.of(burgers, solution=0.3)      # of every row in time: mass is conserved
@@ -38,11 +38,13 @@ class Mean(AbstractConstraint):
     **Arguments:**
 
     - `value`: the mean, a number; or one for each row that is not averaged over.
-    - `channel`: whose mean it is; None for each channel's own.
-    - `normaliser`: the chart of the model, unless `&` joins it to one that has it.
-    - `axes`: of the stacked array that are averaged over; by default all but channels.
-    - `weights`: of the points along those axes; by default equal. A grid's own
-      (`grid.weights`) make it the mean of the integral, as `Mean.of` does.
+    - `channel`: the channel; None for every channel.
+    - `normaliser`: the coordinates of the model, unless `&` joins the constraint to one
+      that has them.
+    - `axes`: the axes of the stacked array that are averaged over; by default all but
+      the channels.
+    - `weights`: of the points along those axes; by default equal. With `grid.weights`
+      it is the mean of the integral, as in `Mean.of`.
     """
 
     value: Float[Array, "..."]
@@ -78,9 +80,9 @@ class Mean(AbstractConstraint):
         normaliser: AbstractNormaliser | None = None,
         **field: ElementwiseLike,
     ) -> "Mean":
-        """The mean over space of one field of an equation, by the grid's weights.
+        """The mean over space of one field of an equation, with the grid's weights.
 
-        Of the solution of an evolution it is the mean of every row.
+        For the solution of an equation in time, the mean of every row.
         """
         require_names(equation, field)
         if len(field) != 1:
@@ -122,12 +124,16 @@ class Mean(AbstractConstraint):
         return mean - self.value.astype(part.dtype)
 
     def scale_of(self, fields: Stacked) -> Array:
-        """The root mean square of the values: zero is a common mean to prescribe."""
+        """The root mean square of the values, because zero is a common mean to
+        prescribe.
+        """
         size = jnp.sqrt(jnp.mean(self._part(fields) ** 2))
         return jnp.where(size > 0, size, 1.0)
 
     def project_fields(self, fields: Stacked, free: Mask | None = None) -> Stacked:
-        """The fields with one number added to all free values, the others kept."""
+        """The fields with one number added to all free values; the other
+        values stay.
+        """
         part = self._part(fields)
         free = jnp.ones(fields.shape, bool) if free is None else free
         moves = self._part(free).astype(part.dtype)
@@ -150,11 +156,11 @@ class Mean(AbstractConstraint):
             )
 
     def _part(self, stacked: Array) -> Array:
-        """What of a stacked array is averaged: a channel, or all of them."""
+        """The averaged part of a stacked array: one channel, or all."""
         return stacked if self.channel is None else stacked[..., self.channel]
 
     def _weights(self, part: Array) -> tuple[tuple[int, ...], Array]:
-        """The averaged axes, and the weights shaped to be broadcast."""
+        """The averaged axes, and the weights in a shape for broadcasting."""
         points = part.ndim - (self.channel is None)
         axes = tuple(range(points)) if self.axes is None else self.axes
         if self.weights is None:
@@ -172,14 +178,14 @@ class Mean(AbstractConstraint):
 
 
 class Affine(AbstractConstraint):
-    r"""$A x = b$ for stacked fields $x$: fluxes, totals, sensors between points.
+    """$A x = b$ for stacked fields $x$: fluxes, totals, sensors between points.
 
     `operator` is an array `"observation *grid channel"`, or a Lineax operator on the
     stacked fields; `values` are $b$. The projection is the nearest by least squares
-    over entries, channels in their own units.
+    over all entries, with channels in their own units.
 
     Costs a singular value decomposition of `rows x size` once, when it is made (in the
-    precision of the rows), and two products of that size for each projection.
+    precision of the rows), and two products of this size for each projection.
     """
 
     rows: Float[Array, "observation size"]
@@ -232,7 +238,9 @@ class Affine(AbstractConstraint):
         return misfit.astype(fields.dtype)
 
     def scale_of(self, fields: Stacked) -> Float[Array, " observation"]:
-        r"""$|A_i|\,|x|$: how large a row's value can be for fields of this size."""
+        r"""$|A_i|\,|x|$: the largest possible value of a row for fields
+        of this size.
+        """
         x = fields.ravel().astype(self.rows.dtype)
         size = jnp.linalg.norm(self.rows, axis=1) * jnp.linalg.norm(x)
         return jnp.where(size > 0, size, 1.0).astype(fields.dtype)
@@ -257,17 +265,17 @@ class Affine(AbstractConstraint):
         return fields - step.reshape(self.event).astype(fields.dtype)
 
     def _pseudo(self, b: Array) -> Array:
-        """The shortest solution of A x = b."""
+        """The solution of A x = b with the least norm."""
         operator = lx.MatrixLinearOperator(self.rows)
         return lx.linear_solve(operator, b, lx.SVD(), state=self.inverse).value
 
     def _rounding(self, b: Array) -> Array:
-        """How far from b the values of a solution may be."""
+        """The largest distance to b that rounding explains."""
         size = jnp.abs(b).max() * b.size
         return 100 * jnp.finfo(b.dtype).eps * jnp.where(size > 0, size, 1.0)
 
     def _consistent(self, b: Array) -> Array:
-        """The values, having checked that some field has them all."""
+        """The values, after checking that some field has all of them."""
         off = jnp.abs(self.rows @ self._pseudo(b) - b).max()
         return require(
             b,
@@ -281,7 +289,7 @@ class Affine(AbstractConstraint):
 def _matrix(
     operator: Array | np.ndarray | lx.AbstractLinearOperator,
 ) -> tuple[Array, Shape]:
-    """The rows as a matrix, and the shape of what they act on."""
+    """The rows as a matrix, and the shape of its argument."""
     if not isinstance(operator, lx.AbstractLinearOperator):
         rows = jnp.asarray(operator)
         return rows.reshape(rows.shape[0], -1), rows.shape[1:]

@@ -1,9 +1,9 @@
-r"""What is known of the fields at some points, exactly or with noise.
+r"""Observations of fields at some points, exact or with noise.
 
 $$ b_i = x_i + s_i \eta_i \quad\text{where } M_i, \qquad \eta_i \sim N(0, 1) $$
 
 Forward and inverse problems and reconstructions differ in the mask $M$ only. Where
-$s_i = 0$ the value holds exactly, and projection is to overwrite it.
+$s_i = 0$ the value is exact, and the projection writes it.
 """
 
 from collections.abc import Mapping
@@ -21,34 +21,34 @@ from ..types import ElementwiseLike, Key, Scalar, ScalarLike, Shape, Stacked, ty
 from ._constraint import AbstractConstraint, Mask, Pinned
 
 _FAR = 20.0  # standard deviations from the mean: values in other units
-_CLOSE = 1e-3  # of the spacing: what rounding and printed coordinates may differ by
+_CLOSE = 1e-3  # of the spacing: rounding of printed coordinates
 
 
 class Observation(AbstractConstraint):
-    r"""Values of the fields where `mask` is true, with noise of standard deviation.
+    """Values of the fields where `mask` is true, with noise of a standard deviation.
 
         Observation.of(darcy, coefficient=a)               # forward: a is known
         Observation.of(darcy, solution=u)                  # inverse: u is known
         Observation.of(darcy, solution=(mask, u), noise=1e-3)
         Observation.of(burgers, initial=u0)                # row 0 of the solution
         Observation.at_points(darcy, points, values, name="solution")
-        Observation.at_random(darcy, truth, 0.03, key=key) # to try a method with
+        Observation.at_random(darcy, truth, 0.03, key=key) # to test a method
 
-    All in the equation's physical units. Its `cost` is the mean over the observed
-    entries of $(x_i - b_i)^2$ in units of the noise, and where there is none of the
-    root mean square of the channel's observed values.
+    All values are in the physical units of the equation. The `cost` is the mean over
+    the observed entries of $(x_i - b_i)^2$ in units of the noise, or, for exact values,
+    of the root mean square of the observed values of the channel.
 
     **Arguments:**
 
     - `mask`: true where the stacked fields are observed, `"*grid channel"`.
-    - `values`: what was observed, of the same shape; what stands where nothing was
-      observed is not looked at, and may be NaN.
+    - `values`: the observed values, of the same shape. Other entries are ignored, and
+      may be NaN.
     - `noise`: the standard deviation, a number or one for each entry; 0 is exact.
-    - `normaliser`: the chart of the model, where this is not joined by `&` to a
-      constraint that has it.
-    - `grid`: whose points these are, which `of`, `at_points` and `at_random` know; it
-      is compared with that of what this is joined to. Of its sides only the kind is
-      kept.
+    - `normaliser`: the coordinates of the model, unless `&` joins the observation to a
+      constraint that has them.
+    - `grid`: the grid of the points, which `of`, `at_points` and `at_random` know. It
+      must equal the grid of constraints that are joined. Only the kinds of its boundary
+      conditions are kept.
     """
 
     mask: Bool[Array, "*grid channel"]
@@ -75,7 +75,7 @@ class Observation(AbstractConstraint):
                 f"noise is one standard deviation, or one for each entry, shape "
                 f"{mask.shape}, got shape {noise.shape}."
             )
-        # What was not observed must not reach a gradient: a NaN times 0 is a NaN.
+        # Values that were not observed must not reach a gradient: NaN times 0 is NaN.
         zero = of.zeros((), values.dtype)
         noise = of.where(mask, of.broadcast_to(noise, mask.shape), zero)
         values = of.where(mask, values, zero)
@@ -124,9 +124,11 @@ class Observation(AbstractConstraint):
         noise: ElementwiseLike | Mapping[str, ElementwiseLike] = 0.0,
         **fields: Any,
     ) -> "Observation":
-        """Fields of an equation by name, each `(mask, values)` or `values` everywhere.
+        """Fields of an equation by name, each `(mask, values)`, or `values`
+        everywhere.
 
-        `noise` is for all of them, or a dictionary with that of each in its own units.
+        `noise` is a number for all fields, or a dictionary with a value for each in its
+        own units.
         """
         mask, values, deviation = _place(equation, fields, noise)
         _check_told(equation, mask)
@@ -144,12 +146,12 @@ class Observation(AbstractConstraint):
         normaliser: AbstractNormaliser | None = None,
         nearest: bool = False,
     ) -> "Observation":
-        """A field observed at points of space, given by their coordinates.
+        """A field observed at points of space, by their coordinates.
 
-        Of the solution of an evolution each point is (time, x, ...). Points must be
-        the grid's, to a thousandth of its spacing; `nearest=True` moves each to the
-        nearest one, an error of half a spacing at most. `Affine` with rows that
-        interpolate has no such error.
+        For the solution of an equation in time each point is (time, x, ...). Points
+        must be points of the grid, to a thousandth of its spacing. `nearest=True` moves
+        each point to the nearest one, an error of at most half a spacing. `Affine` with
+        rows that interpolate avoids this error.
         """
         require_names(equation, [name])
         pair = _at_nodes(equation, name, points, values, nearest)
@@ -167,11 +169,11 @@ class Observation(AbstractConstraint):
         noise: ElementwiseLike | Mapping[str, ElementwiseLike] = 0.0,
         normaliser: AbstractNormaliser | None = None,
     ) -> "Observation":
-        """Observations of true `fields` at random points, with noise drawn for them.
+        """Observations of true `fields` at random points, with random noise.
 
-        Of each field in `names` (unless said all that are stacked) exactly
-        `round(share * points)` of all points of its grid, without repetition; `share`
-        may be a dictionary by name. An array of noise is of one field's shape.
+        For each field in `names` (by default all that are stacked) exactly `round(share
+        * points)` points of its grid, without repetition. `share` may be a dictionary
+        by name. An array of noise has the shape of one field.
         """
         if names is None:  # of an evolution, its solution
             evolution = isinstance(equation, AbstractEvolution)
@@ -204,12 +206,12 @@ class Observation(AbstractConstraint):
 
     @property
     def exact(self) -> Bool[Array, "*grid channel"]:
-        """Where a value holds exactly."""
+        """Where a value is exact."""
         return self.mask & (self.noise == 0)
 
     @property
     def noisy(self) -> Bool[Array, "*grid channel"]:
-        """Where a value is known up to its noise."""
+        """Where a value has noise."""
         return self.mask & (self.noise > 0)
 
     @property
@@ -221,10 +223,11 @@ class Observation(AbstractConstraint):
         return Pinned(self.exact, self.values)
 
     def check_normaliser(self, normaliser: AbstractNormaliser) -> None:
-        """It restores to these fields, and the values are in its units, within reason.
+        """Check that it restores to these fields, and that the values are plausible in
+        its units.
 
-        Values that are far too small are not seen: fields may well be small at a few
-        points.
+        Values that are far too small are not noticed, because fields may be small at a
+        few points.
         """
         super().check_normaliser(normaliser)
         mask, values = self.mask, self.values
@@ -252,7 +255,7 @@ class Observation(AbstractConstraint):
     def scale_of(self, fields: Stacked) -> Array:
         self._check_fields(fields)
         own = _channel_size(self.values.astype(fields.dtype), self.mask)
-        # Observed zeros have no size: that of the field they are observed of.
+        # Observed zeros have no size: use the size of the field.
         theirs = _channel_size(fields, jnp.ones_like(self.mask))
         own = jnp.where(own > 0, own, jnp.where(theirs > 0, theirs, 1.0))
         noise = self.noise.astype(fields.dtype)
@@ -264,20 +267,20 @@ class Observation(AbstractConstraint):
         return jnp.sum(square) / jnp.maximum(jnp.sum(self.mask), 1).astype(square.dtype)
 
     def project_fields(self, fields: Stacked, free: Mask | None = None) -> Stacked:
-        """The fields with every value put in that is known exactly.
+        """The fields with all exact values written over them.
 
-        Noisy values are a matter of likelihood, and not of projection.
+        Noisy values belong to the likelihood and are not projected.
         """
         self._check_fields(fields)
         where = self.exact if free is None else self.exact & free
         return jnp.where(where, self.values.astype(fields.dtype), fields)
 
     def perturb(self, *, key: Key, sign: ScalarLike = 1.0) -> "Observation":
-        """The same with a draw of its own noise added to the values.
+        """The same observation with a draw of its own noise added to the values.
 
-        To minimise against it, from a prior draw, is to sample the posterior
-        (randomise, then optimise): exactly so for linear Gaussian problems. `sign`
-        multiplies the draw: -1 for the other one of an antithetic pair.
+        Minimising against it, from a prior draw, samples the posterior (randomise, then
+        optimise): exactly for linear Gaussian problems. `sign` multiplies the draw: -1
+        for the second of an antithetic pair.
         """
         draw = jax.random.normal(key, self.values.shape, self.values.dtype)
         draw = jnp.asarray(sign, draw.dtype) * draw
@@ -294,14 +297,14 @@ class Observation(AbstractConstraint):
 
 
 def _field_shapes(equation: AbstractEquation) -> dict[str, Shape]:
-    """The shape of each field by name, without solving for any."""
+    """The shape of each field by name, without solving."""
     image = jax.ShapeDtypeStruct(equation.stacked_shape, jnp.result_type(float))
     fields = jax.eval_shape(equation.unstack, image)
     return {name: getattr(fields, name).shape for name in equation.names}
 
 
 def require_names(equation: AbstractEquation, names: Any) -> None:
-    """Each is the name of a field."""
+    """Check that each is the name of a field."""
     wrong = [name for name in names if name not in equation.names]
     if wrong:
         raise ValueError(
@@ -311,7 +314,7 @@ def require_names(equation: AbstractEquation, names: Any) -> None:
 
 
 def _by_name(given: Any, name: str, default: float = 0.0) -> Any:
-    """The entry of a field where each may have its own, or the one for all."""
+    """The value for a field, if each has its own, or the one for all."""
     return given.get(name, default) if isinstance(given, Mapping) else given
 
 
@@ -342,7 +345,9 @@ def _place(
 def _stacked(
     equation: AbstractEquation, placed: dict[str, tuple[Array, Array, Array]]
 ) -> tuple[Array, Array, Array, dict[str, Array]]:
-    """Mask, values, noise, and how many points of each field were known otherwise."""
+    """Mask, values, noise, and the number of points of each field that were known
+    twice.
+    """
     zeros = {name: jnp.zeros(s) for name, s in _field_shapes(equation).items()}
     last = equation.names[-1]
 
@@ -377,7 +382,7 @@ def _drawn(
 
 
 def _pair(name: str, given: Any, shape: Shape) -> tuple[Any, Any]:
-    """The mask and the values of a field, having checked that they are such."""
+    """The mask and the values of a field, checked."""
     if not isinstance(given, tuple):
         given = np.ones(np.shape(given), bool), given
     if len(given) != 2:
@@ -410,9 +415,10 @@ def _pair(name: str, given: Any, shape: Shape) -> tuple[Any, Any]:
 
 
 def _check_told(equation: AbstractEquation, mask: Array) -> None:
-    """Some observed point is not one at which the sides prescribe the solution.
+    """Check that some observed point is not one where the solution is prescribed
+    anyway.
 
-    Asked of equations whose fields are stacked by channel, on the grid itself.
+    For equations whose fields are stacked by channel, on the grid itself.
     """
     grid = equation.grid
     shape = (*grid.shape, len(equation.names))
@@ -448,7 +454,7 @@ def _at_nodes(
     values: Array | np.ndarray,
     nearest: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mask and values of a field observed at points, each at a node of its own."""
+    """The mask and values of a field observed at points, each at its own node."""
     shape, grid = _field_shapes(equation)[name], equation.grid
     own = zip("xyz", grid.extent, grid._points, grid.spacing, grid.periodic)  # noqa: B905
     axes = [_Axis(*axis) for axis in own] if shape else []

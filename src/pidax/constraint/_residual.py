@@ -16,34 +16,34 @@ from ..pde import AbstractEquation, AbstractNormaliser, Grid
 from ..types import Scalar, ScalarLike, Shape, Stacked, typed
 from ._constraint import AbstractConstraint, Coordinates
 
-_LEAST = 1e-12  # of a scale: zero fields have no size to be relative to
-_NONE = 1e-5  # of the largest slope: what is rounding is no slope
+_LEAST = 1e-12  # of a scale: zero fields have no size
+_NONE = 1e-5  # of the largest slope: smaller ones are rounding
 _WORDS = ("relative", "absolute")
 _ADJUST = ("all", "unknowns")
 
 
 class Residual(AbstractConstraint):
-    r"""$R(x_0) = 0$: the clean sample solves the equation.
+    """$R(x_0) = 0$: the clean sample solves the equation.
 
         Residual(darcy, normaliser)
 
-    Its `cost` is then the square of `equation.relative_residual`. There is no exact
-    projection: what lies nearest is not known in closed form.
+    With the default scaling its `cost` is the square of `equation.relative_residual`.
+    There is no exact projection.
 
     **Arguments:**
 
-    - `equation`: whose `residual` it is, in its own discretisation.
-    - `normaliser`: the chart of the model, between its samples and the fields.
-    - `scaling`: `"relative"` divides the residual by the equation's own scale, sample
+    - `equation`: the equation, whose `residual` is used in its own discretisation.
+    - `normaliser`: the coordinates of the model, between its samples and the fields.
+    - `scaling`: `"relative"` divides the residual by the scale of the equation, sample
       by sample (the norm of the source, or of the terms); `"absolute"` leaves it in
-      physical units; a number divides by that, the same for all samples.
-    - `adjust`: which fields a gradient moves: `"all"`, or `"unknowns"` for those that
-      the equation solves for, while the given ones are held. A model then learns to
-      solve for what it draws; it cannot draw what is easy to solve for. This takes a
-      chart in which no coordinate moves both: by channels (`Normaliser`, a `Spectral`
-      basis), or of what is given first (`Whitened.fit(given=equation.given_mask)`).
-      What is held are coordinates: weights that a network shares between the two move
-      both all the same (`nn.blockwise` shares none).
+      physical units; a number divides by this number for all samples.
+    - `adjust`: the fields that a gradient may change: `"all"`, or `"unknowns"` for the
+      fields that the equation solves for, while the given fields do not change. A model
+      then learns to solve for the fields that it draws, and cannot prefer fields that
+      are easy to solve for. No coordinate may then change both: use coordinates by
+      channel (`Normaliser`, a `Spectral` basis), or with the given fields first
+      (`Whitened.fit(given=equation.given_mask)`). Weights of the network that are
+      shared between both still change both; `nn.blockwise` shares none.
     """
 
     equation: AbstractEquation
@@ -158,7 +158,7 @@ def from_residual(
     *,
     scale: ScalarLike = 1.0,
 ) -> FunctionResidual:
-    r"""$f(x) = 0$ for stacked fields $x$: any function as a constraint.
+    """$f(x) = 0$ for stacked fields $x$: any function as a constraint.
 
         mass = lambda fields: fields[..., 0].sum() - 1.0
         px.refine(student, constraint=from_residual(mass, (32, 32, 2), normaliser), ...)
@@ -166,10 +166,10 @@ def from_residual(
     **Arguments:**
 
     - `function`: of one sample's stacked fields, `"*grid channel"` in physical units;
-      returns what is wrong with them, an array.
+      returns the residual, an array.
     - `shape`: of the stacked fields.
-    - `normaliser`: the chart of the model, unless `&` joins this to a constraint that
-      has it.
+    - `normaliser`: the coordinates of the model, unless `&` joins the constraint to one
+      that has them.
     - `scale`: the size of a residual that counts as one, in its own units.
     """
     require_positive(scale=scale)
@@ -180,9 +180,10 @@ def from_residual(
 
 
 def _check_held(equation: AbstractEquation, normaliser: AbstractNormaliser) -> None:
-    """No coordinate that is moved for the unknown fields moves given ones as well.
+    """Check that no coordinate of the unknown fields changes given fields as well.
 
-    Asked of the chart's slopes, near its origin, in a random direction of the fields.
+    It looks at derivatives of the coordinates, near their origin, in a random
+    direction.
     """
     if normaliser.shape is None or is_traced(equation, normaliser):
         return  # by channels, each coordinate is of one field

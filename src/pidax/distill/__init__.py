@@ -1,4 +1,4 @@
-"""What is minimised: objectives, one idea in each file."""
+"""Objectives: the losses, one idea in each file."""
 
 from ._combine import AbstractCombination as AbstractCombination
 from ._combine import ConFIG as ConFIG

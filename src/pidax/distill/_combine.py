@@ -1,8 +1,8 @@
 r"""Several losses as one: their weighted sum, or a step along which all of them fall.
 
-$L = \sum_k w_k L_k$ follows the largest, and where two gradients point against each
-other a step that lowers one raises the other. A combination that looks at the gradients
-themselves can choose a direction along which all losses fall.
+The largest loss dominates $L = \sum_k w_k L_k$. If two gradients point against each
+other, a step that lowers one loss raises the other. A combination of the gradients can
+choose a direction along which all losses fall.
 """
 
 import abc
@@ -39,8 +39,8 @@ class AbstractCombination(eqx.Module):
 class Ramp(eqx.Module):
     """From zero to `weight`, linearly, between the shares `start` and `end` of a run.
 
-    What must come first (the law of the samples) is learned before what follows (their
-    residual) is asked for.
+    The model then learns the distribution of the samples first, and their residual
+    afterwards.
     """
 
     weight: float
@@ -62,13 +62,13 @@ class Ramp(eqx.Module):
 
 
 class Sum(AbstractDistillation):
-    r"""Several distillations at once, such as few solved pairs beside a residual.
+    """Several distillations at once, such as few solved pairs with a residual.
 
         Sum([(PID(flow), 1.0), (KnowledgeDistillation(flow, pairs=2000), 1.0)])
 
-    Weights are numbers or functions of the progress (`Ramp`). A sample costs what all
-    of them cost. Terms that two of them report are those of the first. At most one may
-    refresh its state between steps.
+    Weights are numbers or functions of the progress (`Ramp`). Costs add. If two report
+    a term of the same name, the first one's is kept. At most one may refresh its state
+    between steps.
     """
 
     objectives: tuple[AbstractDistillation, ...]
@@ -171,7 +171,7 @@ class Sum(AbstractDistillation):
 
 
 class ConFIG(AbstractCombination):
-    r"""The direction that makes the same angle with every gradient: conflict-free.
+    r"""The direction that has the same angle with every gradient: conflict-free.
 
     With unit gradients $\hat g_i$ and their Gram matrix $G$,
 
@@ -179,9 +179,9 @@ class ConFIG(AbstractCombination):
        g = \Bigl(\sum_i g_i \cdot \hat v\Bigr) \hat v. $$
 
     Liu, Chu & Thuerey 2025, "ConFIG: towards conflict-free training of physics informed
-    neural networks". Weights of the losses scale the step and do not turn it. Each loss
-    costs a backward pass of its own. Where gradients are exactly opposed, no direction
-    helps both, and the step is zero.
+    neural networks". Weights of the losses change the length of the step, not its
+    direction. Costs one backward pass for each loss. If gradients are exactly opposed
+    no direction lowers both, and the step is zero.
     """
 
     def __call__(self, gradients: PyTree) -> PyTree:
@@ -191,7 +191,7 @@ class ConFIG(AbstractCombination):
         norms = jnp.sqrt(jnp.diagonal(gram))
         inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1.0), 0.0)
         cosines = gram * jnp.outer(inverse, inverse)
-        # A loss without gradient asks for nothing: its row is that of the identity.
+        # A loss without gradient gets the row of the identity.
         silent = (norms == 0).astype(dtype)
         asked = 1 - silent
         w = _solve(cosines + jnp.diag(silent), asked)
@@ -211,7 +211,7 @@ def as_weight(weight: Weight) -> Weight:
 
 
 def check_weight(weight: Weight) -> None:
-    """Not negative and finite, or a function."""
+    """Check that it is not negative and finite, or a function."""
     if not callable(weight):
         require(
             None,
@@ -222,13 +222,13 @@ def check_weight(weight: Weight) -> None:
 
 
 def weight_at(weight: Weight, progress: Scalar) -> Scalar:
-    """The weight when this share of the run is done."""
+    """The weight at this share of the run."""
     value = weight(progress) if callable(weight) else weight
     return jnp.asarray(value, progress.dtype)
 
 
 def _solve(matrix: Array, right: Array) -> Array:
-    """By least squares, as parallel gradients make the matrix singular."""
+    """By least squares, because parallel gradients make the matrix singular."""
     values, vectors = jnp.linalg.eigh(matrix)
     kept = values > 1e-5 * values.max()
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)

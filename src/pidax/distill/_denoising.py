@@ -3,12 +3,11 @@ r"""Learning a denoiser from data: the regression of $x_0$ on $x_t$.
 $$ L = E_{t, x_0, \epsilon}\ \frac1n\, w(t)\,
        |D(\alpha x_0 + \sigma\epsilon,\ \sigma,\ \alpha) - x_0|^2, $$
 
-whose minimiser is $E[x_0 | x_t]$ for any weight $w > 0$ and any law of $t$; $n$ is the
-number of components. The law decides which noise levels get the gradient's attention.
-What other predictions minimise is this with another weight: flow matching, the
-regression of the velocity $\dot\alpha x_0 + \dot\sigma\epsilon$, is that with
-$w = (\dot\alpha - \dot\sigma\alpha/\sigma)^2$, for the noise cancels from the
-difference.
+whose minimiser is $E[x_0 | x_t]$ for any weight $w > 0$ and any distribution of $t$;
+$n$ is the number of components. The distribution decides which noise levels are trained
+most. Other predictions have the same loss with another weight: flow matching, the
+regression of the velocity $\dot\alpha x_0 + \dot\sigma\epsilon$, has $w = (\dot\alpha -
+\dot\sigma\alpha/\sigma)^2$, because the noise cancels from the difference.
 
 A sample of the data is `x0`, or `(x0, condition)`.
 """
@@ -35,7 +34,7 @@ Weighting = Literal["edm", "data", "noise", "velocity"]
 
 
 class AbstractTimeLaw(eqx.Module):
-    """A probability law on the times of any process."""
+    """A probability distribution of the times of any process."""
 
     @abc.abstractmethod
     def __call__(self, process: AbstractProcess, *, key: Key) -> Scalar:
@@ -43,12 +42,12 @@ class AbstractTimeLaw(eqx.Module):
 
 
 class LogNormal(AbstractTimeLaw):
-    r"""$\ln\bigl((\sigma/\alpha)/\sigma_{data}\bigr) \sim N(mean, std^2)$: EDM's law.
+    r"""$\ln\bigl((\sigma/\alpha)/\sigma_{data}\bigr) \sim N(mean, std^2)$: EDM's
+    choice.
 
-    In units of `sigma_data`, so that it means the same for data of any scale and in
-    every process. The defaults are those of Karras et al. 2022 for images, in the
-    middle of the noise levels, where there is most to learn; levels beyond the
-    process's ends are moved to them.
+    It is in units of `sigma_data`, so it means the same for data of any scale and every
+    process. The defaults are those of Karras et al. 2022 for images, in the middle of
+    the noise levels. Levels outside the process's interval are moved to its ends.
     """
 
     mean: float = EDM_MEAN
@@ -64,9 +63,10 @@ class LogNormal(AbstractTimeLaw):
 
 
 class UniformTime(AbstractTimeLaw):
-    """Uniform in the process's own time: the law of flow matching, for `RectifiedFlow`.
+    """Uniform in the process time: the usual choice of flow matching, for
+    `RectifiedFlow`.
 
-    For `EDM` and `VE` almost all of it would be noise; use `LogNormal` or
+    For `EDM` and `VE` nearly all times would be noise; use `LogNormal` or
     `UniformAngle` there.
     """
 
@@ -77,9 +77,9 @@ class UniformTime(AbstractTimeLaw):
 class LogitNormal(AbstractTimeLaw):
     r"""$t = t_{min} + (t_{max} - t_{min}) / (1 + e^{-n})$ with $n \sim N(mean, std^2)$.
 
-    The middle times of a linear flow more often than its ends. Esser et al. 2024,
+    The middle of a linear path is drawn more often than its ends. Esser et al. 2024,
     "Scaling rectified flow transformers for high-resolution image synthesis", section
-    3.1, where mean 0 and standard deviation 1 did best.
+    3.1, where mean 0 and standard deviation 1 worked best.
     """
 
     mean: float = 0.0
@@ -94,10 +94,10 @@ class LogitNormal(AbstractTimeLaw):
 
 
 class UniformAngle(AbstractTimeLaw):
-    r"""Uniform in the angle $\varphi$: the same levels in every process.
+    r"""Uniform in the angle $\varphi$: the same noise levels for every process.
 
-    Even along the path that the default clock follows, so a network's error is
-    attended to where a solver meets it.
+    The default clock uses the same variable, so the network is trained evenly along the
+    solver's path.
     """
 
     def __call__(self, process: AbstractProcess, *, key: Key) -> Scalar:
@@ -110,21 +110,21 @@ class DenoisingScoreMatching(AbstractObjective):
     r"""Train a denoiser from data: Vincent 2011; Ho et al. 2020; Karras et al. 2022.
 
     A sample of the data is `x0`, or the tuple `(x0, condition)`. The model is any
-    denoiser: a `Preconditioned` network, or a wrapped model of your own. One
-    evaluation of it a sample.
+    denoiser: a `Preconditioned` network, or a wrapped model of your own. Costs one
+    evaluation a sample.
 
     **Arguments:**
 
-    - `process`: whose noise is added.
-    - `law`: of the training time; by default `LogNormal()`, EDM's.
+    - `process`: the noise process.
+    - `law`: the distribution of the training time; by default `LogNormal()`, EDM's.
     - `weighting`: the weight $w(t)$,
 
-        | | $w$ | so that the loss is |
+        | weighting | $w$ | the loss is |
         |---|---|---|
         | `"edm"` | $(r^2 + \sigma_{data}^2)/(r\,\sigma_{data})^2$, $r = \sigma/\alpha$ | the network's own error under `EDMCoefficients` |
         | `"data"` | $1$ | the squared error of $D$ |
-        | `"noise"` | $(\alpha/\sigma)^2$ | that of the predicted noise |
-        | `"velocity"` | $(\dot\alpha - \dot\sigma\,\alpha/\sigma)^2$ | that of the velocity $dx/dt$ |
+        | `"noise"` | $(\alpha/\sigma)^2$ | the squared error of the predicted noise |
+        | `"velocity"` | $(\dot\alpha - \dot\sigma\,\alpha/\sigma)^2$ | the squared error of the velocity $dx/dt$ |
 
     - `label_dropout`: the probability of training a sample without its condition (-1
       for integers, zeros for floats), which `Guided` needs (Ho & Salimans 2022).
@@ -177,7 +177,7 @@ class DenoisingScoreMatching(AbstractObjective):
     def denoise(
         self, model: PyTree, sample: PyTree, *, key: Key
     ) -> tuple[Scalar, Sample, Scalar, Terms]:
-        """The loss of one noised sample, the denoiser's answer, the time, the terms."""
+        """The loss of one noised sample, the denoised sample, the time, the terms."""
         time_key, noise_key, label_key, model_key = jax.random.split(key, 4)
         x0, condition = sample if isinstance(sample, tuple) else (sample, None)
         x0 = jnp.asarray(x0)
@@ -192,7 +192,7 @@ class DenoisingScoreMatching(AbstractObjective):
         return loss, out, t, {"denoising_error": jnp.mean(error**2)}
 
     def factor(self, t: Scalar) -> Scalar:
-        r"""$\pm\sqrt{w(t)}$: what the denoiser's error is multiplied by."""
+        r"""$\pm\sqrt{w(t)}$: the factor of the denoiser's error."""
         process = self.process
         sigma, alpha = process.level(t)
         if self.weighting == "edm":
@@ -213,11 +213,11 @@ def FlowMatching(
 ) -> DenoisingScoreMatching:
     """Train a denoiser by its velocity: Lipman et al. 2023; Liu et al. 2023.
 
-    `DenoisingScoreMatching(..., weighting="velocity")` on the path of `RectifiedFlow()`
-    and with the law `UniformTime()`, unless others are given; `LogitNormal()` attends
-    to the middle of the path. `Preconditioned(network, process, FlowCoefficients())` is
-    a flow-matching network in the usual sense, which predicts `eps - x0`. In any other
-    process this is the regression of its `dx/dt`.
+    This is `DenoisingScoreMatching(..., weighting="velocity")`, by default on the path
+    of `RectifiedFlow()` with `UniformTime()`; `LogitNormal()` draws the middle of the
+    path more often. `Preconditioned(network, process, FlowCoefficients())` is a
+    flow-matching network in the usual sense, which predicts `eps - x0`. For any other
+    process this is the regression of `dx/dt`.
     """
     return DenoisingScoreMatching(
         RectifiedFlow() if process is None else process,
@@ -228,7 +228,8 @@ def FlowMatching(
 
 
 def velocity_factor(process: AbstractProcess, t: Scalar) -> Scalar:
-    r"""$\dot\alpha - \dot\sigma\,\alpha/\sigma$: the velocity's error over that of $D$.
+    r"""$\dot\alpha - \dot\sigma\,\alpha/\sigma$: the velocity's error divided by the
+    error of $D$.
 
     With $\hat v = \dot\alpha D + \dot\sigma (x - \alpha D)/\sigma$ the noise cancels
     from $\hat v - (\dot\alpha x_0 + \dot\sigma\epsilon)$.
@@ -252,7 +253,7 @@ def drop_condition(condition: Condition, rate: float, *, key: Key) -> Condition:
 
 
 def _check_denoiser(model: PyTree, process: AbstractProcess) -> None:
-    """The model is a denoiser, for all the levels of the process."""
+    """Check that the model is a denoiser for all noise levels of the process."""
     if not isinstance(model, AbstractDenoiser):
         raise ValueError(
             "this objective trains a denoiser, got a model of type "
@@ -270,7 +271,7 @@ def _check_denoiser(model: PyTree, process: AbstractProcess) -> None:
 
 
 def _check_data(model: PyTree, data: PyTree, label_dropout: float) -> None:
-    """Data are samples, or (samples, conditions), and fit the model."""
+    """Check that data are samples, or (samples, conditions), and fit the model."""
     if data is None:
         raise ValueError(
             "this objective learns from data: expected an array of samples, or the "

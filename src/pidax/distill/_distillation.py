@@ -1,8 +1,8 @@
-r"""What all distillations share: a teacher's flow, drawn noise, drawn conditions.
+r"""What all distillations share: a teacher's flow, random noise, random conditions.
 
 A distillation teaches a student $x(z, t)$ the probability-flow ODE of a teacher. It
-needs no data: the noise is drawn, with a class label or another condition if teacher
-and student take one.
+needs no data: noise is drawn, with a class label or another condition if teacher and
+student take one.
 """
 
 import abc
@@ -35,9 +35,9 @@ _PROBES = 2  # draws of noise and condition at each row, for the check of a teac
 class AbstractDistillation(AbstractObjective):
     """An objective that teaches a student the ODE of a teacher, without data.
 
-    A subclass says its `flow`; the number of `classes` of which it draws labels, or the
-    function that draws any other `condition`; and writes `check`, with `check_student`,
-    and `answer`.
+    A subclass has its `flow`; the number of `classes` from which it draws labels, or
+    the function that draws any other `condition`; and implements `check`, with
+    `check_student`, and `answer`.
     """
 
     flow: AbstractVar[ProbabilityFlow]
@@ -48,10 +48,10 @@ class AbstractDistillation(AbstractObjective):
     def answer(
         self, model: PyTree, state: State, progress: Scalar, *, key: Key
     ) -> tuple[Elementwise, Sample | None, tuple[Update, Terms]]:
-        """The loss of one draw, and `(update, terms)`, as `loss` of any objective.
+        """The loss of one draw, the student's clean sample, and `(update, terms)`.
 
-        Between them the student's clean sample that was made on the way, with which
-        `PIDDM` needs no second evaluation; None if there is none.
+        The clean sample is one that was computed for the loss, with which `PIDDM` needs
+        no second evaluation; None if there is none.
         """
 
     def loss(
@@ -61,7 +61,9 @@ class AbstractDistillation(AbstractObjective):
         return loss, aux
 
     def check_student(self, model: PyTree, data: PyTree) -> None:
-        """The model is a student of this flow, and there are no data."""
+        """Check that the model is a student of this flow, and that there
+        are no data.
+        """
         name, flow = type(self).__name__, self.flow
         if not isinstance(model, Student):
             raise ValueError(
@@ -92,7 +94,7 @@ class AbstractDistillation(AbstractObjective):
         return shape
 
     def draw_condition(self, key: Key) -> Condition:
-        """By `condition`, or a label of the `classes`, or None."""
+        """A draw of `condition`, or a label of the `classes`, or None."""
         if self.condition is not None:
             return self.condition(key)
         if self.classes is None:
@@ -145,9 +147,9 @@ def check_teacher(
     stencil: Stencil,
     shape: Shape,
 ) -> None:
-    """The teacher is finite wherever this stencil asks it, for states of their size.
+    """Check that the teacher is finite at the noise levels of this stencil.
 
-    It is asked as in training, in a few draws of noise and of conditions at each row.
+    It is called as in training, for a few draws of noise and of conditions at each row.
     """
     process = distillation.flow.process
     if is_traced(distillation.flow, stencil):
@@ -187,7 +189,7 @@ def check_teacher(
 
 
 def dtype_of(model: PyTree) -> np.dtype:
-    """The widest of the model's weights, at least float32: what it computes in."""
+    """The widest dtype of the model's weights, at least float32."""
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     double = any(jnp.finfo(leaf.dtype).bits == 64 for leaf in leaves)
     return jnp.dtype(jnp.float64 if double else jnp.float32)

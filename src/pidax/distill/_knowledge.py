@@ -1,10 +1,11 @@
-r"""Knowledge distillation: regression on trajectories solved beforehand.
+r"""Knowledge distillation: regression on solved trajectories.
 
 $$ L = E_{z, j}\ d\bigl(x_\theta(z, t_j),\ x(z, t_j)\bigr), $$
 
 with $x(z, t_j)$ the states of the probability-flow ODE at saved times, solved by
-`solve_batch` to its tolerance. What other distillations must learn from a residual is
-given here, at the price of solving it: the reference they are measured against.
+`solve_batch` to its tolerance. Other distillations learn the trajectories from a
+residual. Here they are solved first, so this is the method that others are compared
+with.
 """
 
 import math
@@ -41,16 +42,16 @@ from ._distillation import (
 from ._losses import L2
 from ._objective import State, Terms, Update
 
-_TIMES = 18  # nodes of the default grid, EDM's own number for small images
+_TIMES = 18  # times of the default grid, EDM's number for small images
 
 
 class Pairs(eqx.Module):
     """Solved trajectories: the state of `KnowledgeDistillation`.
 
     - `z`: the prior draws; `x`: their trajectories at the times after `t_max`;
-    - `condition`: theirs, with the pair as the first axis, or None;
-    - `evaluations`: calls of the denoiser spent on pairs up to now (a float, which may
-      exceed the largest integer; NaN if the solver's calls cannot be counted).
+    - `condition`: their conditions, with the pair as the first axis, or None;
+    - `evaluations`: denoiser calls spent on pairs so far (a float, which may exceed the
+      largest integer; NaN if the solver's calls cannot be counted).
     """
 
     z: Float[Array, "pair *event"]
@@ -62,29 +63,31 @@ class Pairs(eqx.Module):
 class KnowledgeDistillation(AbstractDistillation):
     """Teach a student solved trajectories: Luhman & Luhman 2021.
 
-    "Knowledge distillation in iterative generative models for improved sampling
-    speed" regresses on endpoints; here also on states along the way, so that the
-    student becomes the trajectory. No data are needed: the pairs are solved when
-    training starts, and again whenever they are refreshed. A step then costs one
-    evaluation of the student a sample and none of the teacher; the pairs cost
-    `path.stats["evaluations"]` of the teacher each (kept in the state).
+    "Knowledge distillation in iterative generative models for improved sampling speed"
+    regresses on endpoints. Here states along the trajectory are learned too, so that
+    the student becomes the trajectory. No data are needed: pairs are solved when
+    training starts, and again whenever they are refreshed. A step costs one evaluation
+    of the student a sample and none of the teacher. Each pair costs
+    `path.stats["evaluations"]` of the teacher (kept in the state).
 
     **Arguments:**
 
     - `flow`: the teacher's ODE.
-    - `pairs`: how many trajectories are kept. They take `pairs * len(times)` samples
-      of memory on every device.
-    - `times`: process times from `t_max` to `t_min`, where the trajectories are
-      learned; by default `karras(18, process)`. `(t_max, t_min)` learns the sample
-      alone, as Luhman & Luhman do.
-    - `endpoint`: how often the time is `t_min`; otherwise it is another of the times.
-    - `distance`: a function of the student's state and the solved one: `L2()`.
-    - `classes`: draw a label from `0..classes-1` for every pair, and give it to teacher
-      and student. `condition`: for any other, a function of a key that draws it.
-    - `refresh_every`: steps after which pairs are solved anew; by default never.
-    - `refresh_fraction`: how many of them, the oldest first.
-    - `block`: how many are solved at once, on shared steps.
-    - `options`: tolerances, solver, ... of the solves: see `pidax.flow.SolveOptions`.
+    - `pairs`: the number of trajectories. They take `pairs * len(times)` samples of
+      memory on every device.
+    - `times`: process times from `t_max` to `t_min` at which trajectories are learned;
+      by default `karras(18, process)`. `(t_max, t_min)` learns the sample alone, as
+      Luhman & Luhman do.
+    - `endpoint`: the probability that the time is `t_min`; otherwise it is another of
+      the times.
+    - `distance`: a function of the student's state and the solved state: `L2()`.
+    - `classes`: draw a label from `0..classes-1` for every pair, for teacher and
+      student. `condition`: a function of a key that draws any other condition.
+    - `refresh_every`: the number of steps after which pairs are solved anew; by default
+      never.
+    - `refresh_fraction`: the share of pairs that is replaced, the oldest first.
+    - `block`: the number of pairs solved at once, with shared steps.
+    - `options`: tolerances and solver: see `pidax.flow.SolveOptions`.
 
     The reported term `endpoint_error` is the mean squared error per component at
     `t_min` (estimated from the samples that were drawn there).
@@ -162,7 +165,7 @@ class KnowledgeDistillation(AbstractDistillation):
         reference = state.x[i, j]
         loss = self.distance(x, reference)
         last, ends_alone = j == self.times.size - 2, self.times.size == 2
-        # Only samples drawn at t_min tell; dividing by how often makes it unbiased.
+        # Only samples at t_min count; dividing by their probability removes the bias.
         share = 1.0 if ends_alone else self.endpoint
         error = jnp.where(last, L2()(x, reference), 0.0) / share
         loss = loss.astype(at_least_float32(loss.dtype))
@@ -194,7 +197,9 @@ class KnowledgeDistillation(AbstractDistillation):
         return jnp.where(end, others, jax.random.randint(other_key, (), 0, others))
 
     def _solve(self, model: Any, count: int, key: Key) -> Pairs:
-        """Draw and solve this many pairs, in equal blocks so that one compiles."""
+        """Draw and solve this number of pairs, in equal blocks so that only one
+        compiles.
+        """
         shape = self.shape_of(model)
         blocks = math.ceil(count / self.block)
         size = math.ceil(count / blocks)

@@ -1,7 +1,8 @@
-r"""How far two samples are apart, as one number: what a loss is made of.
+r"""Distances of two samples, of which losses are made.
 
-Means over components, so that a weight or a learning rate means the same for samples of
-any size; computed in float32 at least. Any function of two samples will do instead.
+They are means over components, so that a weight or a learning rate means the same for
+samples of any size, and are computed in float32 at least. Any function of two samples
+can be used instead.
 """
 
 import abc
@@ -38,9 +39,9 @@ class L1(AbstractDistance):
 class PseudoHuber(AbstractDistance):
     r"""$\sqrt{\frac1n |x - y|^2 + c^2} - c$: quadratic below `c`, linear above.
 
-    Its gradient is bounded, so that no sample outweighs all others (Charbonnier et al.
-    1997; Song & Dhariwal 2024 for consistency models, with $c = 0.00054\sqrt n$ for the
-    sum over components, which is `c = 0.00054` here).
+    Its gradient is bounded, so that no sample dominates (Charbonnier et al. 1997; Song
+    & Dhariwal 2024 for consistency models, with $c = 0.00054\sqrt n$ for the sum over
+    components, which is `c = 0.00054` here).
     """
 
     c: float = 0.03

@@ -1,8 +1,8 @@
-r"""What is minimised: the contract between an objective and the training engine.
+r"""The contract between an objective and the training engine.
 
 An objective is a loss for *one* sample. The engine (`pidax.train`) batches it,
 differentiates it, averages it over micro-batches and devices, and owns the optimiser,
-the weight averages and the random numbers; the objective knows none of these.
+the weight averages and the random numbers. The objective knows none of these.
 
     state  = objective.init(model, key=key)
     each step, over the samples of the global batch:
@@ -35,17 +35,17 @@ Terms: TypeAlias = dict[str, Scalar]
 
 
 class AbstractObjective(eqx.Module):
-    """A loss for one sample, with a state of its own.
+    """A loss for one sample, with an optional state.
 
-    A subclass writes `check` and `loss`; the others if it has a state.
+    A subclass implements `check` and `loss`, and the other methods if it has a state.
     """
 
     @abc.abstractmethod
     def check(self, model: PyTree, data: PyTree) -> None:
         """Raise `ValueError` if model and data do not fit, before anything compiles.
 
-        `data` holds arrays of samples, the sample being the first axis: all that there
-        are or, if they come from an iterator, the first batch. None without data.
+        `data` holds arrays of samples, with the sample as the first axis: all samples
+        or, if they come from an iterator, the first batch. None without data.
         """
 
     @abc.abstractmethod
@@ -56,28 +56,28 @@ class AbstractObjective(eqx.Module):
 
         **Arguments:**
 
-        - `model`: what is trained.
+        - `model`: the trained model.
         - `state`: this objective's state; differentiated in `trainable(state)`.
         - `sample`: one element of the data; None for an objective without data.
-        - `progress`: the fraction of the run that is done, from 0 to 1.
-        - `key`: this sample's own, the same for any number of devices.
+        - `progress`: the share of the run that is done, from 0 to 1.
+        - `key`: this sample's key, the same for any number of devices.
 
         **Returns:** a float32 (or float64) scalar, or a vector of several losses for an
-        objective that combines their gradients; an `update` for `advance`, any
-        pytree of arrays, averaged over the global batch; and named `terms` to report,
-        averaged likewise.
+        objective that combines their gradients; an `update` for `advance`, any pytree
+        of arrays, averaged over the global batch; and named `terms` to report, averaged
+        likewise.
         """
 
     def init(self, model: PyTree, *, key: Key) -> State:
-        """The state at the start: any pytree. Nothing is kept outside it."""
+        """The state at the start: any pytree. There is no other state."""
         return ()
 
     def trainable(self, state: State) -> PyTree:
-        """The part of `state` that the optimiser trains beside the model.
+        """The part of `state` that the optimiser trains in addition to the model.
 
-        Its gradient is that of the same scalar, so an auxiliary network with a loss of
-        its own adds that loss, with `jax.lax.stop_gradient` where the two must not
-        meet. `()` if there is none.
+        Its gradient is of the same scalar. An auxiliary network with its own loss adds
+        this loss, with `jax.lax.stop_gradient` where both must not interact. `()` if
+        there is none.
         """
         return ()
 
@@ -87,7 +87,9 @@ class AbstractObjective(eqx.Module):
 
     @property
     def combination(self) -> "AbstractCombination | None":
-        """How the gradients of several losses become one; None for a single loss."""
+        """The method that combines gradients of several losses; None for a single
+        loss.
+        """
         return None
 
     @property
@@ -96,5 +98,5 @@ class AbstractObjective(eqx.Module):
         return None
 
     def refresh(self, model: PyTree, state: State, *, key: Key) -> State:
-        """The state renewed between steps, by work that has no place inside one."""
+        """The state renewed between steps, for work that cannot be part of a step."""
         return state

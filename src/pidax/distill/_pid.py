@@ -1,11 +1,11 @@
-r"""Physics-informed distillation: a student with no residual *is* the teacher's ODE.
+r"""Physics-informed distillation: train a student on the residual of the teacher's ODE.
 
 $$ L = E_{z, i}\; w_i\; d\bigl(\hat D(z, t_i),\ D(x(z, t_i), t_i)\bigr), $$
 
-where $\hat D$ is the clean sample that the student's motion implies and $D$ the one the
-teacher sees in its state (`pidax.student.residual`). For EDM $\hat D = x - t\,dx/dt$:
-eq. 9 and 11 of Tee, Zhang et al. 2024, "Physics informed distillation for diffusion
-models". Noise is all that is drawn: there are no data and no solves.
+where $\hat D$ is the clean sample that the student's time derivative implies, and $D$
+the teacher's denoised sample at its state (`pidax.student.residual`). For EDM $\hat D =
+x - t\,dx/dt$: eq. 9 and 11 of Tee, Zhang et al. 2024, "Physics informed distillation
+for diffusion models". Only noise is drawn; there are no data and no solves.
 """
 
 from collections.abc import Callable
@@ -57,26 +57,26 @@ from ._row_sampling import (
     draw_row,
 )
 
-_TIMES = 35  # nodes of the default grid
+_TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 Form = Literal["clean", "velocity"]
 
 
 class PIDState(eqx.Module):
-    """What PID remembers: running losses of the rows, a slow copy of the student."""
+    """The state of PID: running losses of the rows, and a slow copy of the student."""
 
     losses: RunningMeans | None
     slow: Any
 
 
 class PID(AbstractDistillation):
-    r"""Teach a student the teacher's ODE by its residual alone: Tee et al. 2024.
+    r"""Teach a student the teacher's ODE by its residual: Tee et al. 2024.
 
-    A step costs the derivative's passes of the student and its evaluations of the
-    teacher, for each sample: by default two and three. Networks run without dropout.
-    `PID.paper(flow)` and `PID.authors(flow)` are the choices of the
-    paper's text and of its authors' code.
+    Use it to distil a diffusion model without data and without solving trajectories. A
+    step costs the passes of the derivative and its teacher evaluations, for each
+    sample: by default two and three. Networks run without dropout. `PID.paper(flow)`
+    and `PID.authors(flow)` are the choices of the paper and of its authors' code.
 
     **Arguments:**
 
@@ -85,23 +85,25 @@ class PID(AbstractDistillation):
     - `derivative`: of the student in time, and its clock; by default twelve long steps
       of a third-order solver, `SolverStep(diffrax.Bosh3(), steps=12)`. See
       `pidax.student`.
-    - `distance`: a function of two samples: `L2()`, `L1()`, `PseudoHuber()`, your own.
+    - `distance`: a function of two samples: `L2()`, `L1()`, `PseudoHuber()`, or your
+      own.
     - `form`: `"clean"` compares clean samples (eq. 9 and 11), `"velocity"` velocities
       `dx/dt` (eq. 8): the same residual times $\dot\alpha - \dot\sigma\alpha/\sigma$,
       for EDM $-1/t$.
-    - `stop_gradient`: hold the teacher's side fixed. False differentiates through the
-      teacher.
-    - `sampling`, `weighting`: which times are drawn, and what they count: `Uniform()`,
-      `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`. All of these
-      and the distances are in `pidax.distill`.
-    - `slow`: ask the teacher in the state of a slow copy of the student, its average
-      with this decay, at the price of its passes. None for the student itself.
+    - `stop_gradient`: no gradient flows through the teacher (default). False
+      differentiates through it.
+    - `sampling`, `weighting`: the probability and the weight of each time: `Uniform()`,
+      `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`, all in
+      `pidax.distill`.
+    - `slow`: evaluate the teacher at the state of a moving average of the student with
+      this decay, for additional passes. None for the student itself.
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
       images.
-    - `classes`: draw a label from `0..classes-1` for every sample, and give it to
-      teacher and student. `condition`: for any other, a function of a key that draws
-      what both take as their condition, such as `lambda key: -1` for "no class".
-    - `boundary_weight`: of $|x(z, T) - z|^2 / n$ for a student with a soft boundary.
+    - `classes`: draw a label from `0..classes-1` for every sample, for teacher and
+      student. `condition`: a function of a key that draws any other condition, such as
+      `lambda key: -1` for "no class".
+    - `boundary_weight`: the weight of $|x(z, T) - z|^2 / n$ for a student with a soft
+      boundary.
 
     The reported term `residual` is the mean squared residual per component, as a clean
     sample, unweighted.
@@ -183,25 +185,24 @@ class PID(AbstractDistillation):
 
     @staticmethod
     def paper(flow: ProbabilityFlow, n: int = _PAPER_TIMES, **choices: Any) -> "PID":
-        """The choices of the paper's text: Tee et al. 2024, eq. 11 and Algorithm 1.
+        """The choices of the paper: Tee et al. 2024, eq. 11 and Algorithm 1.
 
-        Upwind differences in the process's own time on `karras(250)`, the index drawn
-        evenly from the states that are unknown (0 to N - 2, as in its proof). Its
-        distance is LPIPS for images; here L2 until another is given. `choices` replaces
-        any argument of `PID`.
+        Upwind differences in the process time on `karras(250)`; the index is drawn
+        evenly from the unknown states (0 to N - 2, as in the proof). The paper's
+        distance is LPIPS for images; here it is L2 unless another is passed. `choices`
+        replaces any argument of `PID`.
         """
         made = {"times": karras(n, flow.process), "derivative": Upwind(TimeClock())}
         return PID(flow, **{**made, **choices})
 
     @staticmethod
     def authors(flow: ProbabilityFlow, n: int = _PAPER_TIMES, **choices: Any) -> "PID":
-        """The choices of the authors' code: one index more than the paper's text.
+        """The choices of the authors' code, which has one index more than the paper.
 
-        The index runs to N - 1, where there is no next node: the difference there is
-        to the node before, and the student has one equation more than unknowns. Their
-        student also starts from the teacher's network itself,
-        `Student(teacher.network, process)`, without the map to a clean sample that
-        `Student.from_teacher` takes from the teacher.
+        The index runs to N - 1, where there is no next time: the difference is to the
+        time before, and the student has one equation more than unknowns. Their student
+        also starts from the teacher's network itself, `Student(teacher.network,
+        process)`, without the map to a clean sample of `Student.from_teacher`.
         """
         derivative = Upwind(TimeClock(), last=True)
         made = {"times": karras(n, flow.process), "derivative": derivative}

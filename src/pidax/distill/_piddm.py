@@ -1,18 +1,18 @@
-r"""PIDDM: distil a diffusion model of fields, and hold its samples to their equation.
+r"""PIDDM: distil a diffusion model of fields, with the residual of their equation.
 
 $$ L = L_{distil} + \lambda\, E_z\ \operatorname{mean}\,
        \bigl| R(x_\theta(z)) \bigr|^2 / s^2, $$
 
-with $x_\theta(z)$ the student's sample, one evaluation of it. The residual $R$ is put
-on the *clean* sample, where the equation is exact. On a posterior mean
-$E[x_0 | x_t]$ it is not: a mean of solutions of a nonlinear equation solves nothing
+with $x_\theta(z)$ the student's sample, one evaluation. The residual $R$ is evaluated
+on the *clean* sample, for which the equation is exact. For a posterior mean $E[x_0 |
+x_t]$ it is not exact: a mean of solutions of a nonlinear equation is not a solution
 (Jensen's gap; `pidax.constraint.jensen_gap`). Zhang et al. 2025, "Physics-informed
 distillation of diffusion models for PDE-constrained generation".
 
-How much $\lambda$ must be is a matter of units: an error $\delta$ of the sample costs
-$|\delta|^2/n$ in the distillation, and $|J\delta|^2/m$ in the physics, with $J$ the
-Jacobian of the $m$ entries of $R/s$. The default makes both alike for an error in a
-random direction, $\eta \sim N(0, I)$:
+The weight $\lambda$ has a unit: an error $\delta$ of the sample adds $|\delta|^2/n$ to
+the distillation loss and $|J\delta|^2/m$ to the physics loss, with $J$ the Jacobian of
+the $m$ entries of $R/s$. The default makes both equal for an error in a random
+direction, $\eta \sim N(0, I)$:
 
 $$ \frac1\lambda = E_{z, \eta}\ \tfrac1m\, |J(x_\theta(z))\,\eta|^2. $$
 """
@@ -45,10 +45,11 @@ _PROBES = 16  # samples of the untrained student, for the check of the constrain
 
 
 class PIDDMState(eqx.Module):
-    r"""What PIDDM remembers: the distillation's state, and $1/\lambda$ by default.
+    r"""The state of PIDDM: the distillation's state, and $1/\lambda$ for the default
+    weight.
 
     `sensitivity` is the running mean of $|J\eta|^2/m$ over some hundred steps; with a
-    `weight` that was given it stays 1.
+    `weight` that was passed it stays 1.
     """
 
     distillation: State
@@ -56,33 +57,35 @@ class PIDDMState(eqx.Module):
 
 
 class PIDDM(AbstractDistillation):
-    r"""Teach a student a diffusion model of fields, and its samples their equation.
+    r"""Teach a student a diffusion model of fields, and the equation of its samples.
 
         PIDDM(flow, Residual(darcy, normaliser))         # pairs, as the paper
         PIDDM(flow, constraint, distillation=PID(flow))  # no pairs, no solves
         PIDDM(flow, constraint, distillation=Sum(...))   # few pairs and PID
+
+    Zhang et al. 2025. A step costs the distillation and one residual a sample, with one
+    directional derivative for the default weight.
 
     **Arguments:**
 
     - `flow`: the teacher's ODE.
     - `constraint`: on clean samples, such as `Residual(equation, normaliser)`.
     - `weight`: $\lambda$, a number or a function of the progress (`Ramp`). By default
-      the weight at which a random error of the sample costs as much in the physics as
-      in a distillation that measures it by its mean square: a running mean, of one
-      directional derivative of the residual a sample, which is reported.
-    - `distillation`: how the student learns the teacher. By default
-      `KnowledgeDistillation` of endpoints alone, on pairs solved by the ODE; `pairs`
-      are its options (`pairs`, `refresh_every`, `rtol`, ...). Any other objective of a
-      student: `PID(flow)` for none of them.
-    - `fresh`: put the residual on samples of noise drawn for it. By default it is on
-      the sample that the pair's loss has made anyway, which costs nothing, and on fresh
-      noise where there is none.
-    - `combination`: how the gradients of the two losses become one: None for their sum,
-      `ConFIG()` for a direction that lowers both (two backward passes; the weight then
-      only scales the step).
+      the weight at which a random error of the sample adds the same to both losses, if
+      the distillation measures mean squares. It is a running mean, and is reported.
+    - `distillation`: the loss that teaches the teacher's ODE. By default
+      `KnowledgeDistillation` of endpoints, on pairs solved by the ODE; `pairs` are its
+      options (`pairs`, `refresh_every`, `rtol`, ...). Any other objective of a student:
+      `PID(flow)` needs no pairs.
+    - `fresh`: evaluate the residual at samples of new noise. By default it is evaluated
+      at the sample that the loss of the pair has computed, without further cost, and at
+      new noise if there is none.
+    - `combination`: the method that combines the gradients of the two losses: None for
+      their sum, `ConFIG()` for a direction that lowers both (two backward passes; the
+      weight then only changes the length of the step).
 
-    The reported terms are those of the distillation, `physics`, the mean square of the
-    relative residual, and the `weight` that is chosen by default.
+    Reported terms: those of the distillation; `physics`, the mean square of the
+    relative residual; and the default `weight`.
     """
 
     distillation: AbstractDistillation
@@ -139,7 +142,7 @@ class PIDDM(AbstractDistillation):
         self.distillation.check(model, data)
         self.constraint.check(self.shape_of(model))
         keys = jax.random.split(jax.random.key(0), _PROBES)
-        # One after the other, through one program.
+        # One after the other, with one program.
         draw = eqx.filter_jit(lambda model, key: self._sample(model, key))
         samples = jnp.stack([draw(model, key) for key in keys])
         self.constraint.check_start(samples)
@@ -167,7 +170,7 @@ class PIDDM(AbstractDistillation):
             found = self._sensitivity(jax.lax.stop_gradient(x), error_key)
             seen = found[None].astype(cost.dtype), jnp.ones(1, cost.dtype)
             mean = state.sensitivity.means()[0].astype(cost.dtype)
-            # Nothing that a sample may do changes the residual: leave it out.
+            # No change of the sample changes the residual: leave it out.
             weight = jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1.0), 0.0)
             terms["weight"] = weight
         losses = jnp.stack([loss.astype(cost.dtype), weight * cost])
@@ -204,7 +207,7 @@ class PIDDM(AbstractDistillation):
         return model.sample(z.astype(dtype_of(model)), condition)
 
     def _sensitivity(self, x: Sample, key: Key) -> Scalar:
-        """The mean square of what noise of unit size adds to the relative residual."""
+        """The mean square change of the relative residual for noise of unit size."""
         relative = lambda x: self.constraint.relative_of(self.constraint.restore(x))
         error = jax.random.normal(key, x.shape, x.dtype)
         return jnp.mean(jnp.square(jax.jvp(relative, (x,), (error,))[1]))

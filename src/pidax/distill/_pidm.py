@@ -4,11 +4,11 @@ $$ L = L_{DSM} + \lambda\, E\, \frac{\operatorname{mean} |R(D(x_t))|^2}{s^2}\,
        \frac{\sigma_{data}^2}{v(t)}, \qquad
    v = \frac{\sigma^2 \sigma_{data}^2}{\sigma^2 + \alpha^2 \sigma_{data}^2}. $$
 
-$R$ is asked of the denoiser's answer $D(x_t) = E[x_0 | x_t]$, which solves a nonlinear
-equation only without noise: Jensen's gap is trained into the model. $v$ is the variance
-of $x_0$ given $x_t$ if the data were Gaussian, so that noisy answers count less: Bastek
-et al. 2025, "Physics-informed diffusion models", the mean estimate. Here to be compared
-with.
+$R$ is evaluated at the posterior mean $D(x_t) = E[x_0 | x_t]$, which solves a nonlinear
+equation only without noise, so the model learns to remove Jensen's gap. $v$ is the
+variance of $x_0$ given $x_t$ for Gaussian data; noisy samples have a small weight.
+Bastek et al. 2025, "Physics-informed diffusion models", the mean estimate. Implemented
+for comparison.
 """
 
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class PIDM(AbstractObjective):
     **Arguments:** `matching`, the denoising score matching; the `constraint`; `weight`
     $\lambda$, a number or a function of the progress.
 
-    The reported terms are those of the matching and `physics`, the mean square of the
+    Reported terms: those of the matching, and `physics`, the mean square of the
     relative residual of $D(x_t)$.
     """
 
@@ -81,7 +81,7 @@ class PIDM(AbstractObjective):
         return total, ((), {**terms, "physics": cost})
 
     def _answers(self, model: PyTree, data: PyTree) -> Batch:
-        """The untrained model's clean samples, of some of the data and their noise."""
+        """The untrained model's clean samples, for some data and their noise."""
         some = jax.tree.map(lambda a: jnp.asarray(a[:_PROBES]), data)
         count = len(jax.tree.leaves(some)[0])
         keys = jax.random.split(jax.random.key(0), count)

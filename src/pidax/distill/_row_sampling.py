@@ -1,8 +1,8 @@
-r"""Which times a residual attends to: how often they are drawn, and with what weight.
+r"""The probability and the weight of each time of a residual.
 
-A grid has one residual for each row, from noise (row 0) to data. A *sampling* says how
-likely each row is; a *weighting* multiplies its loss. Both may look at the running
-losses of the rows and at the progress of the run.
+A grid has one residual for each row, from noise (row 0) to data. A *sampling* gives the
+probability of each row; a *weighting* multiplies its loss. Both may depend on the
+running losses of the rows and on the progress of the run.
 """
 
 import abc
@@ -20,18 +20,18 @@ _MEMORY = 0.99  # of the running losses, for each step that sees the row
 
 
 class AbstractSampling(eqx.Module):
-    """How likely each row of the grid is to be drawn."""
+    """The probability of each row of the grid."""
 
     @property
     def watches(self) -> bool:
-        """Whether it needs the running losses; by default not."""
+        """Whether it needs the running losses; by default no."""
         return False
 
     @property
     def compensates(self) -> bool:
-        """Whether a loss is divided by the probability of its row; by default not.
+        """Whether a loss is divided by the probability of its row; by default no.
 
-        The mean loss then stays that of even draws.
+        The mean loss is then the mean for even draws.
         """
         return False
 
@@ -39,25 +39,25 @@ class AbstractSampling(eqx.Module):
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         """The probabilities of the rows, up to a common factor.
 
-        **Arguments:** the process `times` at which the rows ask for the ODE, their
-        running `losses` (ones if nothing watches them), the `progress` of the run.
+        **Arguments:** the process `times` of the rows, their running `losses` (ones if
+        they are not needed), the `progress` of the run.
         """
 
 
 class Uniform(AbstractSampling):
-    """Every row as often as any other: the paper's uniform index."""
+    """All rows with the same probability: the uniform index of the paper."""
 
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         return jnp.ones_like(losses)
 
 
 class ByLoss(AbstractSampling):
-    r"""Rows where the loss is large more often; each draw counts for less there.
+    r"""Rows with a large loss more often, with a smaller weight.
 
     $p_i \propto (1 - u)\, L_i^a / \sum_k L_k^a + u / rows$ with the running losses $L$.
-    The expected loss is that of even draws; its noise is smaller. The least noise is
-    at $p$ proportional to the size of the gradient, which for a squared distance is
-    about $\sqrt L$: hence `power` $a = 1/2$.
+    The expected loss is that for even draws; its variance is smaller. The variance is
+    least for $p$ proportional to the size of the gradient, which for a squared distance
+    is about $\sqrt L$: hence `power` $a = 1/2$.
 
     **Arguments:** `power` $a$; `even` $u$, the share drawn evenly, in (0, 1].
     """
@@ -88,10 +88,10 @@ class ByLoss(AbstractSampling):
 
 
 class Curriculum(AbstractSampling):
-    r"""Noisy rows first; the others open one after another as the run goes on.
+    """Noisy rows first; the others follow in the course of the run.
 
-    When a share $s$ of the run is done, the first row and a share `s / by` of all rows
-    are drawn evenly: what a later time should be depends on the earlier ones.
+    At the share $s$ of the run, the first row and a share `s / by` of all rows are
+    drawn evenly, because the right value at a later time depends on the earlier ones.
     """
 
     by: float = 0.5
@@ -113,8 +113,8 @@ class Curriculum(AbstractSampling):
 class PowerLaw(AbstractSampling):
     r"""Rows near the data more often: $p_i \propto (1 + i)^a$ for row `i` from noise.
 
-    A change of the objective, not only of its noise: the sample's end counts for more.
-    Negative powers turn towards noise.
+    It changes the objective, not only its variance: the end of the trajectory has a
+    larger weight. Negative powers prefer noise.
     """
 
     power: float = 1.0
@@ -124,11 +124,11 @@ class PowerLaw(AbstractSampling):
 
 
 class AbstractWeighting(eqx.Module):
-    """What the loss of each row is multiplied by."""
+    """The factor of the loss of each row."""
 
     @property
     def watches(self) -> bool:
-        """Whether it needs the running losses; by default not."""
+        """Whether it needs the running losses; by default no."""
         return False
 
     @abc.abstractmethod
@@ -137,19 +137,19 @@ class AbstractWeighting(eqx.Module):
 
 
 class Unweighted(AbstractWeighting):
-    """One for every row: the paper's."""
+    """One for every row, as in the paper."""
 
     def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
         return jnp.ones_like(losses)
 
 
 class Causal(AbstractWeighting):
-    r"""A row counts when those before it are small.
+    r"""A row has weight when the losses of the rows before it are small.
 
-    $w_i = e^{-\epsilon\sum_{k<i} L_k}$, from noise to data; $L$ are running losses.
+    $w_i = e^{-\epsilon\sum_{k<i} L_k}$, from noise to data, with running losses $L$.
     Wang, Sankaran & Perdikaris 2022, "Respecting causality is all you need for training
-    physics-informed neural networks", whose $\epsilon$ is `strictness`: the inverse of
-    the sum of losses at which the next row is to be let in.
+    physics-informed neural networks"; their $\epsilon$ is `strictness`: the inverse of
+    the sum of losses at which the next row begins to count.
     """
 
     strictness: float = 1.0
@@ -167,7 +167,7 @@ class Causal(AbstractWeighting):
 
 
 class RunningMeans(eqx.Module):
-    """Means over the last hundred draws or so, as of the losses of rows; at first 1."""
+    """Means over about the last hundred draws, such as losses of rows; at first 1."""
 
     total: Rows
     count: Rows
@@ -181,8 +181,8 @@ class RunningMeans(eqx.Module):
         return self.total / self.count
 
     def update(self, total: Rows, count: Rows) -> "RunningMeans":
-        """After a step, with the batch means of (value, 1) put into their places."""
-        # A row that was not seen keeps what it has: faded on, it would end as 0 / 0.
+        """The means after a step, from the batch means of (value, 1)."""
+        # A row that was not drawn keeps its value: decaying, it would end as 0 / 0.
         fade = jnp.where(count > 0, _MEMORY, 1.0).astype(self.total.dtype)
         keep = lambda old, new: fade * old + new.astype(old.dtype)
         return RunningMeans(keep(self.total, total), keep(self.count, count))
@@ -196,7 +196,7 @@ def draw_row(
     progress: Scalar,
     key: Array,
 ) -> tuple[Array, Scalar]:
-    """The index of a row, and what its loss is multiplied by."""
+    """The index of a row, and the factor of its loss."""
     weights = weighting(times, losses, progress)
     chances = sampling(times, losses, progress)
     i = jax.random.categorical(key, jnp.log(chances))
