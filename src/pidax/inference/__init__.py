@@ -1,4 +1,4 @@
-"""Generation under constraint: one-step samples moved until they satisfy it."""
+"""Refinement of one-step samples under constraints."""
 
 from ._cost import Cost as Cost
 from ._cost import Training as Training

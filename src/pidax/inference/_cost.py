@@ -1,7 +1,7 @@
-r"""What results cost: counted evaluations, measured seconds, and when training pays.
+r"""The cost of results: evaluations, seconds, and when training pays off.
 
-A distilled student is dear to make and cheap to use. With $T$ the seconds of training
-and $c$ those of one sample, it has paid off against another way at
+A distilled student is expensive to train and cheap to use. With $T$ the seconds of
+training and $c$ the seconds of one sample, it pays off against another method at
 
 $$ n = \frac{T_a - T_b}{c_b - c_a} $$
 
@@ -25,7 +25,7 @@ _WIDTHS = (12, 12, 12, 12, 12)
 
 
 class Clock:
-    """Seconds of running what is compiled, and seconds of compiling it."""
+    """Seconds of running a compiled function, and seconds of compiling it."""
 
     def __init__(self):
         self.running = self.compiling = 0.0
@@ -43,10 +43,10 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What was spent before the first sample.
+    """The cost before the first sample.
 
-    `seconds` and `steps` of training; `pair_evaluations` of the teacher, and the
-    `pair_seconds` they took, for pairs solved to be learned from.
+    `seconds` and `steps` of training; `pair_evaluations` of the teacher, and
+    `pair_seconds`, for the pairs that were solved for the training.
     """
 
     seconds: float = 0.0
@@ -56,7 +56,7 @@ class Training:
 
     @property
     def total(self) -> float:
-        """Seconds of training and of the pairs for it."""
+        """Seconds of training, including its pairs."""
         return self.seconds + self.pair_seconds
 
     def __add__(self, other: "Training") -> "Training":
@@ -65,24 +65,23 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The ledger of a result, summed over its samples; NaN is "not known".
+    """The cost of a result, summed over its samples; NaN means "not known".
 
     **Fields:**
 
-    - `samples`: how many there are.
-    - `network`: evaluations of the network (a step's forward pass).
-    - `jvp`, `vjp`: products with the Jacobian of the objective, and with its
-      transpose: a forward and a backward sweep through network and residual.
-    - `residual`: evaluations of the equation's residual, those inside products not
-      counted again.
-    - `solves`: solutions of the equation by its own solver. Refinement asks for none;
-      those of a way that does are counted by `of_solver`.
-    - `seconds`: of the run, compiled; `compiling`: seconds of compilation, once.
-    - `training`: what the network had cost before, as far as it was said: by
-      `refine(..., training=)`, or by adding `of_training`.
+    - `samples`: the number of samples.
+    - `network`: evaluations of the network (forward passes).
+    - `jvp`, `vjp`: products with the Jacobian of the objective, and with its transpose:
+      a forward and a backward pass through network and residual.
+    - `residual`: evaluations of the equation's residual, without those inside products.
+    - `solves`: solutions of the equation by its own solver. A refinement needs none;
+      `of_solver` counts those of other methods.
+    - `seconds`: of the compiled run; `compiling`: seconds of compilation, once.
+    - `training`: the cost of the network, if it was passed: by `refine(...,
+      training=)`, or by adding `of_training`.
 
-    What each sample needed is counted. A batch waits for its slowest sample, so that
-    the machine may have computed more: that is in the seconds.
+    Each sample's needs are counted. A batch waits for its slowest sample, so the
+    machine may have computed more; the seconds include it.
     """
 
     samples: int = 0
@@ -99,12 +98,11 @@ class Cost:
     def of_training(
         cls, result: Any, *, seconds: float, pair_seconds: float = 0.0
     ) -> "Cost":
-        """The cost of a training, from what `px.fit` returned and a clock.
+        """The cost of a training, from the result of `px.fit` and measured seconds.
 
-        The steps are the result's, and so are the evaluations spent on pairs if the
-        objective, or one that it is made of, kept count of them. `seconds` include
-        those of the pairs unless these are given apart. Add it to what was spent on
-        samples, or give its `training` to `refine`.
+        Steps are taken from the result, and evaluations spent on pairs from the
+        objective's state. `seconds` include the pairs unless their seconds are passed
+        separately. Add it to the cost of samples, or pass its `training` to `refine`.
         """
         pairs = _evaluations(result.state.objective)
         training = Training(seconds, int(result.step), pairs, pair_seconds)
@@ -112,7 +110,7 @@ class Cost:
 
     @classmethod
     def of_solver(cls, equation: AbstractEquation, *given: PyTree) -> "Cost":
-        """The cost of solving for what is given, measured here and now.
+        """The cost of solving the equation for given fields, measured now.
 
             Cost.of_solver(darcy, fields.coefficient)
             drawn.then(Cost.of_solver(darcy, x[..., 0]))  # generate a, then solve
@@ -131,9 +129,9 @@ class Cost:
         )
 
     def then(self, other: "Cost") -> "Cost":
-        """Of samples on which this was spent, and then the other: generate, then solve.
+        """The cost of samples that need both: generate, then solve.
 
-        The sum of the two for the same samples, where `+` is of further ones.
+        The sum for the same samples; `+` is for further samples.
         """
         if self.samples != other.samples:
             raise ValueError(
@@ -145,14 +143,14 @@ class Cost:
 
     @property
     def per_sample(self) -> float:
-        """Seconds of one sample, compiled; NaN before there is one."""
+        """Seconds of one sample, compiled; NaN without samples."""
         return self.seconds / self.samples if self.samples else math.nan
 
     def pays_off_after(self, other: "Cost") -> float:
-        """The number of samples at which this has become cheaper than `other`.
+        """The number of samples from which on this is cheaper than `other`.
 
-        By seconds, training included, compilation not. Infinite if it never does, 0 if
-        it is cheaper from the first.
+        By seconds, with training and without compilation. Infinite if it never is, 0 if
+        it is cheaper from the first sample.
         """
         ahead = self.training.total - other.training.total
         gained = other.per_sample - self.per_sample
@@ -170,7 +168,7 @@ class Cost:
         return _sum(self, other)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON; what is not known is None."""
+        """Plain numbers, for JSON; unknown values are None."""
         known = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
         plain = dataclasses.asdict(self)
         training = {name: known(v) for name, v in plain.pop("training").items()}
@@ -195,14 +193,16 @@ class Cost:
 
 
 def _evaluations(state: PyTree) -> float:
-    """All that are counted in an objective's state, or in those of its parts."""
+    """All evaluations counted in an objective's state, or in the states
+    of its parts.
+    """
     counts = lambda leaf: getattr(leaf, "evaluations", None) is not None
     leaves = jax.tree.leaves(state, is_leaf=counts)
     return sum((float(leaf.evaluations) for leaf in leaves if counts(leaf)), 0.0)
 
 
 def _same_number(equation: AbstractEquation, given: PyTree) -> int:
-    """How many samples are given, of each of the fields that determine the others."""
+    """The number of samples, the same for each of the given fields."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(given)]
     numbers = {shape[:1] for shape in shapes}
     if len(given) != len(equation.given) or len(numbers) != 1 or () in numbers:

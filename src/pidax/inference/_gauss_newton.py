@@ -1,24 +1,23 @@
-r"""Gauss-Newton without a Jacobian: least squares by products with it alone.
+r"""Matrix-free Gauss-Newton: least squares by products with the Jacobian.
 
 To minimise $\tfrac12|F(y)|^2$, each step solves the linearised problem
 
 $$ \min_\delta\ \tfrac12 |F(y) + J\delta|^2 + \tfrac\mu2 |\delta|^2 $$
 
-by conjugate gradients for least squares (`CGLS`), which ask for $Jv$ and $J^T w$ only:
-a forward and a backward sweep through `jax.linearize`.
+by conjugate gradients for least squares (`CGLS`), which need only $Jv$ and $J^T w$: a
+forward and a backward pass through `jax.linearize`.
 
-A step too long is shortened, at one evaluation of $F$ a trial; a linearisation that
-promised too much raises the damping $\mu$ of the next one (Levenberg, Marquardt), one
-that keeps its word lowers it to zero.
+A step that is too long is shortened, for one evaluation of $F$ a trial. If the
+objective fell by less than predicted, the damping $\mu$ of the next step is raised
+(Levenberg, Marquardt); otherwise it is lowered, down to zero.
 
-`CGLS` (Hestenes & Stiefel 1952) are the conjugate gradients of the normal equations of
-$\min_x \tfrac12|Ax - b|^2$, in the form that keeps the residual $r = b - Ax$ and never
-forms $A^TA$. Its rounding errors grow with the condition number of $A$ and not with the
-square of it, so that float32 is enough where an observation is a thousand times as sure
-as the prior. The $k$-th step makes the objective smaller by exactly
-$\tfrac12 a_k |s_k|^2$, with $s = A^Tr$ and $a$ the step's length, and what is left to
-gain is about what the last few steps gained: so it stops by the objective, which is
-what the caller minimises.
+`CGLS` (Hestenes & Stiefel 1952) applies conjugate gradients to the normal equations of
+$\min_x \tfrac12|Ax - b|^2$. It keeps the residual $r = b - Ax$ and never forms $A^TA$.
+Its rounding errors grow with the condition number of $A$, not with its square. So
+float32 is enough if an observation is a thousand times as accurate as the prior. The
+$k$-th step makes the objective smaller by exactly $\tfrac12 a_k |s_k|^2$, with $s =
+A^Tr$ and $a$ the step's length. The possible further decrease is about the decrease of
+the last few steps, so the stopping rule uses the objective.
 """
 
 import functools
@@ -34,12 +33,12 @@ from jaxtyping import Array, PyTree
 
 from ..types import Count, Flag, Scalar
 
-_LAST = 3  # steps of CGLS whose gain stands for what is left to gain
+_LAST = 3  # steps of CGLS whose gain estimates the remaining gain
 _SHORTER = 0.25  # the next trial of a step that was too long
 _TRIALS = 4
-_SUFFICIENT = 1e-4  # of the decrease that the slope promises: Armijo's condition
-_NEGLIGIBLE = 1e-3  # damping below this is none
-_PATIENCE = 8  # steps in a row without a better point: given up
+_SUFFICIENT = 1e-4  # of the decrease predicted by the slope: Armijo's condition
+_NEGLIGIBLE = 1e-3  # damping below it counts as none
+_PATIENCE = 8  # steps in a row without a better point: failed
 _SLOW = 3  # steps in a row that gained less than the tolerance: finished
 
 
@@ -54,16 +53,16 @@ class _State(eqx.Module):
 
 
 class CGLS(lx.AbstractLinearSolver):
-    """A Lineax solver of least squares, from zero, without a matrix.
+    """A Lineax solver for least squares, started from zero, matrix-free.
 
-    It stops when the last three steps have together made the objective smaller by less
-    than `rtol` of it, or when the gradient has fallen to rounding, or after
-    `max_steps`. Stopped early it is still a descent: each step improves on the last.
-    A step is one product with the operator and one with its transpose; one more of the
-    latter is needed at the start. All is computed in units of the largest entries of
-    $b$ and of $A^T b$, so that no square overflows.
+    It stops when the last three steps together lowered the objective by less than
+    `rtol` of it, when the gradient has fallen to rounding error, or after `max_steps`.
+    Each step improves on the last, so an early stop still gives a descent direction. A
+    step costs one product with the operator and one with its transpose; the start needs
+    one more of the latter. Values are scaled by the largest entries of $b$ and of $A^T
+    b$, so that no square overflows.
 
-    Beside `lineax.LSMR`, of which it is the elder, it compiles three times as fast.
+    It compiles three times faster than `lineax.LSMR`.
     """
 
     rtol: float
@@ -128,7 +127,7 @@ class CGLS(lx.AbstractLinearSolver):
 
 
 class Progress(eqx.Module):
-    """What a solve has done so far, and whether it is done."""
+    """The state of a solve, and whether it is done."""
 
     damping: Scalar
     stuck: Count
@@ -140,12 +139,12 @@ class Progress(eqx.Module):
 
 
 class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
-    """An Optimistix solver; `inference.GaussNewton` is what `refine` is given.
+    """An Optimistix solver; pass `inference.GaussNewton` to `refine`.
 
-    It has finished when a step promises less than `rtol` of $|F|^2/2$, or than `atol`,
-    or three in a row gain less.
-    `linear_solver` solves the linearised problems. The unknown is one array. A step of
-    zero where the gradient is not is a breakdown, and not convergence.
+    It is done when the predicted decrease of a step is less than `rtol` of $|F|^2/2$,
+    or less than `atol`, or when three steps in a row gain less. `linear_solver` solves
+    the linearised problems. The unknown is one array. A step of zero where the gradient
+    is not zero is a failure, not convergence.
     """
 
     rtol: float
@@ -195,17 +194,17 @@ class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
         moved = push(step)
         cost, slope = _half_square(rows), dot(rows, moved)
         promised = -slope - _half_square(moved)
-        # How stiff it is along this step; what the damping has kept it from promising.
+        # The stiffness along this step, and the effect of the damping.
         stiffness = 2 * _half_square(moved) / jnp.sum(step**2)
         whole = promised * (1 + state.damping / stiffness)
         finished = jnp.abs(whole) <= self.rtol * cost + self.atol
-        # Less than rounding: no trial could tell, here is as good as it gets.
+        # Less than rounding: no trial can improve on this.
         rounding = 8 * jnp.finfo(cost.dtype).eps * cost
         finished = finished | (jnp.abs(promised) <= rounding)
-        # No step although the objective has a slope: the products have broken down.
+        # No step although the gradient is not zero: the products failed.
         finished = finished & (step.any() | found.stats["flat"])
         value = lambda y: _half_square(fn(y, args)[0])
-        most = jnp.where(finished, 1, _TRIALS)  # of what is rounding no share is better
+        most = jnp.where(finished, 1, _TRIALS)  # no share of a rounding error is better
         most = jnp.where(slope < 0, most, 0)
         share, gained, trials = _shorten(value, y, step, cost, slope, most)
         better = share > 0
@@ -254,7 +253,9 @@ class DampedGaussNewton(optx.AbstractLeastSquaresSolver):
 def _shorten(
     value: Callable, y: Array, step: Array, cost: Scalar, slope: Scalar, most: Count
 ) -> tuple[Scalar, Scalar, Count]:
-    """The share of the step to take, 0 if none was better; its gain; trials made."""
+    """The share of the step to take (0 if none was better), its gain,
+    and the trials.
+    """
 
     def enough(share: Scalar, gained: Scalar) -> Flag:
         return gained >= -_SUFFICIENT * share * slope  # a NaN is not
@@ -301,7 +302,7 @@ def _over(tree: PyTree, size: Scalar) -> PyTree:
 
 
 def _largest(tree: PyTree) -> Scalar:
-    """The largest entry by size; 1 if all are zero."""
+    """The largest absolute value; 1 if all are zero."""
     sizes = [jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]
     size = functools.reduce(jnp.maximum, sizes)
     return jnp.where(size > 0, size, jnp.ones_like(size))

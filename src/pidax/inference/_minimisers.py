@@ -1,4 +1,4 @@
-"""What minimises: solvers of Optimistix, each with a number of steps and their cost."""
+"""Minimisers: Optimistix solvers with a number of steps and their cost."""
 
 import abc
 import functools
@@ -22,36 +22,37 @@ def _whole(name: str) -> Callable[[Any], int]:
 
 
 class AbstractMethod(eqx.Module):
-    """A solver of Optimistix, how many steps it may take, and what they cost.
+    """An Optimistix solver, its largest number of steps, and its cost.
 
-    To bring your own, pass the solver itself to `refine`, or `Optimistix(solver,
-    steps)`; a subclass of this also says what its steps cost.
+    To use your own, pass the solver itself to `refine`, or `Optimistix(solver, steps)`.
+    A subclass also gives the cost of its steps.
     """
 
     steps: AbstractVar[int]
 
     @abc.abstractmethod
     def solver(self) -> AnySolver:
-        """The solver, of a least-squares problem or of a minimisation."""
+        """The solver, for least squares or for minimisation."""
 
     @abc.abstractmethod
     def spent(self, state: Any, steps: Any) -> tuple[Any, Any, Any]:
         """Evaluations, products with the Jacobian, and with its transpose, so far.
 
-        NaN for what is not known.
+        NaN for unknown numbers.
         """
 
 
 class GaussNewton(AbstractMethod):
-    """Gauss-Newton, matrix-free, damped: the default.
+    """Damped, matrix-free Gauss-Newton: the default.
 
-    Two steps solve a linear problem, and a few a mild one. A step costs two
-    evaluations and up to `products` products with the Jacobian and its transpose, each
-    about as much as one or two evaluations; the products run on until the linear
-    problem is solved to `tolerance`, as many as there are observations, or more.
+    Two steps solve a linear problem, a few steps a mildly nonlinear one. A step costs
+    two evaluations, and up to `products` products with the Jacobian and its transpose,
+    each about as expensive as one or two evaluations. The products continue until the
+    linear problem is solved to `tolerance`; their number is about the number of
+    observations, or more.
 
-    **Arguments:** `steps`, the most that are taken; `rtol`, the share of the objective
-    that a step must promise to be worth taking; `products` and `tolerance`, of the
+    **Arguments:** `steps`, the largest number of steps; `rtol`, the least predicted
+    decrease of a step, as a share of the objective; `products` and `tolerance`, for the
     conjugate gradients in each step (`CGLS`).
     """
 
@@ -70,11 +71,11 @@ class GaussNewton(AbstractMethod):
 
 
 class LBFGS(AbstractMethod):
-    """L-BFGS with a backtracking line search: Optimistix's.
+    """L-BFGS with a backtracking line search, from Optimistix.
 
-    A step is one evaluation and, if it is accepted, one product with the transposed
-    Jacobian. Needs tens to hundreds of steps where Gauss-Newton needs a few, each at a
-    hundredth of the price; in float32 it stops early on stiff problems.
+    A step costs one evaluation and, if it is accepted, one product with the transposed
+    Jacobian. It needs tens to hundreds of steps where Gauss-Newton needs a few, each at
+    a hundredth of the cost. In float32 it stops early on stiff problems.
     """
 
     steps: int = eqx.field(default=200, converter=_whole("steps"))
@@ -90,11 +91,11 @@ class LBFGS(AbstractMethod):
 
 
 class Adam(AbstractMethod):
-    """Adam of Optax: what PIDDM-ref is usually run with.
+    """Adam from Optax, the usual method of PIDDM's authors.
 
-    A step is one evaluation and one product with the transposed Jacobian, and moves
-    each entry of the latent by about `rate`, whatever the gradient's size. It rarely
-    stops by tolerance: give it the steps that there is time for.
+    A step costs one evaluation and one product with the transposed Jacobian, and moves
+    each entry of the latent by about `rate`, whatever the size of the gradient. It
+    rarely stops by tolerance: choose the number of steps by the time that you have.
     """
 
     rate: float = 0.02
@@ -113,9 +114,9 @@ class Adam(AbstractMethod):
 
 
 class Optimistix(AbstractMethod):
-    """Any solver of least squares, or minimiser, of Optimistix.
+    """Any least-squares solver or minimiser of Optimistix.
 
-    What its steps cost is not known, and is NaN in the ledger.
+    The cost of its steps is not known, and NaN in `Cost`.
     """
 
     inner: AnySolver

@@ -5,18 +5,18 @@ $$ \min_\epsilon\ \tfrac w2 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}}\Bigr|^2 $$
 
 with $d(\epsilon)$ the fields of the student's sample from $z = \sigma_T\epsilon$, in
-physical units, and $d_M$ the same with the noise-free observations written over them,
-and with the entries that are held as they were drawn. A `Problem` is one prior and one
-likelihood, the same for all samples. What differs from sample to sample, a `Case`, are
-$\epsilon_0$, the perturbed values $y + s\eta$, and the condition.
+physical units. $d_M$ are the same fields with noise-free observations and held entries
+written over them. A `Problem` is one prior and one likelihood, the same for all
+samples. A `Case` holds what differs between samples: $\epsilon_0$, the perturbed values
+$y + s\eta$, and the condition.
 
 At a minimum $g(\epsilon, \theta) = 0$, with $g$ the gradient of the objective. So the
-refined sample is a differentiable function of all that it depends on,
+refined sample is a differentiable function of its arguments $\theta$,
 
 $$ \frac{d\epsilon}{d\theta} = -\Bigl(\frac{\partial g}{\partial\epsilon}\Bigr)^{-1}
    \frac{\partial g}{\partial\theta}, $$
 
-whatever solver has found it, as exactly as it has.
+for any solver, with the accuracy of the minimum.
 """
 
 import dataclasses
@@ -54,10 +54,10 @@ Terms = Float[Array, "3"]  # of the objective: anchor, misfit, residual
 
 
 class Case(eqx.Module):
-    """What differs from sample to sample.
+    """What differs between samples.
 
-    `start` is the latent as drawn and `own` its fields, if some of them are held;
-    `centre` what it is anchored to, `values` what the fields are compared with.
+    `start` is the drawn latent, and `own` its fields, if some of them are held;
+    `centre` is the anchor, and `values` the values that the fields are compared with.
     """
 
     start: Sample
@@ -85,11 +85,11 @@ class Problem(eqx.Module):
 
     - `student`, `observation` and `constraint` as for `refine`.
     - `scale`: the residual that counts as one standard deviation: one number, or an
-      array like the residual. `refine` takes `slack` times the median of
+      array like the residual. `refine` uses `slack` times the median of
       `constraint.scale_of` over its starting samples.
-    - `exact_noise`: the standard deviation that stands for that of exact observations,
-      a number or an array like the fields. `refine` takes `tightness` times the
-      channel's standard deviation.
+    - `exact_noise`: the standard deviation that is used for exact observations, a
+      number or an array like the fields. `refine` uses `tightness` times the channel's
+      standard deviation.
     - `weight`: of the anchor; 0 leaves it out.
     - `free` and `hold`: masks as for `refine`, or None for all and none.
     """
@@ -155,7 +155,7 @@ class Problem(eqx.Module):
 
     def __call__(self, latent: Sample, case: Case) -> tuple[dict[str, Array], Point]:
         centre, moved = case.centre, latent
-        if self.free is not None:  # the others stay, and are anchored where they are
+        if self.free is not None:  # the others stay, anchored at their values
             centre = jnp.where(self.free, centre, case.start)
             moved = jnp.where(self.free, latent, case.start)
         x = self.sample(moved, case.condition)
@@ -190,7 +190,9 @@ class Problem(eqx.Module):
         return judge.restore(x)
 
     def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
-        """The fields with those held and the noise-free observations put in."""
+        """The fields with held entries and noise-free observations
+        written over them.
+        """
         if self.hold is not None and own is not None:
             fields = jnp.where(self.hold, own, fields)
         if self.observation is None:
@@ -203,7 +205,7 @@ def _parts(
     observation: Observation | None,
     constraint: AbstractConstraint | None,
 ) -> tuple[Observation | None, AbstractConstraint | None]:
-    """What is observed and what else must hold, with one normaliser, of one shape."""
+    """The observation and the other constraints, with one normaliser and one shape."""
     given = [part for part in (constraint, observation) if part is not None]
     if not given:
         raise ValueError(
@@ -233,13 +235,13 @@ def _parts(
 
 
 class RefinedSample(eqx.Module):
-    """One refined sample: what `refine_sample` returns, and `refine` in batches.
+    """One refined sample, the result of `refine_sample`.
 
-    `fields` are in physical units, `x` in the model's coordinates, and `latent` is the
-    unit latent of `x`. `terms` of the objective there: anchor, misfit, residual, and
-    their `history` by step. `converged`: it stopped by tolerance; `failed`: the solver
-    broke down, and this is the best point before. `spent`: evaluations, products with
-    the Jacobian and with its transpose. `fields`, `x`, `latent` and `terms` are
+    `fields` are in physical units, `x` in the model's coordinates, `latent` is the unit
+    latent of `x`. `terms` are the terms of the objective: anchor, misfit, residual, and
+    `history` their values by step. `converged`: it stopped by tolerance. `failed`: the
+    solver failed, and this is the best point before. `spent`: evaluations, products
+    with the Jacobian and with its transpose. `fields`, `x`, `latent` and `terms` are
     differentiable.
     """
 
@@ -272,21 +274,21 @@ def refine_sample(
         latents = jax.random.normal(key, (64, *student.shape))
         refined = jax.vmap(lambda e: refine_sample(problem, e))(latents)
 
-    For `jax.jit`, `jax.vmap` and `jax.grad`; `refine` is this for batches, with the
-    checks that need numbers and the ledger. Gradients are those of the minimum, by the
-    implicit function theorem: they cost a linear solve by conjugate gradients, and
-    are as exact as the minimum. Where the solver `failed` they mean nothing.
+    Use it under `jax.jit`, `jax.vmap` and `jax.grad`; `refine` does the same in
+    batches, with checks of values and costs. Gradients are gradients of the minimum, by
+    the implicit function theorem: they cost a linear solve by conjugate gradients, and
+    are as accurate as the minimum. If the solver `failed` they have no meaning.
 
     **Arguments:**
 
     - `problem`: a `Problem`: student, likelihood, equation.
-    - `latent`: the unit latent $\epsilon_0 = z/\sigma_T$ from which it starts.
-    - `condition`: what the student is called with.
+    - `latent`: the unit latent $\epsilon_0 = z/\sigma_T$ at the start.
+    - `condition`: passed to the student.
     - `key`: for a draw of the observations' noise, multiplied by `sign` (-1 for the
-      other one of an antithetic pair); None adds none.
-    - `centre`: what the latent is anchored to; itself unless said. Zero for the most
+      second of an antithetic pair); None adds no noise.
+    - `centre`: the anchor of the latent; by default the latent. Zero for the most
       probable latent (MAP).
-    - `drawn`: the fields of the latent, where entries are held and they are known.
+    - `drawn`: the fields of the latent, if entries are held and they are known.
     - `solver`: as for `refine`.
     """
     observation, own = problem.observation, drawn
@@ -302,7 +304,7 @@ def refine_sample(
 
 
 def as_method(solver: AbstractMethod | AnySolver | None) -> AbstractMethod:
-    """Gauss-Newton unless said; solvers of Optimistix are welcome."""
+    """Gauss-Newton by default; Optimistix solvers are wrapped."""
     if solver is None:
         return GaussNewton()
     return solver if isinstance(solver, AbstractMethod) else Optimistix(inner=solver)
@@ -336,7 +338,7 @@ def _implicit(primals: tuple, tangents: tuple) -> tuple[RefinedSample, RefinedSa
     found_by = lx.CG(tol, 0.0, max_steps=10 * y.size)
     step = lx.linear_solve(curvature, -change, found_by, throw=False).value
     best = jax.jvp(at, (y, moving), (step, tangents))[1]
-    rest: Any = [None] * 5  # what is counted has no tangent
+    rest: Any = [None] * 5  # counts have no tangent
     return found, RefinedSample(None, best.x, best.latent, best.terms, *rest)
 
 
@@ -354,13 +356,13 @@ class _Carry(eqx.Module):
 def minimise(
     method: AbstractMethod, fn: Callable, start: Sample, args: Any
 ) -> RefinedSample:
-    """Minimise half the square of `fn(latent, args)`, rows and a `Point` there.
+    """Minimise half the square of `fn(latent, args)`, which returns rows and a
+    `Point`.
 
-    Optimistix's `step` hands back what was found at the point it *began* from, as its
-    `aux`. So whatever the solver, the point that belongs to a value is known, the best
-    of them is kept, and nothing worse than the start is ever returned. Where no
-    objective was finite there is no best point: that solve has failed, and returns its
-    start.
+    Optimistix's `step` returns as `aux` the values at the point from which it
+    *started*. Therefore the point of a value is always known, the best point is kept,
+    and no result is worse than the start. If no objective was finite there is no best
+    point: the solve has failed, and returns its start.
     """
     solver, rows_of = method.solver(), fn
     minimiser = not isinstance(solver, optx.AbstractLeastSquaresSolver)
@@ -371,7 +373,7 @@ def minimise(
 
     fn = eqx.filter_closure_convert(halved if minimiser else fn, start, args)
     struct = jax.eval_shape(fn, start, args)
-    # The rows are traced by now. Optimistix and Optax compute by JAX's standard
+    # Optimistix and Optax compute by JAX's standard
     # promotion; a user's session may be strict.
     with jax.numpy_dtype_promotion("standard"):
         return _loop(method, solver, minimiser, fn, start, args, struct)
@@ -412,7 +414,7 @@ def _loop(
     lost = ~jnp.isfinite(c.best.terms).all()  # not one point with a finite objective
     at, fine = jnp.where(lost, start, c.latent), c.fine & ~lost
     if minimiser:
-        # A gradient whose square overflows moves nothing, which looks like the end.
+        # A gradient whose square overflows gives no step, which looks like convergence.
         slope, end = jax.grad(fn, has_aux=True)(at, args)
         fine = fine & jnp.isfinite(dot(slope, slope))
     else:
@@ -436,7 +438,7 @@ def _loop(
 
 
 def _seen(point: Point, last: Terms, best: Point) -> tuple[Terms, Point]:
-    """The last finite terms, and the best point, with this one seen."""
+    """The last finite terms and the best point, including this one."""
     finite = jnp.isfinite(point.terms).all() & jnp.isfinite(point.latent).all()
     better = finite & (point.terms.sum() < best.terms.sum())
     keep = lambda new, old: jnp.where(better, new, old)

@@ -1,22 +1,22 @@
-r"""PIDDM-ref: move the latent of a one-step sample until physics and data agree.
+r"""PIDDM-ref: move the latent of a one-step sample until equation and data agree.
 
-One evaluation makes a sample from its latent, so that what a sample should satisfy is
-a function of the latent, and nothing is differentiated through a solver. Zhang et al.
-2025, "Physics-informed distillation of diffusion models for PDE-constrained
-generation", minimise the residual of what the student makes of a latent, starting from
-a draw. Each sample is here a least-squares problem on its unit latent, which is kept
-where it was drawn by an anchor:
+One evaluation makes a sample from its latent. So residual and misfit are functions of
+the latent, and no derivative through an ODE solver is needed. Zhang et al. 2025,
+"Physics-informed distillation of diffusion models for PDE-constrained generation",
+minimise the residual of the student's sample over the latent, starting from a draw.
+Here each sample is a least-squares problem for its unit latent, with an anchor at its
+draw:
 
 $$ \min_\epsilon\ \tfrac12 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{M (d(\epsilon) - y - s\eta)}{s}\Bigr|^2
  + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}\cdot\text{slack}}\Bigr|^2,
  \qquad \epsilon_0, \eta \sim N(0, I). $$
 
-Randomise, then optimise (Bardsley, Solonen, Haario & Laine 2014): with the prior's
-draw and a draw of the observations' noise in it, the minimisers are samples of the
-posterior: exactly so where $d$ and $R$ are linear, and approximately otherwise. Without
-the anchor they leave the prior; without the noise their spread is too small; anchored
-to zero all are the one most probable latent.
+This is *randomise, then optimise* (Bardsley, Solonen, Haario & Laine 2014). With a draw
+of the prior and a draw of the noise, the minima are samples of the posterior: exactly
+if $d$ and $R$ are linear, approximately otherwise. Without the anchor they leave the
+prior. Without the noise their spread is too small. Anchored at zero, all are the most
+probable latent.
 """
 
 import dataclasses
@@ -70,8 +70,8 @@ _KINDS = {
 class History:
     """The terms of the objective, [sample, step], from the start on.
 
-    Each is half a sum of squares. A sample that has stopped keeps its last values; a
-    value that was not finite is the one before it.
+    Each is half a sum of squares. A sample that has stopped keeps its last values. A
+    value that was not finite is replaced by the one before it.
     """
 
     anchor: Float[np.ndarray, "sample step"]
@@ -90,22 +90,22 @@ class Refined:
 
     **Fields:**
 
-    - `fields`: in physical units, the noise-free observations to the last bit, and
-      what was held as it was drawn.
+    - `fields`: in physical units, with noise-free observations to the last bit, and
+      held entries as drawn.
     - `x`: the student's sample, in the model's coordinates: the same fields without
-      either put in. `latent` is the unit latent that it comes from, `start` the one it
-      was drawn with.
+      observations and held entries written over them. `latent` is its unit latent,
+      `start` the latent that was drawn.
     - `best`: the terms of the objective at `latent`: anchor, misfit, residual.
-    - `history`: a `History`, of every step; `steps`: how many each sample took.
-    - `converged`: whether it stopped by tolerance, and not by the number of steps.
-    - `failed`: whether the solver broke down (an entry not finite, or no better point
-      however short the step). The sample is then the best point before.
-    - `relative`: the residual of `fields` relative to its scale, root mean square,
-      and `relative_start` before refinement; NaN without a constraint.
-    - `cost`: the ledger. `anchor`, `weight`, `method` and `held`, how many entries of
-      each were, say how it was made.
+    - `history`: a `History` of every step; `steps`: the number of steps of each sample.
+    - `converged`: whether it stopped by tolerance, not by the number of steps.
+    - `failed`: whether the solver failed (an entry that is not finite, or no better
+      point for any length of the step). The sample is then the best point before.
+    - `relative`: the root mean square residual of `fields` relative to its scale, and
+      `relative_start` before refinement; NaN without a constraint.
+    - `cost`: a `Cost`. `anchor`, `weight`, `method` and `held` (the number of held
+      entries of each sample) say how the samples were made.
 
-    Print it.
+    Print it for a summary.
     """
 
     fields: Float[np.ndarray, "sample *grid channel"]
@@ -127,7 +127,7 @@ class Refined:
 
     @property
     def kind(self) -> str:
-        """What these samples are samples of, in words."""
+        """The meaning of these samples, in words."""
         if self.anchor is not None and self.held:
             return (
                 f"{self.held} entries of each held as drawn, the others made to agree "
@@ -192,64 +192,62 @@ def refine(
         px.refine(student, Observation.of(darcy, solution=(mask, u), noise=1e-3),
                   constraint, key=key)
 
-    without observations, the forward problem, the inverse problem, and reconstruction:
-    only the mask differs. Each sample starts from a draw of its own, so that several
-    are several answers, and by default samples of the posterior: approximate unless
-    the student and the equation are linear. `refine_sample` does one, for `jax.jit`,
-    `jax.vmap` and `jax.grad`.
+    In this order: no observations, the forward problem, the inverse problem,
+    reconstruction. They differ in the mask only. Each sample starts from its own draw.
+    By default the results are samples of the posterior: exact if student and equation
+    are linear, approximate otherwise. `refine_sample` refines one sample, under
+    `jax.jit`, `jax.vmap` and `jax.grad`. Typical cost: ten evaluations and a hundred
+    Jacobian products a sample; the printed result states it. Zhang et al. 2025;
+    Bardsley et al. 2014.
 
     **Arguments:**
 
-    - `student`: a `Student`, or an `ExactStudent`. `condition`: what it is called
-      with, one for all or with the sample as the first axis.
-    - `observation`: what is known of the fields, in physical units. Where its noise is
-      0 the value holds exactly in what is returned; while optimising, `tightness`
-      standard deviations of that channel (over the starting samples) stand for its
-      noise.
-    - `constraint`: a `Residual`. The fields it judges have the noise-free observations
-      written over them. `slack`: the relative residual that counts, at each point, as
-      one standard deviation; the paper's $\lambda$ is $1/\text{slack}^2$. What it is
-      relative to is held fixed: the median over the starting samples. It is not
-      perturbed, as an equation has no noise; where student and equation are linear,
-      the samples are those of the posterior given the equation as `slack` goes to 0.
-    - `anchor`: `"draw"` anchors each latent to its draw and perturbs noisy
-      observations by their own noise: posterior samples, approximate unless student
-      and equation are linear. `"norm"` anchors to zero:
-      MAP, the most probable latent, from every start the same (where there are
-      several optima, the nearest), so that the spread means nothing. `None` leaves out
-      the first term, as the paper does: the draws leave the prior.
-    - `anchor_weight`: in front of the first term. What is minimised with another than
-      1 is no posterior.
-    - `samples` draws are made, or the prior draws `z` are taken (`process.prior`).
-      `batch_size` of them are solved at once, and wait for the slowest; the last batch
-      is filled up, so that another number of samples compiles nothing new. The samples
-      are the same for any, but for rounding: programs of different sizes add in
-      different orders. Where the objective has several optima, or float32 has no
-      digits left for it, this may decide which point is found.
-    - `antithetic`: draw in pairs of opposite latents and opposite noise, the second
-      half of the samples the first one's opposites. The mean of a pair has no sampling
-      error where the student is linear, and less where it is nearly so; a spread needs
-      as many pairs as it needed samples.
-    - `hold`: a mask of entries of the stacked fields that stay exactly as they were
-      drawn, in what is judged and in what is returned. To ask for a small residual is
-      to condition on it, and an imperfect student then moves to coefficients for which
-      it happens to be small. With `hold=equation.given_mask` the solution follows what
-      is given and not the reverse, and the law of what is given is the student's own.
-      All latents serve the others: these are samples of a posterior only as `slack`
-      goes to 0, where the equation alone says what follows.
-    - `free`: a mask of the latent's entries that may move; the others stay as drawn. In
-      a chart of what is given and what that leaves unexplained, `free=~chart.given`
-      moves the latents of the second alone. A network that sees all latents
-      (`nn.blockwise`: each does) may still move what is given with them: `hold` is
-      what holds fields.
-    - `solver`: `GaussNewton()` unless said; `LBFGS()`, `Adam()`, or any least-squares
+    - `student`: a `Student`, or an `ExactStudent`. `condition`: passed to it, one for
+      all samples or with the sample as the first axis.
+    - `observation`: measured values of the fields, in physical units. Where its noise
+      is 0 the result has exactly this value; while optimising, the noise is `tightness`
+      standard deviations of this channel (over the starting samples).
+    - `constraint`: a `Residual`. Noise-free observations are written over the fields
+      that it judges. `slack`: the relative residual that counts as one standard
+      deviation at each point; the paper's $\lambda$ is $1/\text{slack}^2$. The scale of
+      the residual is fixed: the median over the starting samples. The residual is not
+      perturbed, because an equation has no noise. If student and equation are linear,
+      the samples become those of the posterior given the equation as `slack` goes to 0.
+    - `anchor`: `"draw"` anchors each latent at its draw, and perturbs noisy
+      observations by their noise: posterior samples. `"norm"` anchors at zero: MAP, the
+      most probable latent, the same from every start (or the nearest of several
+      optima), so that the spread has no meaning. `None` omits the first term, as the
+      paper does: the samples leave the prior.
+    - `anchor_weight`: the factor of the first term. With another value than 1 the
+      samples are not of the posterior.
+    - `samples`: the number of draws; or pass prior draws `z` (`process.prior`).
+      `batch_size` of them are solved at once, and wait for the slowest. The last batch
+      is filled up, so that another number of samples compiles nothing new. Batches
+      change rounding only: programs of different sizes add in different orders. If
+      there are several optima, or float32 is not accurate enough, this can decide which
+      point is found.
+    - `antithetic`: draw pairs of opposite latents and opposite noise; the second half
+      of the samples are the opposites of the first half. The mean of a pair has no
+      sampling error if the student is linear, and less if it is nearly linear. A spread
+      needs as many pairs as it would need samples.
+    - `hold`: a mask of entries of the stacked fields that stay exactly as drawn, in the
+      objective and in the result. Asking for a small residual conditions on it, and an
+      imperfect student then moves to coefficients for which its residual happens to be
+      small. With `hold=equation.given_mask` the solution follows the given fields, and
+      their distribution is the student's own. These are samples of a posterior only as
+      `slack` goes to 0.
+    - `free`: a mask of the latent's entries that may move; the others stay as drawn.
+      With separate coordinates for the given fields, `free=~coordinates.given` moves
+      the other latents only. A network that sees all latents (as in `nn.blockwise`) may
+      still change the given fields; `hold` prevents it.
+    - `solver`: by default `GaussNewton()`; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
-    - `training`: what the student had cost before, for the ledger, which cannot know
-      it: `Cost.of_training(result, seconds=...).training`. Unless said it is zero.
     - `progress`: show a bar, which says "compiling" until the first batch is done.
+    - `training`: the cost of the student's training, for the result's `cost`:
+      `Cost.of_training(result, seconds=...).training`. By default zero.
 
-    A sample is never worse, in the objective, than its start. If the solver breaks down
-    in some, a warning says so, and `failed` says in which.
+    No sample is worse, in the objective, than its start. If the solver fails for some
+    samples a warning says so, and `failed` says for which.
     """
     if is_traced((student, observation, constraint)):
         raise ValueError(
@@ -266,7 +264,7 @@ def refine(
     samples = whole_number("samples", samples)
     batch_size = whole_number("batch_size", batch_size)
     method = as_method(solver)
-    # The likelihood is known when the starting samples are.
+    # The likelihood needs the starting samples.
     weight = 0.0 if anchor is None else float(anchor_weight)
     problem = Problem(
         student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0
@@ -369,7 +367,7 @@ def _draw_latents(
     key: Key,
     antithetic: bool,
 ) -> np.ndarray:
-    """The unit latents: of the given draws of the prior, or new ones, one a sample."""
+    """The unit latents: of prior draws that were passed, or new ones, one a sample."""
     if antithetic and (z is not None or samples % 2):
         raise ValueError(
             "antithetic draws are made in pairs: expected an even number of samples "
@@ -404,7 +402,7 @@ def _normal(key: Key, rows: Int[Array, " sample"], shape: Shape) -> Batch:
 
 
 def _check_free(free: Any, shape: Shape) -> np.ndarray:
-    """A mask of one latent's entries, of which some are free: all, unless said."""
+    """A mask of one latent's entries, some of them free; by default all."""
     mask = np.ones(shape, bool) if free is None else np.asarray(free)
     if mask.shape != shape or not mask.any():
         raise ValueError(
@@ -443,7 +441,7 @@ def _check_hold(hold: Any, problem: Problem) -> np.ndarray:
 
 
 class _Start(NamedTuple):
-    """What the samples are before they are refined."""
+    """The samples before they are refined."""
 
     fields: Any
     finite: Any
@@ -473,15 +471,15 @@ def _measure(problem: Problem, own: tuple[Batch, Condition]) -> _Start:
 def _likelihood(
     problem: Problem, start: _Start, slack: float, tightness: float
 ) -> tuple[Array | None, Array | None]:
-    """Noise and scale of the objective, having checked that it starts finite.
+    """Noise and scale of the objective, after checking that it is finite at the start.
 
-    For each sample a number that its objective does not exceed is formed in float64,
-    where squares of float32 numbers have room.
+    An upper bound of each sample's objective is computed in float64, where squares of
+    float32 numbers do not overflow.
     """
     fields, finite = start.fields, start.finite
     noise = scale = None
     largest = np.zeros(len(fields))
-    with np.errstate(all="ignore"):  # what is not finite is what is asked for
+    with np.errstate(all="ignore"):  # the values that are not finite are returned
         if (observation := problem.observation) is not None:
             std = fields.reshape(-1, fields.shape[-1]).std(axis=0, dtype=np.float64)
             tight = tightness * np.where(std > 0, std, 1.0)

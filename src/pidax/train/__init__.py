@@ -1,4 +1,4 @@
-"""The training engine: any objective, every device, killed and resumed."""
+"""The training engine: any objective, every device, resumable."""
 
 from ._checkpoint import restore as restore
 from ._fit import fit as fit

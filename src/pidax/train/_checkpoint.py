@@ -1,4 +1,5 @@
-"""Checkpoints: whole or not at all, checked when read, the last few and the best kept.
+"""Checkpoints: written atomically, checked when read; the last few and the best are
+kept.
 
 A run's directory holds
 
@@ -7,8 +8,8 @@ A run's directory holds
 
 A checkpoint holds every array of the run's `TrainState` by its path, and in its header
 (`pidax.store.header`) the configuration, the step and the score. It is read into the
-state that the same call of `fit` has built anew, so that nothing in a file decides what
-is constructed.
+state that the same call of `fit` builds, so that nothing in a file decides what is
+constructed.
 """
 
 import dataclasses
@@ -31,21 +32,22 @@ _NAME = re.compile(r"step_(\d{9,})\.pidax")
 
 
 class Snapshot(eqx.Module):
-    """What a checkpoint's file holds: arrays by path, and what is said of them."""
+    """The contents of a checkpoint: arrays by path, and its header."""
 
     arrays: dict[str, Any]
     about: dict[str, Any]
 
 
 class _Different(ValueError):
-    """A whole checkpoint, but of another configuration."""
+    """An intact checkpoint of another configuration."""
 
 
 @dataclasses.dataclass
 class Checkpoints:
     """The checkpoints of one run, in one directory.
 
-    `keep` counts the last ones; beside them the one with the lowest score is kept.
+    `keep` is the number of last ones that are kept; the one with the lowest score is
+    kept too.
     """
 
     directory: Path
@@ -57,7 +59,7 @@ class Checkpoints:
     lock: IO[str] | None = None  # this run's, until it is released
 
     def prepare(self) -> None:
-        """Make the directory, and see that it can be written."""
+        """Make the directory, and check that it can be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = lock_directory(self.folder)
@@ -71,7 +73,7 @@ class Checkpoints:
             ) from error
 
     def release(self) -> None:
-        """Let another run have the directory."""
+        """Allow another run to use the directory."""
         if self.lock is not None:
             self.lock.close()
             self.lock = None
@@ -81,11 +83,11 @@ class Checkpoints:
         return self.directory / "checkpoints"
 
     def files(self) -> dict[int, Path]:
-        """The checkpoints there are, by step."""
+        """The existing checkpoints, by step."""
         return checkpoint_files(self.folder)
 
     def write(self, tree: PyTree, step: int, score: float | None) -> Path:
-        """Write this state; only then remove what need not be kept."""
+        """Write this state, then remove the checkpoints that are not kept."""
         path = self.folder / f"step_{step:09d}.pidax"
         about = {"step": step, "score": score, "config": dict(self.config)}
         about["decays"] = list(self.decays)
@@ -97,7 +99,7 @@ class Checkpoints:
         kept = set(past[-self.keep :])
         if self.scores:
             kept.add(min(self.scores, key=lambda s: (self.scores[s], s)))
-        for old in past:  # what is later was refused, and is left to its owner
+        for old in past:  # later ones were refused, and belong to another run
             if old not in kept:
                 self.files()[old].unlink()
                 self.scores.pop(old, None)
@@ -105,11 +107,11 @@ class Checkpoints:
 
     @property
     def last_step(self) -> int | None:
-        """The step of the last good checkpoint."""
+        """The step of the last intact checkpoint."""
         return None if self.last_good is None else step_of(self.last_good)
 
     def write_or_warn(self, tree: PyTree, step: int, score: float | None) -> None:
-        """Write; if the disk will not have it, say so and let training go on."""
+        """Write; if the disk refuses, warn and let training continue."""
         try:
             self.write(tree, step, score)
         except OSError as error:
@@ -121,7 +123,7 @@ class Checkpoints:
             )
 
     def read_last(self, like: PyTree) -> tuple[PyTree, int] | None:
-        """The newest checkpoint that is whole, or None where there is none at all."""
+        """The newest intact checkpoint, or None if there is no checkpoint."""
         files = self.files()
         found: tuple[PyTree, int] | None = None
         for step in sorted(files, reverse=True):
@@ -172,13 +174,13 @@ def checkpoint_files(folder: Path) -> dict[int, Path]:
 
 
 def step_of(path: Path) -> int | None:
-    """The step in a checkpoint's name; None if it is no checkpoint."""
+    """The step in a checkpoint's name; None for another file."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else None
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, from its header alone."""
+    """A checkpoint's description, from its header alone."""
     about = header(path)["tree"]["fields"]["about"]["dict"]
     config = about["config"]["dict"]
     return {**about, "config": config}
@@ -195,7 +197,7 @@ def to_arrays(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], like: PyTree, source: Path) -> PyTree:
-    """`like` with the values of `arrays`, which must be its own by name and shape."""
+    """`like` with the values of `arrays`, which must have its names and shapes."""
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(like)]
     missing = [n for n in names if n not in arrays]
     unexpected = [n for n in arrays if n not in set(names)]
@@ -231,12 +233,12 @@ def restore(
     step: int | Literal["last", "best"] = "last",
     ema: float | None = None,
 ) -> M:
-    """The model that a run in `directory` had trained, without going on with it.
+    """The model that a run in `directory` has trained, without continuing the run.
 
-    `model` is one like it, with any weights: it says what to build. `step` chooses the
-    checkpoint, the last one or the one of the lowest score or that of a step; `ema` an
-    average instead of the weights themselves. `pidax.save` then writes the model to a
-    file of its own, which needs no model to be read.
+    `model` has the same structure, with any weights. `step` chooses the checkpoint: the
+    last one, the one of the lowest score, or a number. `ema` chooses an average instead
+    of the last weights. `pidax.save` then writes the model to a file of its own, which
+    needs no model to be read.
     """
     files = checkpoint_files(Path(directory) / "checkpoints")
     if not files:

@@ -5,10 +5,10 @@
     several processes    jax.pmap over the devices of all (after
                          jax.distributed.initialize), local ones fed from here
 
-What is replicated goes in and comes out whole; what is mapped has the local devices as
-its first axis. `equinox.filter_pmap` cannot be used across processes: it passes lists
-where JAX wants something hashable. A pmap inside a jit would sum over the local devices
-only, silently, so the two are never nested.
+Replicated arguments go in and come out whole. Mapped arguments have the local devices
+as their first axis. `equinox.filter_pmap` cannot be used across processes: it passes
+lists where JAX needs hashable values. A pmap inside a jit would silently sum over the
+local devices only, so they are never nested.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ Leaves: TypeAlias = tuple[Array, ...]
 
 
 class Place:
-    """The devices that a run uses: this process's, and how many there are in all."""
+    """The devices of a run: of this process, and their total number."""
 
     devices: tuple[Any, ...]
     process: int
@@ -117,10 +117,9 @@ class Place:
 class Devices:
     """A run's state on its devices, and the compiled function that advances it.
 
-    What is compiled takes tuples of arrays: a tree of modules costs the host a
-    millisecond or two each time that it is taken apart and put together, a tuple
-    nothing. The buffers of the state are used up by each call, and new ones take their
-    place.
+    The compiled function takes tuples of arrays: the host needs a millisecond or two
+    each time to flatten and rebuild a tree of modules, and nothing for a tuple. Each
+    call donates the buffers of the state, and new ones replace them.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Devices:
         objective: PyTree,
         numbers: Numbers,
     ):
-        # On several devices the teacher's buffers are used up too: the caller's stay.
+        # On several devices the teacher's buffers are donated too: pass copies.
         objective = own_copy(objective) if place.total > 1 else objective
         constants = eqx.filter(objective, eqx.is_array), numbers
         leaves, shape = jax.tree.flatten(place.replicate(constants))
@@ -144,7 +143,7 @@ class Devices:
     def __call__(
         self, samples: PyTree, count: int, asked: bool, per_device: int
     ) -> dict[str, jax.Array]:
-        """Take `count` steps; what they report, perhaps before they are done."""
+        """Take `count` steps; returns their reports, which may not be computed yet."""
         first = (self.place.process * self.place.local) * per_device
         order = [
             (first + i * per_device, count, asked) for i in range(self.place.local)
@@ -157,16 +156,16 @@ class Devices:
 
     @property
     def state(self) -> PyTree:
-        """The state, whose buffers the next call uses up."""
+        """The state, whose buffers the next call donates."""
         return jax.tree.unflatten(self.shape, self.leaves)
 
     def put(self, state: PyTree) -> None:
-        """Go on from this state."""
+        """Continue from this state."""
         self.leaves = tuple(jax.tree.leaves(self.place.replicate(state)))
 
 
 def program(recipe: Recipe, place: Place, shape: Any, constants: Any) -> Callable:
-    """The function that is compiled, of the leaves of a state and of the constants."""
+    """The compiled function of the leaves of a state and of the constants."""
     run = dispatch(recipe, place.total, place.axis)
 
     def flat(
@@ -192,9 +191,9 @@ def program(recipe: Recipe, place: Place, shape: Any, constants: Any) -> Callabl
 def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
     """Compile `run(state, kept, *mapped) -> (state, record)` for a place.
 
-    Arguments are pytrees of arrays, of which the mapped ones have the local devices as
-    their first axis. What is compiled returns `(state, kept, record)`; it uses up the
-    buffers of the state, and on several devices those of `kept`.
+    Arguments are pytrees of arrays; the mapped ones have the local devices as their
+    first axis. The compiled function returns `(state, kept, record)`. It donates the
+    buffers of the state and, on several devices, those of `kept`.
     """
     if place.total == 1:
 
@@ -221,7 +220,7 @@ def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
 
 
 def _one_process(run: Callable[..., Any]) -> Callable[..., Any]:
-    # filter_pmap donates all arguments or none. What is kept passes through, so that
+    # filter_pmap donates all arguments or none. Kept arrays pass through, so that
     # each of its buffers is given back under the same name.
     def through(state: PyTree, kept: PyTree, *mapped: PyTree) -> tuple[PyTree, ...]:
         state, record = run(state, kept, *mapped)

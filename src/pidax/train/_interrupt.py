@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, or a scheduler's SIGTERM."""
+"""Requests to stop: Ctrl-C, or a scheduler's SIGTERM."""
 
 import contextlib
 import signal
@@ -8,22 +8,24 @@ from sys import stderr
 
 
 class StopTraining(Exception):  # a request, not an error
-    """Raise it in a callback: `fit` writes a checkpoint and returns what it has."""
+    """Raise it in a callback: `fit` writes a checkpoint and returns its
+    result so far.
+    """
 
 
 class Interrupt:
-    """Which signal has come, if any."""
+    """The signal that has arrived, if any."""
 
     signal: int | None = None
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[Interrupt]:
-    """Note the first Ctrl-C or SIGTERM instead of dying of it; die of the second.
+    """Note the first Ctrl-C or SIGTERM; the second acts as usual.
 
-    Between two dispatches the state is whole; within one it is not to be had. Only the
-    main thread may listen: elsewhere the signals do what they did. After a SIGTERM the
-    process ends as it was asked to, once the block is left.
+    The state is complete only between two dispatches. Only the main thread may listen;
+    in other threads signals act as usual. After a SIGTERM the process ends when the
+    block is left.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

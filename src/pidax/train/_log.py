@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, lines of JSON, and a history."""
+"""The reports of a run: a progress bar, lines of JSON, and a history."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from .._progress import progress_bar
 
 
 class Log:
-    """Means of each term over the last interval, shown, written and remembered."""
+    """Means of each term over the last interval: shown, written and kept."""
 
     def __init__(self, steps: int, file: Path | None, devices: int, progress: bool):
         self.file = file
@@ -33,7 +33,7 @@ class Log:
         self.bar.close()
 
     def resume(self, step: int) -> None:
-        """Start from `step`: forget what an earlier run wrote of later steps."""
+        """Start from `step`, and forget what an earlier run wrote about later steps."""
         self.bar.update(step - self.bar.n)
         self.bar.unpause()
         if self.file is not None and self.file.exists():
@@ -63,7 +63,7 @@ class Log:
         return {"step": step, **line, "steps_per_second": rate}
 
     def write(self, line: dict[str, Any]) -> None:
-        """Remember a line, and append it to the file."""
+        """Keep a line, and append it to the file."""
         self.lines.append(line)
         self.since_checkpoint.append(line)
         if self.file is None:
@@ -100,13 +100,15 @@ class Log:
 
 
 def _json(line: Mapping[str, Any]) -> str:
-    """One line; JSON has no NaN."""
+    """One line of JSON, which has no NaN."""
     finite = {n: x if np.isfinite(x) else None for n, x in line.items()}
     return json.dumps(finite) + "\n"
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; a run may have been killed while writing the last."""
+    """The complete lines of a file; a run may have been killed while it wrote the
+    last.
+    """
     lines = []
     for text in file.read_text(errors="replace").splitlines():
         try:

@@ -1,8 +1,8 @@
-"""The loop around the compiled function: launch, look, write down.
+"""The loop around the compiled function: launch, read, record.
 
-A dispatch is launched before the one before it is looked at, so that the devices never
-wait for the host, except where the state itself is wanted: at a checkpoint, a refresh,
-a callback.
+A dispatch is launched before the results of the previous one are read, so that devices
+do not wait for the host, except when the state itself is needed: for a checkpoint, a
+refresh, a callback.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from ._step import LOSS_FAILED, RESERVED, UPDATE_FAILED, Recipe, Record
 
 
 class DisagreementError(RuntimeError):
-    """Replicas that should hold the same weights do not."""
+    """Replicas that should have the same weights differ."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
-    """When a run is looked at, and by whom."""
+    """When a run is inspected, and by which functions."""
 
     log_every: int
     checkpoint_every: int
@@ -46,7 +46,7 @@ class Looks:
 
 @dataclasses.dataclass
 class Run:
-    """One call of `fit`, everything checked."""
+    """One call of `fit`, with everything checked."""
 
     recipe: Recipe
     steps: int
@@ -61,7 +61,7 @@ class Run:
     asked: bool = False  # by the callback, to stop
 
     def go(self, state: TrainState) -> Result:
-        """Resume or start, train, and return what there is."""
+        """Resume or start, train, and return the result."""
         recipe, looks = self.recipe, self.looks
         numbers = [self.steps, recipe.batch_size, recipe.accumulate]
         numbers += [recipe.per_dispatch, looks.log_every, looks.checkpoint_every]
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.place.process == 0
 
     def _resume(self, state: TrainState) -> tuple[TrainState, int]:
@@ -128,7 +128,7 @@ class Run:
                         break
         except (NonFiniteError, DisagreementError):
             raise
-        except Exception:  # of the data or the callback: what was done is kept
+        except Exception:  # of the data or the callback: keep the finished steps
             if place.processes == 1 and self.end > start:
                 with contextlib.suppress(Exception):
                     self._finish(devices)
@@ -137,7 +137,7 @@ class Run:
         return devices.state
 
     def _advance(self, devices: Devices, now: Dispatch, interrupt: Interrupt) -> bool:
-        """One dispatch, and a look at the one before; whether all are to stop."""
+        """Launch one dispatch and read the one before; whether all should stop."""
         renew, size = self.objective.refresh_every, self.recipe.batch_size
         if renew and now.first and now.first % renew == 0:
             devices.put(self._refresh(devices.state, now.first))
@@ -155,7 +155,7 @@ class Run:
         return stop
 
     def _finish(self, devices: Devices) -> None:
-        """Look at what is still under way, and write it down."""
+        """Read the last dispatch, and record it."""
         while self.pending:
             self._absorb(*self.pending.popleft(), devices)
         self._write_line(self.end)
@@ -164,14 +164,14 @@ class Run:
         self._checkpoint(devices.state, self.end)
 
     def _intervals(self) -> list[int]:
-        """No dispatch runs across a multiple of one of these."""
+        """Numbers of steps of which no dispatch crosses a multiple."""
         intervals = [self.looks.log_every, self.objective.refresh_every]
         if self.checkpoints is not None:
             intervals.append(self.looks.checkpoint_every)
         return [n for n in intervals if n is not None]
 
     def _state_is_wanted(self, end: int) -> bool:
-        """Whether something needs the state itself after this step."""
+        """Whether the state itself is needed after this step."""
         due = [self.objective.refresh_every]
         due.append(self.looks.checkpoint_every if self.checkpoints else None)
         due.append(self.looks.log_every if self.looks.callback else None)
@@ -215,7 +215,7 @@ class Run:
         raise NonFiniteError(step, term, last, self._result(state))
 
     def _look(self, devices: Devices, end: int) -> bool:
-        """Callback, checkpoint; whether the callback asked to stop."""
+        """Call the callback, write a checkpoint; whether the callback asked to stop."""
         stop = False
         if self.looks.callback is not None and end % self.looks.log_every == 0:
             stop = self._call_back(devices.state, end)
@@ -286,7 +286,7 @@ class Run:
 
 
 def failed_term(code: int, terms: Mapping[str, np.ndarray], trained: PyTree) -> str:
-    """In words, what was not finite."""
+    """The name of the value that was not finite."""
     if code == UPDATE_FAILED:
         return "an update of the objective's state that is not finite"
     if code == LOSS_FAILED:
@@ -305,7 +305,7 @@ def failed_term(code: int, terms: Mapping[str, np.ndarray], trained: PyTree) -> 
 def require_finite_state(
     state: TrainState, step: int, last: Path | None, result: Callable[..., Result]
 ) -> None:
-    """Weights that an optimiser has spoilt by itself are not saved, nor returned."""
+    """Weights that an optimiser has made non-finite are neither saved nor returned."""
     for name, array in to_arrays((state.model, state.averages)).items():
         if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
             what = f"weights that are not finite ({name})"
@@ -313,7 +313,7 @@ def require_finite_state(
 
 
 def same_everywhere(place: Place, configuration: Any) -> None:
-    """Every process was started with the same configuration."""
+    """Check that every process has the same configuration."""
     if place.processes == 1:
         return
     from jax.experimental import multihost_utils

@@ -1,12 +1,12 @@
 """Compiled programs, kept for the next run of the same structure.
 
-To compile a step takes seconds, and sweeps, notebooks and tests call `fit` with one
-structure again and again. A program is found again by all that it is made of beside its
-arguments, which is compared by value where that can be done: numbers, tuples, arrays
-(by their bits), modules (by their structure and what in them is not an array), and the
-functions of Optax and JAX by their code and by what they close over, so that two
-`optax.adam(1e-3)` are one. Anything else, a function of the user's too, is only equal
-to itself: as with `jax.jit`, what it reads from outside is read when it is traced.
+Compiling a step takes seconds, and sweeps, notebooks and tests call `fit` with the same
+structure repeatedly. The key of a program is everything but its arguments, compared by
+value where possible: numbers, tuples, arrays (by their bits), modules (by their
+structure and their fields that are not arrays), and functions of Optax and JAX by their
+code and what they close over, so that two `optax.adam(1e-3)` are equal. Anything else,
+such as a user's function, equals itself only. As with `jax.jit`, values that it reads
+from outside are read when it is traced.
 """
 
 import functools
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class _Entry:
-    """What is to be made, and the key by which it is found."""
+    """The function that makes a program, and its key."""
 
     def __init__(self, key: Hashable, make: Callable[[], Any] | None):
         self.key, self.make = key, make
@@ -41,7 +41,7 @@ class _Entry:
 
 
 def kept(make: Callable[[], T], *structure: Any) -> T:
-    """What `make()` returns; made once for a structure, if that can be compared."""
+    """The result of `make()`, made once for a structure that can be compared."""
     try:
         key = mark(structure)
         entry = _Entry(key, make)
@@ -59,7 +59,7 @@ def _made(entry: _Entry) -> Any:
 
 
 def mark(value: Any, depth: int = 0) -> Hashable:
-    """A hashable stand-in for a value: equal for what makes the same program."""
+    """A hashable stand-in for a value: equal for values that make the same program."""
     if depth > _DEPTH:
         raise TypeError("a structure that contains itself is not compared")
     one = lambda value: mark(value, depth + 1)

@@ -1,4 +1,4 @@
-"""Learning rates that change with the step, and how long an average remembers."""
+"""Learning rates as functions of the step, and decays of averages."""
 
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 def warmup_cosine(
     peak: float, steps: int, *, warmup: int | None = None, end: float = 0.0
 ) -> "optax.Schedule":
-    r"""Rise linearly to `peak` over `warmup` steps, fall to `end` along a cosine.
+    """Rise linearly to `peak` over `warmup` steps, then fall to `end` along a cosine.
 
-    For `optimiser=optax.radam(warmup_cosine(1e-3, steps))`. `warmup` is by default a
-    twentieth of the run, at most 1,000 steps. It is Optax's own schedule.
+    For `optimiser=optax.radam(warmup_cosine(1e-3, steps))`. By default `warmup` is a
+    twentieth of the run, at most 1,000 steps. It is a schedule of Optax.
     """
     import optax
 
@@ -31,7 +31,7 @@ def warmup_cosine(
 
 
 def ramp(peak: float, steps: int) -> "optax.Schedule":
-    """Rise linearly from 0 to `peak` over `steps` steps, and stay: EDM's.
+    """Rise linearly from 0 to `peak` over `steps` steps, then stay: EDM's schedule.
 
     Karras et al. 2022 rise over ten million images: `steps = 10_000_000 // batch_size`.
     """
@@ -42,11 +42,11 @@ def ramp(peak: float, steps: int) -> "optax.Schedule":
 
 
 def half_life(samples: float, batch_size: int) -> float:
-    r"""The decay of an average that forgets half in so many training samples.
+    """The decay of an average with this half-life in training samples.
 
-    For `fit(..., ema=(half_life(500_000, 512),))`: EDM states its averages so,
-    $0.5^{batch/samples}$, and shortens them in the first steps by the `ema_ramp` that
-    is also the default of `fit`.
+    For `fit(..., ema=(half_life(500_000, 512),))`. EDM defines its averages this way,
+    $0.5^{batch/samples}$, and lowers the decays in the first steps by `ema_ramp`, as
+    `fit` does by default.
     """
     require_positive(samples=samples, batch_size=batch_size)
     return 0.5 ** (batch_size / samples)

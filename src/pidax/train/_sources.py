@@ -1,12 +1,11 @@
-"""Where samples come from, in which order, and how they reach the devices.
+"""Sources of samples, their order, and their way to the devices.
 
 Arrays (in memory, memory-mapped, or in a file that is read by slices) are visited in a
-new random order in every epoch. The order of epoch e is that of a generator seeded with
-(key, e), and step s takes the rows s B .. s B + B - 1 of the epochs laid end to end, so
-a resumed run goes on with the very row at which it was killed, and no state is kept for
-it.
+new random order in every epoch. A generator seeded with (key, e) gives the order of
+epoch e, and step s takes rows s B .. s B + B - 1 of the concatenated epochs. So a
+resumed run continues with the right row, without any stored state.
 
-A run is cut into dispatches that end where something is to be looked at (a line of the
+A run is divided into dispatches, which end where the host has work to do (a line of the
 log, a checkpoint, a refresh). A thread prepares the batches of the next two.
 """
 
@@ -45,14 +44,14 @@ class AbstractSource(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What another run must share to be the same run."""
+        """What another run must have in common to be the same run."""
 
     @abc.abstractmethod
     def rows(self, step: int, part: slice) -> PyTree:
         """This part of the batch of this step."""
 
     def check_labels(self, batch: PyTree) -> None:
-        """Ask the objective of a batch with integers: labels may be out of range."""
+        """Let the objective check a batch with integers: labels may be out of range."""
         leaves = jax.tree.leaves(batch)
         integers = any(np.issubdtype(leaf.dtype, np.integer) for leaf in leaves)
         if integers and self.check is not None:
@@ -76,7 +75,9 @@ class NoData(AbstractSource):
 
 
 class ArrayData(AbstractSource):
-    """A pytree of arrays, or of what is sliced as one, with one row for each sample."""
+    """A pytree of arrays, or of objects with row slices, with one row
+    for each sample.
+    """
 
     def __init__(self, arrays: PyTree, batch_size: int, seed: Any):
         shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(arrays)]
@@ -220,7 +221,7 @@ class Dispatch:
 
 
 def _take(array: Any, index: np.ndarray) -> np.ndarray:
-    """Rows in any order, of what may only give them in its own (HDF5)."""
+    """Rows in any order, from a file that only reads them in ascending order (HDF5)."""
     if isinstance(array, np.ndarray):
         return np.take(array, index, axis=0)
     places, back = np.unique(index, return_inverse=True)
@@ -228,20 +229,20 @@ def _take(array: Any, index: np.ndarray) -> np.ndarray:
 
 
 def _digest(array: Any) -> str:
-    """A hash of an array, or of a thousand of its rows where it is too large."""
+    """A hash of an array, or of a thousand of its rows if it is too large."""
     large = np.asarray(array[:1]).nbytes * len(array) > _HASHED
     rows = array[:: max(1, len(array) // 1000) if large else 1]
     return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:16]
 
 
 def _is_array(value: Any) -> bool:
-    """An array, or what says its shape and gives its rows as one: HDF5, zarr."""
+    """An array, or an object with a shape and row slices: HDF5, zarr."""
     wanted = ("shape", "dtype", "__len__", "__getitem__")
     return all(hasattr(value, name) for name in wanted)
 
 
 def require_finite_data(leaf: np.ndarray, where: str, name: str) -> None:
-    """Floating-point data hold no NaN and no infinity."""
+    """Check that floating-point data have no NaN and no infinity."""
     if not np.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf).all():
         return
     bad = ~np.isfinite(leaf)
@@ -256,7 +257,7 @@ def require_finite_data(leaf: np.ndarray, where: str, name: str) -> None:
 def as_source(
     data: PyTree | Iterable | Callable, batch_size: int, seed: Any
 ) -> AbstractSource:
-    """The source that the `data` of `fit` means."""
+    """The source for the `data` argument of `fit`."""
     if data is None:
         return NoData(batch_size)
     if _is_array(data) or (not callable(data) and isinstance(data, _CONTAINERS)):
@@ -277,7 +278,7 @@ def as_source(
 def plan(
     start: int, stop: int, most: int, every: Sequence[int | None]
 ) -> Iterator[tuple[int, int]]:
-    """(first step, count) of each dispatch; none runs across a multiple of `every`."""
+    """(first step, count) of each dispatch; none crosses a multiple of `every`."""
     step = start
     while step < stop:
         ends = [step + most, stop]
@@ -293,7 +294,7 @@ def batches(
     most: int,
     steps: Iterator[tuple[int, int]],
 ) -> Iterator[Dispatch]:
-    """The dispatches of a plan, of one shape whatever their count."""
+    """The dispatches of a plan, all of one shape."""
     share = batch_size // place.processes
     part = slice(place.process * share, (place.process + 1) * share)
 
@@ -319,9 +320,9 @@ def batches(
 def prefetched(
     dispatches: Iterator[Dispatch], stopping: Callable[[], bool], ahead: int = 2
 ) -> Iterator[Iterator[Dispatch]]:
-    """The same dispatches, prepared by a thread up to `ahead` of their use.
+    """The same dispatches, prepared by a thread up to `ahead` before their use.
 
-    They end early when `stopping()`, even if the data keep one waiting.
+    They end early when `stopping()` is true, even if the data block.
     """
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     closed = threading.Event()
@@ -360,4 +361,4 @@ def prefetched(
         yield received()
     finally:
         closed.set()
-        thread.join(timeout=1)  # it may be waiting for the data, and dies with us
+        thread.join(timeout=1)  # it may be waiting for data, and ends with the process

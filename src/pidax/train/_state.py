@@ -1,12 +1,12 @@
-r"""What a run carries from step to step, and what it returns.
+r"""The state of a run, and its result.
 
-All that is carried, and nothing else, is checkpointed.
+The whole state is checkpointed, and nothing else.
 
 The weights' exponential moving averages follow
 $\bar\theta \leftarrow \bar\theta + (1 - d_t)(\theta - \bar\theta)$. A fixed decay $d$
 remembers the untrained start for several $1/(1-d)$ steps; with a ramp the half-life
 grows with the run, $d_t = 2^{-1/\min(h,\, r t)}$ with $h = -1/\log_2 d$ (Karras et
-al. 2022 use $r = 0.05$), so that an average of a short run is worth something too.
+al. 2022 use $r = 0.05$), so that the average of a short run is useful.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class TrainState(eqx.Module):
     """Weights, optimiser, averages, the objective's state, step and key: arrays only.
 
     `model` and `objective` are the array parts of the model and of the objective's
-    state, `averages` those of the trained weights, one for each decay. `failure` is 0,
-    or says what was not finite at `step`, where everything else has stood still since.
+    state, `averages` the averages of the trained weights, one for each decay. `failure`
+    is 0, or names what was not finite at `step`, at which everything else has stopped.
     """
 
     model: PyTree
@@ -44,10 +44,12 @@ class TrainState(eqx.Module):
 
 
 class NonFiniteError(RuntimeError):
-    """Training met a NaN or an infinity, and stopped before it could spread.
+    """A NaN or an infinity in training, which has stopped before it changed the
+    weights.
 
-    `step` is the step that failed (as many were completed before it), `term` what was
-    not finite, `checkpoint` the last good one, `result` the run as it was before.
+    `step` is the step that failed (as many were completed before it), `term` the value
+    that was not finite, `checkpoint` the last intact checkpoint, `result` the run
+    before the failure.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Result(Generic[M]):
     def ema(self, decay: float | None = None) -> M:
         """The model with averaged weights: the average of this decay, or the only one.
 
-        Which average samples best is found by sampling; the longest is not always it.
+        To find the best average, sample with each. The longest is not always the best.
         """
         if decay is None and len(self.decays) == 1:
             decay = self.decays[0]
@@ -111,10 +113,10 @@ class Result(Generic[M]):
 
 
 class Numbers(eqx.Module):
-    """The numbers of a run that its compiled step takes as arguments.
+    """The numbers of a run that are arguments of its compiled step.
 
-    An average of decay $d$ moves by `rates`, $1 - d$, and with a `ramp` by no less than
-    its half-life of $r t$ steps asks for.
+    An average of decay $d$ moves by `rates`, $1 - d$, and with a `ramp` by at least the
+    rate for a half-life of $r t$ steps.
     """
 
     steps: Scalar
@@ -171,16 +173,16 @@ def is_key(leaf: Array) -> bool:
 
 
 def own_copy(tree: PyTree) -> PyTree:
-    """The same arrays in memory of their own, for the run donates its buffers.
+    """The same arrays in their own memory, because the run donates its buffers.
 
-    Never weakly typed: a checkpoint would not remember that, and a resumed run would
-    be another program.
+    Never weakly typed: a checkpoint would not store that, and a resumed run would be
+    another program.
     """
 
     def one(leaf: Array) -> Array:
         if is_key(leaf):
             return jax.random.clone(leaf)
-        # A chart of fields has NumPy's float64: in the session's precision here.
+        # Coordinates of fields are NumPy's float64: use the session's precision.
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
         return jnp.array(leaf, dtype, copy=True)
 
@@ -188,7 +190,7 @@ def own_copy(tree: PyTree) -> PyTree:
 
 
 def gathered(tree: PyTree) -> PyTree:
-    """The arrays as anyone makes them: a copy on one device, bound to none."""
+    """The arrays as a copy on one device, committed to none."""
 
     def one(leaf: Array) -> Array:
         if is_key(leaf):

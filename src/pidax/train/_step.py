@@ -3,12 +3,12 @@ r"""One step of training, and several of them in one dispatch to the devices.
     key of step s:      k_s = fold_in(key, s)
     of its sample i:    fold_in(k_s, i),   i = 0 .. batch_size - 1 over the whole batch
 
-so that a sample meets the same noise on any number of devices and processes and in any
-number of micro-batches. Sums over samples are divided by the size of the whole batch,
-once: micro-batches and devices need not know of each other.
+A sample therefore gets the same noise on any number of devices and processes and in any
+number of micro-batches. Sums over samples are divided by the size of the whole batch
+once.
 
-A loss or gradient that is not finite leaves the state as it was, at this step and at
-every later one: the host reads the flag when it comes by, and no step waits for it.
+If a loss or gradient is not finite, the state does not change, at this step and at
+every later one. The host reads the flag later; no step waits for it.
 """
 
 from collections.abc import Callable, Hashable
@@ -35,11 +35,11 @@ RESERVED |= {"failure", "interrupt", "agree"}
 
 
 class Recipe(NamedTuple):
-    """What the compiled step is made of, beside its arguments.
+    """The parts of the compiled step that are not its arguments.
 
     `model`, `state` and `objective` are the parts of the model, of the objective's
     state and of the objective that are not arrays, `trainable` a filter specification
-    of the model; `loss` is the compiled loss of one sample.
+    of the model, `loss` the compiled loss of one sample.
     """
 
     model: PyTree
@@ -57,7 +57,7 @@ class Recipe(NamedTuple):
 def sample_loss(model: PyTree, objective: PyTree, state: PyTree) -> Callable[..., Any]:
     """The loss of one sample, a function of the arrays of the three.
 
-    Compiled by itself, so that Python runs the objective once: for the look at it
+    It is compiled by itself, so that Python runs the objective once: for the check
     before the run, and for every place in the step that calls or differentiates it.
     """
 
@@ -70,7 +70,7 @@ def sample_loss(model: PyTree, objective: PyTree, state: PyTree) -> Callable[...
 
 
 def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
-    """The trained arrays of an objective's state, and how to put them back."""
+    """The trained arrays of an objective's state, and a function to put them back."""
     arrays, rest = eqx.partition(objective.trainable(state), eqx.is_inexact_array)
 
     def put(arrays: PyTree) -> PyTree:
@@ -82,12 +82,12 @@ def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
 
 
 def dispatch(recipe: Recipe, devices: int, axis: Hashable | None) -> Callable[..., Any]:
-    """The function that is compiled: up to `per_dispatch` steps in one go.
+    """The compiled function: up to `per_dispatch` steps in one call.
 
     `run(state, objective, numbers, samples, first, count, asked)` takes samples of
-    shape `(per_dispatch, samples on this device, ...)`, the place of the first of them
-    in the whole batch, the number of steps to take, and whether this process was asked
-    to stop. It returns the state and a record of each step.
+    shape `(per_dispatch, samples on this device, ...)`, the index of the first of them
+    in the whole batch, the number of steps, and whether this process was asked to stop.
+    It returns the state and a record of each step.
     """
     here = recipe.batch_size // devices
 
@@ -199,8 +199,8 @@ def train_step(
 def add_up(tree: PyTree, axis: Hashable) -> PyTree:
     """The sum over all devices, of all arrays of one dtype at once.
 
-    One message instead of one for each array, of which a network has a hundred:
-    between processes on the CPU each takes about a millisecond.
+    One message instead of one for each of a hundred arrays: between processes on the
+    CPU each takes about a millisecond.
     """
     leaves, shape = jax.tree.flatten(tree)
     sums: list[Any] = [None] * len(leaves)
@@ -232,13 +232,13 @@ def _means(
     (loss, aux), gradient = jax.tree.map(
         lambda a: a / jnp.asarray(recipe.batch_size, a.dtype), sums
     )
-    if combination is not None:  # of the whole batch's gradients, as they turn it
+    if combination is not None:  # from the gradients of the whole batch
         loss, gradient = loss.sum(), combination(gradient)
     return (loss, aux), gradient
 
 
 def _value_and_gradients(total: Callable[..., Any], has_aux: bool) -> Callable:
-    """As `jax.value_and_grad`, of a vector of losses: a gradient for each of them."""
+    """As `jax.value_and_grad`, for a vector of losses: one gradient for each."""
 
     def both(trained: PyTree, *rest: PyTree) -> tuple[PyTree, PyTree]:
         alone = lambda trained: total(trained, *rest)
@@ -272,7 +272,7 @@ def _over_micro_batches(
 
 
 def _inspect(clip: Scalar | None, loss: Scalar, gradient: PyTree):
-    """The gradient, clipped; its norm; and what in it or the loss is not finite."""
+    """The gradient, clipped; its norm; and which value is not finite."""
     leaves = jax.tree.leaves(gradient)
     square = lambda g: jnp.square(jnp.abs(g).astype(loss.dtype)).sum()
     squares = jnp.stack([square(g) for g in leaves])
@@ -289,7 +289,7 @@ def _inspect(clip: Scalar | None, loss: Scalar, gradient: PyTree):
 
 
 def _unless(stopped: Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new`, or `old` if stopped; what did not change costs nothing."""
+    """`new`, or `old` if stopped; unchanged leaves cost nothing."""
 
     def one(new: Array, old: Array) -> Array:
         return new if new is old else jnp.where(stopped, old, new)
@@ -298,7 +298,7 @@ def _unless(stopped: Array, new: PyTree, old: PyTree) -> PyTree:
 
 
 def fingerprint(tree: PyTree) -> Array:
-    """A hash of the bits of all floating-point arrays, and of where each of them is."""
+    """A hash of the bits of all floating-point arrays and of their positions."""
     total = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)):
         parts = [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
