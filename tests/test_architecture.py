@@ -8,6 +8,7 @@ import pkgutil
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
@@ -157,6 +158,46 @@ def test_a_wrong_shape_is_named_by_argument_axis_and_size(x32):
         px.solve(flow, jnp.ones(2, dtype=int))
     with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'times'"):
         px.solve(flow, jnp.ones(2), times=jnp.ones((2, 2)))
+
+
+def test_a_wrong_type_takes_a_screen_and_names_the_function():
+    """Of a call with large arguments too: a student has a page of them."""
+    key = jax.random.key(0)
+    network = px.nn.MLP(2, 2, width=8, depth=4, key=key)
+    student = px.Student(network, px.EDM())
+    with pytest.raises(jaxtyping.TypeCheckError) as caught:
+        px.solve(student, jnp.ones(2))  # type: ignore[arg-type]
+    assert str(caught.value).splitlines() == [
+        "Type-check error whilst checking the parameters of pidax.flow.solve.",
+        "The problem arose whilst typechecking parameter 'flow'.",
+        "Actual value: Student(...)",
+        "Expected type: <class 'pidax.flow._probability_flow.ProbabilityFlow'>.",
+    ]
+    assert caught.value.__suppress_context__
+    # An error inside a call that is checked itself is the inner one's.
+    flow = px.ProbabilityFlow(px.from_function(lambda x, t: 1, px.EDM()), px.EDM())
+    with pytest.raises(ValueError, match="the wrapped model must return one array"):
+        flow(0.5, jnp.ones(2))
+    with pytest.raises(jaxtyping.TypeCheckError, match=r"of pidax\.evaluate\.compare"):
+        px.compare(flow, student, key=3)  # type: ignore[arg-type]
+
+
+def test_a_class_in_place_of_its_instance_is_named():
+    key = jax.random.key(0)
+    network = px.nn.MLP(2, 2, width=8, depth=1, key=key)
+    for make in (
+        lambda: px.ProbabilityFlow(px.Circle(), px.EDM),  # type: ignore[arg-type]
+        lambda: px.Student(network, px.EDM),  # type: ignore[arg-type]
+        lambda: px.karras(18, px.EDM),  # type: ignore[arg-type]
+        lambda: px.from_score(lambda x, t: x, px.EDM),  # type: ignore[arg-type]
+    ):
+        message = "process must be an instance of AbstractProcess, got the class EDM"
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_what_is_imported_when_asked_for_is_listed():
+    assert {"pde", "inference", "convert", "refine", "Residual"} <= set(dir(px))
 
 
 def test_the_check_can_be_switched_off():

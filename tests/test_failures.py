@@ -181,10 +181,12 @@ def test_bad_input_is_named(make, message, x32):
 
 def test_things_in_each_others_places_are_named():
     process, teacher = px.EDM(), gaussian()
-    for arguments in ((process, teacher), (lambda x, t: x, process), (teacher, px.EDM)):
+    for arguments in ((process, teacher), (lambda x, t: x, process)):
         with pytest.raises(jaxtyping.TypeCheckError, match=r"'(denoiser|process)'"):
             px.ProbabilityFlow(*arguments)  # type: ignore[arg-type]
     with pytest.raises(jaxtyping.TypeCheckError, match="'clock'"):
+        px.ProbabilityFlow(teacher, process, clock=process)  # type: ignore
+    with pytest.raises(ValueError, match="clock must be an instance of AbstractClock"):
         px.ProbabilityFlow(teacher, process, clock=px.flow.TimeClock)  # type: ignore
 
 
@@ -230,3 +232,25 @@ def test_extrapolation_is_a_decision():
     wide = px.EDM(sigma_max=1e3)
     flow = px.ProbabilityFlow(model, wide, extrapolate=True)
     assert jnp.isfinite(px.solve(flow, jnp.ones(3), **EULER).end).all()
+
+
+def test_arguments_in_the_other_order_are_named():
+    for wrap in (px.from_score, px.from_noise, px.from_velocity, px.from_function):
+        with pytest.raises(ValueError, match=rf"Swap them: {wrap.__name__}.model, EDM"):
+            wrap(px.EDM(), lambda x, t: x)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"in whose \(x, t\) the model answers"):
+            wrap(lambda x, t: x, 3)  # type: ignore[arg-type]
+
+
+def test_times_may_be_a_list(x32):
+    """The same numbers as of an array, wherever times are taken."""
+    flow = px.ProbabilityFlow(px.Gaussian(jnp.ones(2), jnp.ones(2)), px.EDM())
+    times, array = [80, 1.0, 0.002], jnp.array([80, 1.0, 0.002])
+    some, same = (
+        px.student.Upwind().stencil(px.EDM(), t).rows.times for t in (times, array)
+    )
+    np.testing.assert_array_equal(some, same)
+    np.testing.assert_array_equal(px.PID(flow, times=times).times, array)
+    z = jnp.ones(2)
+    some, same = (px.solve(flow, z, steps=2, times=t).xs for t in (times, array))
+    np.testing.assert_array_equal(some, same)

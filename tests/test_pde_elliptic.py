@@ -482,3 +482,20 @@ def test_a_shape_is_not_a_grid():
     for equation in (Poisson, Helmholtz, Darcy):
         with pytest.raises(ValueError, match=r"lives on a px\.pde\.Grid, got \(8, 8\)"):
             equation((8, 8))  # type: ignore[arg-type]
+
+
+def test_a_tuple_in_place_of_fields_is_named():
+    grid = Grid((5, 5))
+    equation = Poisson(grid)
+    pair = jnp.zeros(grid.shape), jnp.zeros(grid.shape)
+    message = r"expects its PoissonFields\(source, solution\), got a tuple of 2"
+    for ask in (
+        equation.residual,
+        equation.relative_residual,
+        equation.resolve,
+        equation.without,
+        lambda pair: px.pde.report(equation, pair, pair, key=jax.random.key(0)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(pair)
+    assert float(equation.relative_residual(equation.Fields(*pair))) == 0

@@ -1,5 +1,6 @@
 """Processes against their defining formulas; grids against theirs."""
 
+import inspect
 from typing import Any
 
 import equinox as eqx
@@ -244,3 +245,33 @@ def test_the_signal_of_a_level_is_not_negative_and_keeps_its_slope(x32):
     assert jax.grad(lambda t: process.level(t)[1])(end) == -1
     assert process.ratio_interval[1] == jnp.inf
     assert process.angle(end) == end
+
+
+@pytest.mark.parametrize(
+    ("process", "text"),
+    [
+        (px.EDM(0.01), "EDM(sigma_min=0.01, sigma_max=80, sigma_data=0.5)"),
+        (px.VE(0.03, 9.0), "VE(sigma_min=0.03, sigma_max=9, sigma_data=0.5)"),
+        (
+            px.VP(beta_max=12.5),
+            "VP(t_min=0.001, t_max=1, sigma_data=0.5, beta_min=0.1, beta_max=12.5)",
+        ),
+        (px.RectifiedFlow(), "RectifiedFlow(t_min=0.001, t_max=1, sigma_data=0.5)"),
+    ],
+)
+def test_it_prints_what_makes_it_again(process, text):
+    assert repr(process) == text
+    again = eval(text, vars(px))
+    assert_close(again.t_max, process.t_max, 1e-15)
+    assert_close(again.t_min, process.t_min, 1e-15)
+    names = list(inspect.signature(type(process)).parameters)
+    assert [part.split("=")[0] for part in text.split("(")[1].split(", ")] == names
+    assert all(f"`{name}`" in type(process).__doc__ for name in names)
+
+
+def test_a_process_of_noise_levels_names_them():
+    with pytest.raises(ValueError, match=r"got t_min\. Pass sigma_min \(t is") as e:
+        px.EDM(t_min=0.01)
+    with pytest.raises(ValueError, match=r"and sigma_max \(t is sigma squared"):
+        px.VE(t_min=0.01, t_max=3.0)
+    assert "EDM is made by its noise levels" in str(e.value)

@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from ._checks import classes_of, is_known, is_traced, require, show
 from .flow import ProbabilityFlow
 from .process import AbstractProcess
-from .types import Batch, Condition, Shape, Times
+from .types import Batch, Condition, Shape, Times, TimesLike
 
 _SLACK = 1e-6  # relative; t_max and t_min in float32 are still themselves
 
 
-def check_grid(times: Times, process: AbstractProcess, name: str = "times") -> Times:
+def check_grid(
+    times: TimesLike, process: AbstractProcess, name: str = "times"
+) -> Times:
     """The times, if two or more decrease from `t_max` to `t_min`."""
+    times = jnp.asarray(times, None if hasattr(times, "dtype") else float)
     known = not is_traced(times, process)
     # What is known is a number inside jit too, and stays one.
     with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():

@@ -8,8 +8,10 @@ switch the check off. Under `jax.jit` it costs nothing after the first trace.
 """
 
 import functools
+import inspect
+import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import (
@@ -21,6 +23,7 @@ from jaxtyping import (
     PRNGKeyArray,
     PyTree,
     Real,
+    TypeCheckError,
     jaxtyped,
 )
 
@@ -45,9 +48,64 @@ else:
                 from beartype import beartype  # a tenth of the package's import
 
                 checked = jaxtyped(typechecker=beartype)(fn)
-            return checked(*args, **kwargs)
+            try:
+                return checked(*args, **kwargs)
+            except TypeCheckError as error:
+                if isinstance(error, ShortTypeCheckError):  # of a call inside
+                    raise
+                given = _given_class(fn, args, kwargs)
+                raise given or ShortTypeCheckError(_short(str(error), fn)) from None
 
         return call
+
+
+class ShortTypeCheckError(TypeCheckError):
+    """The beginning of jaxtyping's message; all arguments in full are left out."""
+
+
+_RULE = re.compile(r"\n-+\n")
+_AXES = re.compile(r"The current values for each jaxtyping axis .*?\n(.*)", re.DOTALL)
+_LONGEST = 300  # columns of a line of the message
+
+
+def _short(message: str, fn: Callable[..., Any]) -> str:
+    """The function, the argument, what came and what was expected, and the axes."""
+    private = f"{fn.__module__}.{fn.__qualname__}"
+    public = ".".join(p for p in private.split(".") if not p.startswith("_"))
+    public = private if "<locals>" in private else public.removesuffix(".__init__")
+    head = _RULE.split(message, maxsplit=1)[0].replace(private, public)
+    lines: list[str] = []
+    for line in head.splitlines():
+        if re.match(r"(Type-check|The problem|Actual value|Expected type)", line):
+            lines.append(line[:_LONGEST])
+        elif lines and lines[-1].startswith("Actual value") and line.strip():
+            # What follows are the insides of a large value.
+            lines[-1] = lines[-1].removesuffix("...)").rstrip("(") + "(...)"
+    axes = _AXES.search(message)
+    if axes is not None:
+        sizes = ", ".join(axes.group(1).split("\n")[0].split())
+        lines += [f"Sizes of the axes so far: {sizes}."] * bool(sizes)
+    return "\n".join(lines)
+
+
+def _given_class(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ValueError | None:
+    """A better error for a class where an instance is expected: `EDM` for `EDM()`."""
+    try:
+        given = inspect.signature(fn).bind(*args, **kwargs).arguments
+    except TypeError:
+        return None
+    for name, value in given.items():
+        hint = getattr(fn, "__annotations__", {}).get(name)
+        for kind in (hint, *get_args(hint)):
+            fits = inspect.isclass(value) and inspect.isclass(kind)
+            if fits and issubclass(value, kind) and not issubclass(kind, type):
+                return ValueError(
+                    f"{name} must be an instance of {kind.__name__}, got the class "
+                    f"{value.__name__}. Make one of it: {value.__name__}(...)."
+                )
+    return None
 
 
 # What a user may pass, and what a function returns. NumPy arrays are welcome as input.

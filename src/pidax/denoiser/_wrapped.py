@@ -12,8 +12,9 @@ sample, and converts the prediction into $E[x_0|x]$:
 | velocity $v = \dot\alpha x_0 + \dot\sigma\epsilon$ | $(\sigma v - \dot\sigma x)/(\sigma\dot\alpha - \alpha\dot\sigma)$ |
 """  # noqa: E501
 
+import inspect
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -128,6 +129,30 @@ def _checked(out: Array, x: Array) -> Array:
     )
 
 
+def check_model(who: str, model: Any, process: Any) -> None:
+    """A function of `(x, t)` and the process in whose chart it is, in this order."""
+    if isinstance(model, AbstractProcess) and callable(process):
+        raise ValueError(
+            f"{who} takes the model first and the process second, got them in the "
+            f"other order. Swap them: {who}(model, {type(model).__name__}(...))."
+        )
+    if inspect.isclass(process) and issubclass(process, AbstractProcess):
+        raise ValueError(
+            f"process must be an instance of AbstractProcess, got the class "
+            f"{process.__name__}. Make one of it: {process.__name__}(...)."
+        )
+    if not isinstance(process, AbstractProcess):
+        raise ValueError(
+            f"{who} expects the process in whose (x, t) the model answers, got "
+            f"{type(process).__name__}. Pass one such as EDM() or VP()."
+        )
+    if not callable(model):
+        raise ValueError(
+            f"{who} wraps a function model(x, t[, condition]), got "
+            f"{type(model).__name__}. Pass the function itself."
+        )
+
+
 def from_score(
     score: Callable[..., Array],
     process: AbstractProcess,
@@ -139,6 +164,7 @@ def from_score(
     `x` is one noised sample of `process`, `t` its time. `shape` is the shape of one
     sample; it is needed only to draw from the prior. One call costs one evaluation.
     """
+    check_model("from_score", score, process)
     return Wrapped(score, process, "score", shape)
 
 
@@ -153,6 +179,7 @@ def from_noise(
     `x` is one noised sample of `process`, `t` its time. Wrap a model that is indexed by
     integers 0..999 as `from_noise(lambda x, t: model(x, 999 * t), VP())`.
     """
+    check_model("from_noise", noise, process)
     return Wrapped(noise, process, "noise", shape)
 
 
@@ -167,6 +194,7 @@ def from_velocity(
     For `RectifiedFlow` this is a flow-matching model, which predicts $\epsilon - x_0$
     with noise at $t = 1$ (negate it, and use $1 - t$, if yours has data at $t = 1$).
     """
+    check_model("from_velocity", velocity, process)
     return Wrapped(velocity, process, "velocity", shape)
 
 
@@ -186,4 +214,5 @@ def from_function(
     """
     if process is None:
         return _ChartFree(denoise, shape, interval)
+    check_model("from_function", denoise, process)
     return Wrapped(denoise, process, "data", shape)

@@ -60,7 +60,7 @@ def compare(
     count: WholeLike = 4096,
     z: BatchLike | None = None,
     times: TimesLike | None = None,
-    grid: Float[Array | np.ndarray, " node"] | None = None,
+    grid: TimesLike | None = None,
     clock: AbstractClock | None = None,
     condition: Condition = None,
     classes: WholeLike | None = None,

@@ -88,6 +88,7 @@ class Poisson(AbstractElliptic[PoissonFields]):
         return PoissonFields(source, self.grid.extend(inner))
 
     def residual(self, fields: PoissonFields) -> Field:
+        self.check_fields(fields)
         self.grid.check(**fields._asdict())
         right = _at_unknowns(self.grid, fields.source)
         return Laplacian(self.grid)(fields.solution) - right
@@ -153,6 +154,7 @@ class Helmholtz(AbstractElliptic[HelmholtzFields]):
         return HelmholtzFields(source, self.grid.extend(inner))
 
     def residual(self, fields: HelmholtzFields) -> Field:
+        self.check_fields(fields)
         self.grid.check(**fields._asdict())
         u = jnp.asarray(fields.solution)
         k = jnp.asarray(self.wavenumber, u.dtype)
@@ -246,6 +248,7 @@ class Darcy(AbstractElliptic[DarcyFields]):
         return DarcyFields(a, u)
 
     def residual(self, fields: DarcyFields) -> Field:
+        self.check_fields(fields)
         self.grid.check(**fields._asdict())
         u = jnp.asarray(fields.solution)
         operator = Diffusion(self.grid, fields.coefficient, check=False)

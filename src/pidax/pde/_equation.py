@@ -101,15 +101,18 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
 
     def resolve(self, fields: FieldsT) -> FieldsT:
         """The fields that this equation's own solver makes of the given ones."""
+        self.check_fields(fields)
         return _resolve_in_double(self, fields)
 
     def without(self, fields: FieldsT) -> FieldsT:
         """The same given fields with zero for all others: the null of every report."""
+        self.check_fields(fields)
         zeros = {n: jnp.zeros_like(getattr(fields, n)) for n in self.unknowns}
         return fields._replace(**zeros)  # type: ignore[attr-defined]
 
     def stop_given(self, fields: FieldsT) -> FieldsT:
         """The same fields, of which no gradient reaches the given ones."""
+        self.check_fields(fields)
         given = {n: jax.lax.stop_gradient(getattr(fields, n)) for n in self.given}
         return fields._replace(**given)  # type: ignore[attr-defined]
 
@@ -155,6 +158,19 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
         for name, field in fields.items():
             self.check_field(name, field)
         return self.Fields(**fields)
+
+    def check_fields(self, fields: Any) -> None:
+        """The argument of a residual is this equation's `Fields`, and no bare tuple."""
+        if isinstance(fields, self.Fields):
+            return
+        name, kind = type(self).__name__, type(fields).__name__
+        size = f" of {len(fields)}" if isinstance(fields, tuple | list) else ""
+        some = ", ".join(f"{field}=..." for field in self.names)
+        raise ValueError(
+            f"{name} expects its {self.Fields.__name__}({', '.join(self.names)}), got "
+            f"a {kind}{size}. Name the fields: equation.fields({some}); of one stacked "
+            "array, equation.unstack(array)."
+        )
 
     def check_field(self, name: str, field: Array) -> None:
         """The field `name` has its shape, by default that of the grid."""

@@ -329,6 +329,8 @@ def _fields(equation: AbstractEquation, some: Any, name: str) -> Values:
     """A batch of finite fields by name, from any form in which they come."""
     if isinstance(some, Dataset):
         some = some[:]
+    if isinstance(some, tuple | list) and not hasattr(some, "_fields"):
+        equation.check_fields(some)
     if isinstance(some, tuple) and hasattr(some, "_fields"):
         require(
             None,

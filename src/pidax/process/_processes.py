@@ -21,7 +21,9 @@ with $b(t) = \beta_{min} t + \tfrac12 (\beta_{max} - \beta_{min}) t^2$.
 """  # noqa: E501
 
 import abc
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -53,6 +55,29 @@ RATIO_CAP = 160.0  # in units of sigma_data
 number = functools.partial(eqx.field, converter=as_float)
 
 
+def _by_noise_levels(init: Callable[..., None]) -> Callable[..., None]:
+    """Names `sigma_min` and `sigma_max` to those who pass `t_min` or `t_max`."""
+
+    @functools.wraps(init)
+    def made(self: Any, *args: Any, **kwargs: Any) -> None:
+        times = [name for name in ("t_min", "t_max") if name in kwargs]
+        if times:
+            name = type(self).__name__
+            square = " (t is sigma squared)" if name == "VE" else " (t is sigma)"
+            raise ValueError(
+                f"{name} is made by its noise levels, sigma_min and sigma_max, got "
+                f"{' and '.join(times)}. Pass "
+                f"{' and '.join(t.replace('t_', 'sigma_') for t in times)}{square}."
+            )
+        init(self, *args, **kwargs)
+
+    return made
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else eqx.tree_pformat(value)
+
+
 class AbstractProcess(eqx.Module):
     r"""A Gaussian noise process $x_t = \alpha(t) x_0 + \sigma(t)\epsilon$.
 
@@ -65,6 +90,15 @@ class AbstractProcess(eqx.Module):
     t_min: AbstractVar[float]
     t_max: AbstractVar[float]
     sigma_data: AbstractVar[float]
+
+    def __repr__(self) -> str:
+        said = [f"{name}={_shown(x)}" for name, x in self._arguments().items()]
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    def _arguments(self) -> dict[str, Any]:
+        """What it was made with, by name; by default its fields."""
+        fields = dataclasses.fields(self)
+        return {field.name: getattr(self, field.name) for field in fields}
 
     @abc.abstractmethod
     def alpha(self, t: ElementwiseLike) -> Elementwise:
@@ -195,12 +229,18 @@ class EDM(AbstractProcess):
 
     Karras et al. 2022, "Elucidating the design space of diffusion-based generative
     models". The defaults are for images scaled to [-1, 1].
+
+    **Arguments:**
+
+    - `sigma_min`, `sigma_max`: the least and the largest noise level.
+    - `sigma_data`: the root mean square of one component of the data.
     """
 
     t_min: float = number()
     t_max: float = number()
     sigma_data: float = number()
 
+    @_by_noise_levels
     def __init__(
         self,
         sigma_min: float = 0.002,
@@ -215,6 +255,13 @@ class EDM(AbstractProcess):
         require_positive(sigma_data=self.sigma_data)
         levels = self.t_min, self.t_max
         check_interval("sigma_min, sigma_max", levels, positive=True)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "sigma_min": self.t_min,
+            "sigma_max": self.t_max,
+            "sigma_data": self.sigma_data,
+        }
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return jnp.ones_like(as_inexact(t))
@@ -232,12 +279,18 @@ class VE(AbstractProcess):
     Uses $\sigma = \sqrt t$ (Karras et al. 2022, Table 1), so $t = 0$ is clean data.
     Song et al. 2021 run the same process in the logarithm of sigma, between the same
     levels.
+
+    **Arguments:**
+
+    - `sigma_min`, `sigma_max`: the least and the largest noise level.
+    - `sigma_data`: the root mean square of one component of the data.
     """
 
     t_min: float = number()
     t_max: float = number()
     sigma_data: float = number()
 
+    @_by_noise_levels
     def __init__(
         self,
         sigma_min: float = 0.02,
@@ -252,6 +305,13 @@ class VE(AbstractProcess):
     def __check_init__(self):
         require_positive(sigma_data=self.sigma_data)
         check_interval("t_min, t_max", (self.t_min, self.t_max), positive=True)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "sigma_min": self.t_min**0.5,
+            "sigma_max": self.t_max**0.5,
+            "sigma_data": self.sigma_data,
+        }
 
     def alpha(self, t: ElementwiseLike) -> Elementwise:
         return jnp.ones_like(as_inexact(t))
@@ -293,13 +353,30 @@ class VP(AbstractLinearBeta):
     r"""Variance preserving: $\alpha^2 + \sigma^2 = 1$ (DDPM in continuous time).
 
     Ho et al. 2020; Song et al. 2021, with a linear $\beta$ from 0.1 to 20.
+
+    **Arguments:**
+
+    - `t_min`, `t_max`: the interval of times, within $[0, 1]$.
+    - `sigma_data`: the root mean square of one component of the data.
+    - `beta_min`, `beta_max`: $\beta$ at the times 0 and 1.
     """
 
-    t_min: float = number(default=1e-3)
-    t_max: float = number(default=1.0)
-    sigma_data: float = number(default=0.5)
-    beta_min: float = number(default=0.1)
-    beta_max: float = number(default=20.0)
+    t_min: float = number()
+    t_max: float = number()
+    sigma_data: float = number()
+    beta_min: float = number()
+    beta_max: float = number()
+
+    def __init__(
+        self,
+        t_min: float = 1e-3,
+        t_max: float = 1.0,
+        sigma_data: float = 0.5,
+        beta_min: float = 0.1,
+        beta_max: float = 20.0,
+    ):
+        self.t_min, self.t_max, self.sigma_data = t_min, t_max, sigma_data
+        self.beta_min, self.beta_max = beta_min, beta_max
 
     def sigma(self, t: ElementwiseLike) -> Elementwise:
         return jnp.sqrt(-jnp.expm1(-self.beta_integral(t)))
@@ -310,13 +387,31 @@ class VP(AbstractLinearBeta):
 
 
 class SubVP(AbstractLinearBeta):
-    r"""Sub-variance preserving: $\sigma = 1 - \alpha^2$ (Song et al. 2021)."""
+    r"""Sub-variance preserving: $\sigma = 1 - \alpha^2$ (Song et al. 2021).
 
-    t_min: float = number(default=1e-3)
-    t_max: float = number(default=1.0)
-    sigma_data: float = number(default=0.5)
-    beta_min: float = number(default=0.1)
-    beta_max: float = number(default=20.0)
+    **Arguments:**
+
+    - `t_min`, `t_max`: the interval of times, within $[0, 1]$.
+    - `sigma_data`: the root mean square of one component of the data.
+    - `beta_min`, `beta_max`: $\beta$ at the times 0 and 1.
+    """
+
+    t_min: float = number()
+    t_max: float = number()
+    sigma_data: float = number()
+    beta_min: float = number()
+    beta_max: float = number()
+
+    def __init__(
+        self,
+        t_min: float = 1e-3,
+        t_max: float = 1.0,
+        sigma_data: float = 0.5,
+        beta_min: float = 0.1,
+        beta_max: float = 20.0,
+    ):
+        self.t_min, self.t_max, self.sigma_data = t_min, t_max, sigma_data
+        self.beta_min, self.beta_max = beta_min, beta_max
 
     def sigma(self, t: ElementwiseLike) -> Elementwise:
         return -jnp.expm1(-self.beta_integral(t))
@@ -332,11 +427,21 @@ class RectifiedFlow(AbstractProcess):
 
     Lipman et al. 2023, "Flow matching for generative modeling"; Liu et al. 2023, "Flow
     straight and fast". At $t = 1$ there is no signal: $\alpha = 0$.
+
+    **Arguments:**
+
+    - `t_min`, `t_max`: the interval of times, within $[0, 1]$.
+    - `sigma_data`: the root mean square of one component of the data.
     """
 
-    t_min: float = number(default=1e-3)
-    t_max: float = number(default=1.0)
-    sigma_data: float = number(default=0.5)
+    t_min: float = number()
+    t_max: float = number()
+    sigma_data: float = number()
+
+    def __init__(
+        self, t_min: float = 1e-3, t_max: float = 1.0, sigma_data: float = 0.5
+    ):
+        self.t_min, self.t_max, self.sigma_data = t_min, t_max, sigma_data
 
     def __check_init__(self):
         require_positive(sigma_data=self.sigma_data)

@@ -30,7 +30,7 @@ from .._checks import require
 from .._compatibility import check_grid
 from ..flow import AbstractClock, AngleClock, ProbabilityFlow
 from ..process import AbstractProcess
-from ..types import Condition, Sample, Scalar, Times
+from ..types import Condition, Sample, Scalar, Times, TimesLike
 from ._stencil import Row, Stencil, exactly, make_stencil, rounded, widened
 
 
@@ -61,7 +61,7 @@ class AbstractDerivative(eqx.Module):
         state = jnp.tensordot(row.state.astype(states.dtype), states, axes=1)
         return flow.denoiser(state, row.at_sigma, row.at_alpha, condition)
 
-    def stencil(self, process: AbstractProcess, times: Times) -> Stencil:
+    def stencil(self, process: AbstractProcess, times: TimesLike) -> Stencil:
         """The coefficients on this grid, one row for each residual.
 
         Times decrease from `t_max`. The rows go from noise to data. There are as many
