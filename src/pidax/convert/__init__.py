@@ -1,4 +1,6 @@
-"""Other people's checkpoints, read as data: nothing in a file is run or imported."""
+"""Other people's checkpoints, read as data: nothing in a file is
+executed or imported.
+"""
 
 from .._files import CheckpointError as CheckpointError
 from ._edm import from_state as from_state

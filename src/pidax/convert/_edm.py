@@ -1,8 +1,8 @@
-r"""A published EDM checkpoint as a teacher: a denoiser that knows its process.
+r"""A published EDM checkpoint as a teacher: a denoiser with its process.
 
-A configuration is what the checkpoint says of itself: the preconditioner's class name
-and the arguments it was made with. Together with the state dict it gives the network,
-its coefficients and the process it was trained for:
+The configuration of a checkpoint is the preconditioner's class name and its arguments.
+Together with the state dict it determines the network, its coefficients and the process
+that it was trained for:
 
 | class | coefficients | process | predicts |
 |---|---|---|---|
@@ -11,8 +11,8 @@ its coefficients and the process it was trained for:
 | `VEPrecond` | `VECoefficients` | `VE(0.02, 100)` | the negative noise |
 | `iDDPMPrecond` | `IDDPMCoefficients` | `EDM` from the least to the largest of its `u` | the noise |
 
-Queries, keys and values alternate in a head in its state dict and are each by heads
-here. Filters of resampling are there as arrays, here as settings: they must agree.
+In the state dict queries, keys and values alternate within a head; here each is ordered by
+heads. Resampling filters are arrays there and settings here; they must agree.
 """  # noqa: E501
 
 from collections.abc import Callable, Iterator, Mapping
@@ -67,7 +67,7 @@ _SONG = {
 }
 _LISTS = ("multipliers", "attention", "taps")
 _COMMON = ("class_name", "img_resolution", "img_channels", "label_dim", "model_type")
-# What says nothing about the function: how it was trained, how it was computed.
+# Settings that do not change the function: of training and computing.
 _UNUSED = ("augment_dim", "label_dropout", "use_fp16", "sigma_min", "sigma_max")
 _OWN = {
     "EDMPrecond": ("sigma_data",),
@@ -77,23 +77,24 @@ _OWN = {
 }
 _DEFAULT_NETWORK = {"VPPrecond": "SongUNet", "VEPrecond": "SongUNet"}
 _PREFIX = "model."
-# What a preconditioner was made with by default is in its attributes alone.
+# Default arguments of a preconditioner are in its attributes only.
 _NUMBERS = ("sigma_data", "beta_d", "beta_min", "M", "epsilon_t", "C_1", "C_2")
 
 
 def load_edm(
     path: FileName, *, configuration: Configuration | None = None
 ) -> Preconditioned:
-    """A teacher from a checkpoint of EDM: no torch, and nothing in it is executed.
+    """A teacher from a checkpoint of EDM, without torch and without executing the
+    file.
 
-    An EDM pickle, or what `python -m pidax.convert convert` made of one, says itself
-    how its network was made. For a state dict pass that as `configuration`: the
+    An EDM pickle, or a file made from one by `python -m pidax.convert convert`,
+    contains its configuration. For a state dict pass it as `configuration`: the
     arguments of the preconditioner, `img_resolution`, `img_channels`, `model_type` and
     so on, and its `class_name` if it is not EDMPrecond.
 
-    It knows its `process`, its `classes` and its `shape`, that of one image, channels
+    The result has its `process`, its `classes` and its `shape`, one image with channels
     last: `ProbabilityFlow(teacher, teacher.process)` is its ODE. Weights of an
-    augmentation are kept: calls without `augment` do not use them.
+    augmentation are kept; calls without `augment` do not use them. Karras et al. 2022.
     """
     checkpoint = read_checkpoint(path)
     given = dict(configuration or {})
@@ -116,9 +117,10 @@ def load_pid(
 ) -> Student:
     """A student from a checkpoint of PID's authors, `ema_*.pt` or `model*.pt`.
 
-    `configuration` is that of the teacher it was distilled from,
-    `read_checkpoint(teacher).configuration["init_kwargs"]`; `process` the teacher's, by
-    default `EDM()`. Its output is the network's own, as in `Student(network, process)`.
+    `configuration` is the configuration of its teacher,
+    `read_checkpoint(teacher).configuration["init_kwargs"]`; `process` is the teacher's,
+    by default `EDM()`. The output is the network's own, as in `Student(network,
+    process)`.
     """
     checkpoint = read_checkpoint(path)
     network = named(path, lambda: network_from(configuration, checkpoint.state))
@@ -130,13 +132,13 @@ def load_pid(
 def teacher_from(configuration: Configuration, state: State) -> Preconditioned:
     """The teacher of a checkpoint, with its process and its number of classes.
 
-    - `configuration`: the arguments the preconditioner was made with, and its
-      `"class_name"`, without which it is `"EDMPrecond"`.
+    - `configuration`: the arguments of the preconditioner, and its `"class_name"`, by
+      default `"EDMPrecond"`.
     - `state`: the arrays by name, with or without the prefix `model.`; the weights
-      `map_augment` of the augmentation may be left out.
+      `map_augment` of the augmentation may be missing.
 
-    A setting that is unknown, an array that is missing, unknown or of another shape is
-    an error. Images are channels last here.
+    Unknown settings, and arrays that are missing, unknown or of another shape, are
+    errors. Images have their channels last.
     """
     kind = _kind(configuration)
     own = {name: array for name, array in state.items() if name == "u"}
@@ -190,7 +192,7 @@ def network_from(configuration: Configuration, state: State) -> SongUNet | Dhari
 
 
 def _kind(configuration: Configuration) -> str:
-    """The preconditioner's class, of whose dotted name the last part counts."""
+    """The last part of the dotted name of the preconditioner's class."""
     given = str(configuration.get("class_name", "EDMPrecond"))
     kind = given.rpartition(".")[2]
     if kind not in _OWN:
@@ -256,8 +258,8 @@ _PRECONDITIONERS: dict[str, Callable[..., tuple[Any, AbstractProcess]]] = {
 def from_state(network: _Network, state: State) -> _Network:
     """A copy of the network with the arrays of EDM's state dict.
 
-    Every name must be there, in its shape, and no other. Arrays are converted to the
-    dtypes of the network's own.
+    All names must be present with their shapes, and no others. Arrays are converted to
+    the dtypes of the network.
     """
     return fill(network, state, edm_naming)
 
@@ -268,7 +270,7 @@ def to_state(network: SongUNet | DhariwalUNet) -> dict[str, np.ndarray]:
 
 
 def edm_naming(network: SongUNet | DhariwalUNet) -> list[Entry]:
-    """Every array of a network's state dict, in no order that matters."""
+    """Every array of a network's state dict, in any order."""
     return list(_network(network))
 
 

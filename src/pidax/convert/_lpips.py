@@ -1,4 +1,4 @@
-"""LPIPS from the files in which its two halves are published.
+"""LPIPS from the two files in which it is published.
 
 The convolutions are torchvision's VGG16 (`vgg16-397923af.pth`, of which the classifier
 is not used), the weights of its features the five linear layers of the `lpips` package
@@ -35,11 +35,11 @@ def load_lpips(
     pooling: str = "average",
     size: int | None = 224,
 ) -> LPIPS:
-    """The perceptual distance from your files of its two halves.
+    """The perceptual distance LPIPS from your two files.
 
     `convolutions` is torchvision's VGG16 (`vgg16-397923af.pth`), `linear` the weights
-    that the `lpips` package fitted to it (`vgg.pth`, version 0.1). By default as Tee et
-    al. 2024 use it; `pooling="max", size=None` is the original.
+    of the `lpips` package (`vgg.pth`, version 0.1). By default as in Tee et al. 2024;
+    `pooling="max", size=None` is the original.
     """
     states = [read_checkpoint(path).state for path in (convolutions, linear)]
     return named(linear, lambda: lpips_from(*states, pooling=pooling, size=size))
@@ -52,7 +52,7 @@ def lpips_from(
     pooling: str = "average",
     size: int | None = 224,
 ) -> LPIPS:
-    """The distance made of the arrays of both files."""
+    """The distance from the arrays of both files."""
     names = [f"features.{i}.{part}" for i in _LAYERS for part in ("weight", "bias")]
     missing = [name for name in names if name not in convolutions]
     if missing:
@@ -86,7 +86,7 @@ def lpips_from(
 
 
 def _linear_weights(linear: State) -> list[np.ndarray]:
-    """Of lin0 to lin4, whichever way they are called."""
+    """The weights lin0 to lin4, under either of their names."""
     found = {}
     for name, array in linear.items():
         match = _LINEAR.fullmatch(name)

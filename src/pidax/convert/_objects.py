@@ -1,10 +1,10 @@
-"""What the pickles of checkpoints mean: arrays, numbers, and objects as data.
+"""The values in pickles of checkpoints: arrays, numbers, and objects as data.
 
 A storage is a row of numbers; a tensor is an offset, a shape and strides on one, and
-several tensors may share it. Tensors become NumPy arrays: views of the file's bytes,
-inside their storage or refused. Each name that a checkpoint may call has its function
-here, which makes an array, a number or a `PersistentObject` out of the arguments and
-can do nothing else.
+several tensors may share it. Tensors become NumPy arrays: views of the
+file's bytes, refused if they lie outside their storage. Each name that a checkpoint may
+call is replaced by a function here, which can only make an array, a number or a
+`PersistentObject`.
 """
 
 import math
@@ -59,11 +59,12 @@ _VERSION = 6  # of the persistent objects
 
 @dataclass(frozen=True, eq=False)
 class PersistentObject:
-    """An object that a checkpoint holds with its source: its data, and not the source.
+    """An object of a checkpoint that was stored with its source: the data without the
+    source.
 
-    `state` has its attributes by name, arrays as NumPy arrays and objects inside it as
-    further `PersistentObject`s. What the file has of source code is neither run nor
-    kept. A `ModuleDict` of torch is one of these too, without arguments.
+    `state` has its attributes by name, arrays as NumPy arrays, and objects inside it as
+    further `PersistentObject`s. Source code in the file is neither run nor kept. A
+    `ModuleDict` of torch is one of these too, without arguments.
     """
 
     class_name: str
@@ -73,7 +74,9 @@ class PersistentObject:
 
     @property
     def parameters(self) -> dict[str, np.ndarray | None]:
-        """Its own parameters by name; None where there is none, a bias for one."""
+        """Its own parameters by name; None where it has none, such as a
+        missing bias.
+        """
         return self._part("_parameters", np.ndarray)
 
     @property
@@ -83,7 +86,7 @@ class PersistentObject:
 
     @property
     def modules(self) -> dict[str, "PersistentObject | None"]:
-        """The modules right inside it, by name."""
+        """The modules directly inside it, by name."""
         return self._part("_modules", PersistentObject)
 
     def _part(self, name: str, kind: type) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def _entries(
 
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """What is in dicts, lists and tuples within each other, by dotted names."""
+    """The leaves of nested dicts, lists and tuples, by dotted names."""
     if isinstance(tree, dict | list | tuple):
         pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
         for key, value in pairs:
@@ -165,7 +168,7 @@ def _named(entries: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Label:
-    """What a pickle says of a storage whose bytes are elsewhere in the file."""
+    """The description of a storage whose bytes are elsewhere in the file."""
 
     dtype: np.dtype
     key: str
@@ -190,13 +193,13 @@ def storage(dtype: np.dtype, data: memoryview) -> np.ndarray:
 
 
 def check_bools(row: np.ndarray) -> None:
-    """A bool that is neither 0 nor 1 would be true or false as it pleases."""
+    """Refuse bools that are neither 0 nor 1, whose truth would be undefined."""
     if row.dtype == bool and row.size and row.view(np.uint8).max() > 1:
         raise bad("bools that are 0 or 1", "other bytes")
 
 
 def tensor(row: np.ndarray, args: tuple[Any, ...]) -> np.ndarray:
-    """The view of a storage that (offset, shape, strides, ...) says."""
+    """The view of a storage described by (offset, shape, strides, ...)."""
     offset, shape, strides = args
     tuples = type(shape) is tuple and type(strides) is tuple
     if not tuples or not all(map(is_count, (offset, *shape, *strides))):

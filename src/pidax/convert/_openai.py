@@ -1,8 +1,8 @@
 """OpenAI's checkpoints of "Consistency models" (Song et al. 2023): state dicts of ADM.
 
 `edm_*_ema.pt` are diffusion models, teachers; `cd_*.pt` and `ct_*.pt` consistency
-models, which answer with a sample in one evaluation. The files hold arrays alone, so
-how the network was made is given: by default as for ImageNet at 64 by 64.
+models, which return a sample in one evaluation. The files contain arrays only, so pass
+the network's arguments; the default is the network for ImageNet at 64 by 64.
 
 The blocks are numbered through, down (`input_blocks`) and up (`output_blocks`); a block
 of the way up that is the last of its level also holds the one that doubles the image.
@@ -42,12 +42,12 @@ LEAST = 4 * GROUPS
 def load_openai(
     path: FileName, *, flash: bool = True, **network: Any
 ) -> Preconditioned:
-    """A teacher from `edm_imagenet64_ema.pt` or another such file of OpenAI's.
+    """A teacher from `edm_imagenet64_ema.pt` or another such file of OpenAI.
 
-    `network` are arguments of `nn.DhariwalUNet`, where they are not those of ImageNet
-    at 64 by 64: `resolution=64, width=192, multipliers=(1, 2, 3, 4), blocks=3,
-    attention=(32, 16, 8), classes=1000`. `flash=False` is the order of attention's rows
-    in networks that were trained without flash attention.
+    `network` are arguments of `nn.DhariwalUNet` that differ from those for ImageNet at
+    64 by 64: `resolution=64, width=192, multipliers=(1, 2, 3, 4), blocks=3,
+    attention=(32, 16, 8), classes=1000`. `flash=False` is the row order of attention in
+    networks that were trained without flash attention.
     """
     return Preconditioned(_loaded(path, flash, network), EDM(), THOUSANDS)
 
@@ -55,11 +55,12 @@ def load_openai(
 def load_consistency(
     path: FileName, *, flash: bool = True, **network: Any
 ) -> Preconditioned:
-    """A consistency model from `cd_imagenet64_l2.pt` or another such file of OpenAI's.
+    r"""A consistency model from `cd_imagenet64_l2.pt` or another such file of OpenAI.
 
-    `f = load_consistency(path)` is the function $f(x, \\sigma)$: `f(z, 80.0,
-    condition=label)` is a sample in one evaluation, `z` a draw of `EDM().prior`. It is
-    no posterior mean: there is no flow to solve. `network` as in `load_openai`.
+    `f = load_consistency(path)` is the function $f(x, \sigma)$. `f(z, 80.0,
+    condition=label)` is a sample in one evaluation, for a draw `z` of `EDM().prior`. It
+    is not a posterior mean, so it has no flow to solve. `network` as in `load_openai`.
+    Song et al. 2023.
     """
     found = _loaded(path, flash, network)
     return Preconditioned(found, EDM(), ConsistencyCoefficients())

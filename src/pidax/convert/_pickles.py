@@ -1,17 +1,17 @@
-"""Pickles read as data: a machine that knows the words and has no hands.
+"""Pickles read as data, by an interpreter that cannot execute anything.
 
-A pickle is a program for a stack. Its words GLOBAL, REDUCE, NEWOBJ and BUILD import,
-call, construct and set whatever the file names. Here they only write down what the
-file said, as a `Name`, a `Call` or a `Persistent`, and only for names on the list that
-the caller gives, each with its uses. All other names, and all words that today's
+A pickle is a program for a stack machine. Its instructions GLOBAL, REDUCE, NEWOBJ and
+BUILD import, call, construct and set whatever the file names. Here they only record the
+request, as a `Name`, a `Call` or a `Persistent`, and only for names on the caller's
+list, each with its allowed uses. All other names, and all instructions that today's
 writers of checkpoints do not need, are refused by name. Bytes are views of the file.
 
-The memo of a pickle lets a list hold itself, or hold twice a list that holds twice a
-list, and so on: `survey` says that what was read is a tree, which a function may then
-walk by recursion.
+The memo of a pickle allows a list to contain itself, or to grow exponentially. `survey`
+checks that the result is a tree of limited size, which a function may walk by
+recursion.
 """
 
-import pickletools  # only the names of the words, to say which was refused
+import pickletools  # only names of instructions, for messages
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ Names = Mapping[str, str]
 
 @dataclass
 class Budget:
-    """What is left to one file."""
+    """The remaining limits for one file."""
 
     words: int = WORDS
     text: int = TEXT
@@ -65,13 +65,13 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Persistent:
-    """An object outside the pickle, by the words that say which."""
+    """An object outside the pickle, by the values that identify it."""
 
     words: Any
 
 
 class Ordered(dict):
-    """What the file calls an OrderedDict: the one kind of dict that may be built on."""
+    """An OrderedDict of the file, the only kind of dict that BUILD may change."""
 
     __slots__ = ()
 
@@ -79,7 +79,7 @@ class Ordered(dict):
 def read_pickle(
     data: memoryview, start: int, names: Names, budget: Budget
 ) -> tuple[Any, int]:
-    """What the pickle at byte `start` says, and where it ends."""
+    """The value of the pickle at byte `start`, and its end."""
     machine = _Machine(data, start, names, budget)
     return machine.run(), machine.at
 
@@ -182,7 +182,7 @@ class _Machine:
             self.fail(f"a memo number below {len(self.memo)}", index)
         self.stack.append(self.memo[index])
 
-    # --- words with something to check ---
+    # --- instructions with something to check ---
 
     def frame(self) -> None:
         length = self.number(8)
@@ -217,7 +217,7 @@ class _Machine:
             self.fail("sets of strings", "others")
         target.update(items)
 
-    # --- words that would act ---
+    # --- instructions that would act ---
 
     def name(self, module: Any, member: Any) -> None:
         if type(module) is not str or type(member) is not str:
@@ -265,12 +265,12 @@ class _Machine:
 
 
 def _kind(value: Any) -> str:
-    """A value in a message. Never its repr: that can be made to have no end."""
+    """The type of a value, for a message. Never its repr, which may be endless."""
     return value.text if type(value) is Name else type(value).__name__
 
 
 def _word(code: int) -> str:
-    """The name of a word of the pickle language."""
+    """The name of an instruction of the pickle language."""
     names = [word.name for word in pickletools.opcodes if ord(word.code) == code]
     return names[0] if names else f"0x{code:02x}, which does not exist"
 
@@ -316,7 +316,7 @@ _STEPS: dict[int, _Step] = {
     0x94: lambda m: m.put(len(m.memo)),
     ord("h"): lambda m: m.get(m.number(1)),
     ord("j"): lambda m: m.get(m.number(4)),
-    # what would act, and here is written down
+    # instructions that would act, and are recorded here
     ord("c"): lambda m: m.name(m.line(), m.line()),
     0x93: lambda m: m.name(*m.pop(2)),
     ord("R"): lambda m: m.reduce(),
@@ -330,7 +330,7 @@ _INNER = (dict, list, tuple, Call, Persistent)
 
 
 def survey(root: Any) -> list[Persistent]:
-    """Every `Persistent` of the tree, each once; raises if it is no tree."""
+    """Every `Persistent` of the tree, each once; raises if it is not a tree."""
     found: list[Persistent] = []
     sizes: dict[int, tuple[int, int]] = {}  # id -> levels, branches
     open_: set[int] = set()

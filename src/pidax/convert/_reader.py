@@ -1,4 +1,4 @@
-"""The front door: a file of any of the formats, recognised by its first bytes."""
+"""Reads a file of any supported format, recognised by its first bytes."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from ._torch import MAGIC, read_edm_pickle, read_torch_legacy, read_torch_zip
 _LEGACY = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
 _CHUNK = 1 << 20
 _HEAD = 512
-_CONFIGURATION = "configuration"  # of the metadata that this room writes
+_CONFIGURATION = "configuration"  # of the metadata that this package writes
 _OTHERS = [  # first bytes of what is not a checkpoint, and what to do then
     (b"version https://git-lfs", "a git-lfs pointer", "Fetch it with `git lfs pull`."),
     (b"\x1f\x8b", "a gzip file", "Unpack it first: `gunzip` or `tar -xzf`."),
@@ -39,15 +39,15 @@ _OTHERS = [  # first bytes of what is not a checkpoint, and what to do then
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a file holds, as data.
+    """The contents of a file, as data.
 
-    `state`: arrays by torch's names. They are read-only views of the file's bytes, in
-    memory as long as one of them is. `configuration`: of an EDM pickle's `ema` and of
-    the modules right inside it, the class, the arguments it was made with and its
-    numbers (`sigma_data`), and `dataset_kwargs`; of other files, what they hold beside
-    arrays. `source`: the file's name, length and SHA-256. `parameters`: which names of
-    `state` are parameters, where the file says so. `objects`: of an EDM pickle, all
-    that it holds (`ema`, `loss_fn`, ...), networks as `PersistentObject`s.
+    `state`: arrays by torch's names. They are read-only views of the file's bytes,
+    which stay in memory as long as one of them. `configuration`: for an EDM pickle,
+    class, arguments and numbers (`sigma_data`) of `ema` and of the modules directly
+    inside it, and `dataset_kwargs`; for other files, their contents other than arrays.
+    `source`: the file's name, length and SHA-256. `parameters`: the names in `state`
+    that are parameters, if the file says so. `objects`: for an EDM pickle, all its
+    contents (`ema`, `loss_fn`, ...), with networks as `PersistentObject`s.
     """
 
     format: str
@@ -61,9 +61,9 @@ class Checkpoint:
 def read_checkpoint(path: FileName, *, allow_nonfinite: bool = False) -> Checkpoint:
     """Read an EDM pickle, a state dict of torch.save, or a safetensors file.
 
-    Nothing in the file is executed or imported; what is not a checkpoint raises
-    `CheckpointError`. A weight that is NaN or infinite does too, with its name, unless
-    `allow_nonfinite=True`. Memory: at most twice the file's size and 100 MB.
+    Nothing in the file is executed or imported. Anything that is not a checkpoint
+    raises `CheckpointError`. A weight that is NaN or infinite does too, with its name,
+    unless `allow_nonfinite=True`. Memory: at most twice the file's size and 100 MB.
     """
     with opened(path) as (file, _):
         read = _reader(file.read(_HEAD))
@@ -80,7 +80,7 @@ def read_checkpoint(path: FileName, *, allow_nonfinite: bool = False) -> Checkpo
 
 
 def named(path: FileName, make: Callable[[], Any]) -> Any:
-    """What goes wrong with a file's contents names the file."""
+    """Name the file in errors about its contents."""
     try:
         return make()
     except (ValueError, KeyError, TypeError) as error:
@@ -89,7 +89,7 @@ def named(path: FileName, make: Callable[[], Any]) -> Any:
 
 
 def _reader(head: bytes) -> Callable[[memoryview], Checkpoint]:
-    """The reader of the format that begins so."""
+    """The reader of the format that begins with these bytes."""
     if head[:2] == b"PK":
         return lambda data: _torch("torch zip", read_torch_zip(data))
     if head[:1] == b"\x80" and len(head) > 1 and head[1] in PROTOCOLS:
@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_size(found: Checkpoint, size: int) -> None:
-    """What is shared in the file is written out by whoever copies it."""
+    """Limit the size of shared values when they are copied."""
     total = sum(array.nbytes for array in found.state.values())
     if total > SURPLUS * size:
         raise bad(f"arrays of at most {SURPLUS} times the file's {size} bytes", total)
@@ -215,7 +215,7 @@ def _check_finite(name: str, array: np.ndarray) -> None:
 
 
 def _unknown(head: bytes) -> CheckpointError:
-    """What the first bytes look like, if not a checkpoint."""
+    """A guess at what a file is that is not a checkpoint."""
     expected = "an EDM pickle, a torch state dict or a safetensors file"
     if not head:
         return bad(expected, "an empty file", "Download it again.")

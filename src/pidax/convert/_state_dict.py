@@ -1,9 +1,9 @@
-r"""Arrays here and in a state dict: names, shapes, and how each is turned.
+r"""Arrays of pidax and of a state dict: names, shapes, and layouts.
 
-A state dict maps dotted names to arrays in torch's layouts. What is kept here in
-another layout is turned both ways, without rounding:
+A state dict maps dotted names to arrays in torch's layouts. Arrays with another layout
+in pidax are converted both ways, without rounding:
 
-| | here | there |
+| layer | pidax | torch |
 |---|---|---|
 | linear | inputs outputs | outputs inputs |
 | convolution | height width inputs outputs | outputs inputs height width |
@@ -33,7 +33,7 @@ _Network = TypeVar("_Network", SongUNet, DhariwalUNet)
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What is missing, unexpected, and of another shape: (found, expected)."""
+    """Missing and unexpected names, and wrong shapes: (found, expected)."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -42,7 +42,7 @@ class KeyReport:
 
     @property
     def exact(self) -> bool:
-        """Whether every array is there, in its shape, and no other."""
+        """Whether all arrays are present with their shapes, and no others."""
         return not (self.missing or self.unexpected or self.misshaped)
 
     def raise_if_not_exact(self) -> None:
@@ -95,7 +95,7 @@ def match(found: Mapping[str, Any], expected: Mapping[str, Shape]) -> KeyReport:
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of a state dict: where it is here, and how it is turned."""
+    """One array of a state dict: its place in the network, and its conversion."""
 
     name: str
     leaf: Any  # an array of the network; of a fixed one None
@@ -120,8 +120,8 @@ def names(network: Any, naming: Naming) -> dict[str, Shape]:
 def fill(network: _Network, state: State, naming: Naming) -> _Network:
     """A copy of the network with the arrays of a state dict.
 
-    Every name must be there, in its shape, and no other. Arrays are converted to the
-    dtypes of the network's own.
+    All names must be present with their shapes, and no others. Arrays are converted to
+    the dtypes of the network.
     """
     match(state, names(network, naming)).raise_if_not_exact()
     values = []
@@ -150,7 +150,7 @@ def written(network: Any, naming: Naming) -> dict[str, np.ndarray]:
 
 
 def structure(make: Callable[..., _Network], *args: Any, **options: Any) -> _Network:
-    """A network without its arrays, to be filled: nothing is drawn."""
+    """A network without its arrays, to be filled: nothing is drawn at random."""
     key = jax.random.key(0)
     return eqx.filter_eval_shape(lambda: make(*args, **options, key=key))
 

@@ -1,4 +1,4 @@
-"""What `torch.save` writes, in both its formats, and EDM's pickles around the older.
+"""The two formats of `torch.save`, and EDM's pickles, which contain the older one.
 
     zip      NAME/data.pkl, the graph; NAME/data/KEY, one storage each; NAME/byteorder
     legacy   five pickles: magic, 1001, system, graph, [keys]; then the storages in the
@@ -34,7 +34,7 @@ _Rows = Mapping[str, np.ndarray]
 
 
 def read_torch_zip(data: memoryview) -> Any:
-    """What a zip file of `torch.save` holds: dicts, lists, numbers and arrays."""
+    """The contents of a zip file of `torch.save`: dicts, lists, numbers and arrays."""
     parts = members(data)
     graphs = [name for name in parts if name == "data.pkl" or name[-9:] == "/data.pkl"]
     if len(graphs) != 1:
@@ -64,7 +64,7 @@ def read_torch_zip(data: memoryview) -> Any:
 
 
 def read_torch_legacy(data: memoryview) -> Any:
-    """What a file of `torch.save` before PyTorch 1.6 holds, likewise."""
+    """The contents of a file of `torch.save` before PyTorch 1.6, likewise."""
     root, rows = _read_legacy(data, _STATE, Budget())
     return _rebuilt(root, rows)
 

@@ -1,4 +1,4 @@
-"""The members of a zip file as views of its bytes: nothing is unpacked.
+"""The members of a zip file as views of its bytes; nothing is decompressed.
 
 `torch.save` stores without compression, so that a member is a stretch of the file and
 can be no larger than it. Compressed, encrypted and overlapping members are refused.

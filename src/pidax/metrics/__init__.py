@@ -1,14 +1,13 @@
-"""Functions of arrays that say how far apart two things are.
+"""Errors and distances of arrays of samples.
 
-Two kinds. *Errors* compare samples that belong together, one to one: a fast solution
-and a converged one from the same noise. *Distances between sets* compare two laws by
-their draws, in any order and number. Samples may have any shape and are flattened;
-NumPy and JAX arrays are welcome, and everything but `error_summary` compiles under
-`jax.jit`, vmaps and differentiates.
+*Errors* compare pairs of samples: a fast solution and an accurate one from the same
+noise. *Distances between sets* compare two distributions by their samples, in any order
+and number. Samples may have any shape and are flattened. Arrays may be of NumPy or JAX,
+and all functions but `error_summary` work under `jax.jit`, `jax.vmap` and `jax.grad`.
 
-A distance between two finite sets of one law is not zero. Whoever reports one reports
-beside it the same distance between two sets that are known to have one law, at the
-same sizes: data against held-out data.
+The distance between two finite sets of the same distribution is not zero. Report with
+it the same distance between two sets of the same distribution and sizes: data against
+held-out data.
 """
 
 from ._bootstrap import Interval as Interval

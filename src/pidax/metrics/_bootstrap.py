@@ -1,7 +1,7 @@
-r"""How sure a number is that was computed from samples: the bootstrap.
+r"""Confidence intervals of numbers computed from samples: the bootstrap.
 
-The samples are drawn from anew, with replacement, as many as there are; the number is
-computed of every such resample, and its quantiles are the interval.
+The samples are resampled with replacement, the number is computed for every resample,
+and its quantiles are the interval.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Interval(NamedTuple):
         values: Float[Array, "resample *value"],
         level: float,
     ) -> "Interval":
-        """From the estimate and what it was for each resample, the bias taken off."""
+        """From the estimate and its values for each resample, with the bias removed."""
         bias = values.mean(axis=0) - estimate
         tail = jnp.asarray([(1 - level) / 2, (1 + level) / 2], values.dtype)
         low, high = jnp.quantile(values, tail, axis=0)
@@ -53,19 +53,19 @@ def bootstrap(
 
     - `statistic`: a function of the sets that returns an array; JAX compiles it.
     - `sets`: arrays, or pytrees of them, with the samples as their first axis. Each
-      set is resampled on its own; what belongs together is one pytree.
+      set is resampled on its own; put arrays that belong together into one pytree.
     - `resamples`: the ends of a 95% interval are known to about a tenth of its width
       with 200 and a twentieth with 1000.
-    - `level`: the share of intervals that hold, over repetitions of the experiment,
-      as far as the samples are many. At 0.95 and 60 normal draws it is 0.95 for their
+    - `level`: the share of intervals that contain the true value, over repetitions of
+      the experiment, for many samples. At 0.95 and 60 normal draws it is 0.95 for their
       mean and 0.91 for their standard deviation (0.92 if the quantiles were corrected
       for bias and acceleration); with heavy tails it is less.
 
-    The interval is the quantiles of the resampled values *minus their bias*: their
-    mean less the estimate. Of a mean or a median that is hardly anything. But a
-    squared distance between sets has a positive floor where the laws agree, and a
-    resample, which repeats samples, has a second such floor on top: uncorrected, the
-    interval would lie above the estimate. At such a floor the interval is too wide
+    The interval has the quantiles of the resampled values *minus their bias*, which is
+    their mean minus the estimate. For a mean or a median the bias is small. But a
+    squared distance between sets is positive even if the distributions agree, and a
+    resample, which repeats samples, adds a second such floor: without the correction
+    the interval would lie above the estimate. At such a floor the interval is too wide
     (for the squared distance of means by up to $\sqrt 3$), never too narrow.
 
     **Cost:** `resamples + 1` evaluations, in blocks of bounded memory. Compiled anew

@@ -1,4 +1,4 @@
-"""Distances between sets of samples that belong together, one to one."""
+"""Errors of pairs of samples."""
 
 import math
 from functools import partial
@@ -32,10 +32,9 @@ def sample_errors(
 ) -> Float[Array, " sample"]:
     r"""$|\Delta x|$ of each sample, $|\cdot|$ the 2-norm over all its components.
 
-    Which samples are bad, where `rms_error` says how bad they are together: it is the
-    root mean square of these. `per_component=True` divides by the root of the number
-    of components. A sample that is not finite (a failed solve with `throw=False`) has
-    an error that is not finite; the others keep theirs.
+    `rms_error` is the root mean square of these numbers. `per_component=True` divides
+    by the root of the number of components. A sample that is not finite (a failed solve
+    with `throw=False`) has an error that is not finite; the others are not affected.
     """
     same_shape(samples, reference)
     return _errors(samples, reference, per_component)
@@ -48,8 +47,8 @@ def error_summary(
     """`sample_errors` in four numbers: `rms`, `median`, `p99` and `max`.
 
     For tables and logs: Python floats, so not under `jax.jit`. `p99` is the 99th
-    percentile, interpolated linearly. A mean hides a tail: a student that is right for
-    most noise and wrong for some has a small `median` and a large `max`.
+    percentile, interpolated linearly. A student that is right for most noise and
+    wrong for some has a small `median` and a large `max`.
     """
     errors = np.asarray(
         sample_errors(samples, reference, per_component=per_component), np.float64

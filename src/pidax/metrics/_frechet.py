@@ -6,8 +6,8 @@ $$ d^2 = |\mu - \nu|^2 + \operatorname{tr}\bigl(A + B - 2 (A^{1/2} B A^{1/2})^{1
    \bigr) $$
 
 (Dowson & Landau 1982). On the features of the Inception network it is called FID
-(Heusel et al. 2017). No such network is part of pidax: pass the features of one, or of
-any other function of an image. Statistics are taken in float64, in NumPy.
+(Heusel et al. 2017). pidax has no such network: pass the features of a network, or of
+any other function of an image. Statistics are computed in float64, in NumPy.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ._sets import SamplesLike
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Mean and covariance of features, `count` of them (None if it is not known)."""
+    """Mean and covariance of features, and their `count` (None if it is not known)."""
 
     mean: Float[np.ndarray, " feature"]
     covariance: Float[np.ndarray, "feature feature"]
@@ -41,7 +41,9 @@ class FeatureStatistics:
     @staticmethod
     @typed
     def of(features: SamplesLike) -> "FeatureStatistics":
-        """Those of features, one row for each image; unbiased covariance."""
+        """The statistics of features, one row for each image, with unbiased
+        covariance.
+        """
         rows = np.asarray(features, np.float64).reshape(len(features), -1)
         require(
             None,
@@ -76,8 +78,8 @@ class FeatureStatistics:
 def frechet_distance(samples: FeatureStatistics, reference: FeatureStatistics) -> float:
     r"""The squared distance $d^2$ of two Gaussians with these statistics.
 
-    It is biased: two finite sets of one law are at a positive distance, which falls
-    with their size. Compare numbers taken with equally many images.
+    It is biased: two finite sets of the same distribution are at a positive distance,
+    which falls with their size. Compare only numbers for equally many images.
     """
     if samples.mean.shape != reference.mean.shape:
         raise ValueError(
@@ -105,9 +107,9 @@ def inception_score(
 ) -> tuple[float, float]:
     r"""$\exp E_x\, \mathrm{KL}(p(y|x)\,\|\,p(y))$: mean and deviation over `splits`.
 
-    Between 1 (every image looks alike to the classifier) and the number of labels
-    (sure of each, and all equally frequent): Salimans et al. 2016. Images are split in
-    their order.
+    Between 1 (the classifier gives the same answer for every image) and the number of
+    labels (certain answers, all equally frequent): Salimans et al. 2016. Images are
+    split in their order.
     """
     p = np.asarray(probabilities, np.float64)
     sums = p.sum(axis=1)

@@ -1,6 +1,6 @@
-r"""Distances of laws by a function of all pairs: the energy distance, and MMD.
+r"""Distances of distributions by a function of all pairs: energy distance and MMD.
 
-What all pairs of two sets say: the discrepancy of a function of their distance.
+The discrepancy of a function $k$ of the distance of pairs is
 
 $$ \langle k\rangle_{xx} - 2\langle k\rangle_{xy} + \langle k\rangle_{yy}
    = \operatorname{mean}_i\bigl(\langle k(x_i, x')\rangle - \langle k(x_i, y)\rangle
@@ -8,9 +8,9 @@ $$ \langle k\rangle_{xx} - 2\langle k\rangle_{xy} + \langle k\rangle_{yy}
    + \operatorname{mean}_j\bigl(\langle k(y_j, y')\rangle - \langle k(y_j, x)\rangle
      \bigr). $$
 
-The right hand side subtracts point by point before it averages: what is left is small
-where the sets agree, nothing is lost to rounding in large sums, and two copies of one
-set give exactly zero.
+The right hand side subtracts point by point before it averages. So the terms are small
+if the sets agree, rounding errors stay small, and two copies of one set give exactly
+zero.
 
 Distances are sums of squared differences. The product form $|x|^2 + |y|^2 - 2x\cdot y$
 would be faster in many dimensions, but it cancels for near points: in float32 two
@@ -40,26 +40,27 @@ _MOST = 512  # points of each set in the median of distances
 def energy_distance(
     samples: SamplesLike, reference: ReferenceLike, *, unbiased: bool = True
 ) -> Scalar:
-    r"""The squared energy distance of two laws, from draws of each.
+    r"""The squared energy distance of two distributions, from samples of each.
 
     $$ 2\,E|X - Y| - E|X - X'| - E|Y - Y'|, $$
 
-    $|\cdot|$ the 2-norm of the flattened samples; zero if and only if the laws are
-    equal. Not its root, because only this is estimated without bias.
+    $|\cdot|$ the 2-norm of the flattened samples; zero if and only if the
+    distributions are equal. The square is returned because it has an unbiased
+    estimate.
 
     **Arguments:**
 
     - `samples`, `reference`: two sets of events of one shape; sizes may differ.
     - `unbiased`: the U-statistic, which leaves out the pair of a sample with itself.
-      Its mean is the distance of the laws: zero when they are equal, so that it falls
-      on both sides of zero. `False` is the V-statistic, the energy distance of the
-      two empirical laws: never negative, zero for two copies of one set, and
+      Its mean is the distance of the distributions: zero if they are equal, so that it
+      scatters around zero. `False` is the V-statistic, the energy distance of the two
+      empirical distributions: never negative, zero for two copies of one set, and
       on average $E|X - X'|/n + E|Y - Y'|/m$ too large. In one dimension it is
       `scipy.stats.energy_distance(samples, reference) ** 2`.
 
-    **When:** two sets, no choice of a kernel's width, no random directions. It weighs
-    large scales most; `mmd` looks at the scale that you name. Dependent draws
-    (`samples` that contain `reference`) void `unbiased`.
+    **When:** if you do not want to choose a kernel's width or random directions. Large
+    scales have the largest weight; `mmd` looks at a scale that you choose. `unbiased`
+    needs independent sets.
 
     **Cost:** $(n + m)^2$ distances in $d$ components, a block at a time, so that
     memory does not grow with $nm$. Differentiable; coinciding points have gradient 0.
@@ -83,12 +84,13 @@ def mmd(
     | None = None,
     unbiased: bool = True,
 ) -> Scalar:
-    r"""The squared maximum mean discrepancy of two laws, from draws of each.
+    r"""The squared maximum mean discrepancy of two distributions, from samples of each.
 
     $$ E\,k(X, X') - 2\,E\,k(X, Y) + E\,k(Y, Y'), \qquad
        k(x, y) = e^{-|x - y|^2 / 2h^2}; $$
 
-    the squared distance of the laws' mean features; zero if and only if they are equal.
+    the squared distance of mean features; zero if and only if the distributions are
+    equal.
 
     **Arguments:**
 
@@ -97,14 +99,15 @@ def mmd(
       `median_bandwidth(samples, reference)`, a constant to autodiff. Two values can
       be compared only at one `bandwidth`: compute it once, from the reference.
     - `unbiased`: the U-statistic, which leaves out the pair of a sample with itself.
-      Its mean is the discrepancy of the laws: zero when they are equal, so that it
-      falls on both sides of zero. `False` is the V-statistic: never negative, zero for
+      Its mean is the discrepancy of the distributions: zero if they are equal, so that
+      it scatters around zero. `False` is the V-statistic: never negative, zero for
       two copies of one set, and on average
       $(1 - E\,k(X, X'))/n + (1 - E\,k(Y, Y'))/m$ too large.
 
-    **When:** the scale that matters is known, or several are. Far below it all points
-    are strangers, far above it only means are compared. For fields of many components
-    distances concentrate and the power to tell laws apart is small: compare features.
+    **When:** if you know the scale, or the scales, that matter. With a bandwidth far
+    below it all points are unrelated, far above it only means are compared. For fields
+    of many components distances concentrate, and the test has little power: compare
+    features.
 
     **Cost:** $(n + m)^2$ distances in $d$ components, a block at a time, so that
     memory does not grow with $nm$.
@@ -138,9 +141,9 @@ def median_bandwidth(
     subset of 512 is taken, the same at every call. `mmd` uses it for
     $k = e^{-|x - y|^2/2h^2}$.
 
-    It is the scale of the data as a whole. If what matters is finer (the width of a
-    filament, of one mode among many), pass that to `mmd`, or several:
-    `bandwidth=h * np.array([0.1, 0.3, 1.0])`.
+    It is the scale of the data as a whole. If a finer scale matters (the width of a
+    filament, or of one mode among many), pass it to `mmd`, or several: `bandwidth=h *
+    np.array([0.1, 0.3, 1.0])`.
 
     Gretton et al. 2012, Section 8; its large-sample limit: Garreau, Jitkrittum and
     Kanagawa 2017, "Large sample analysis of the median heuristic".
@@ -171,7 +174,7 @@ def _median_distance(*sets: Float[Array, "_ d"]) -> Float[Array, " 1"]:
 
 
 def _subset(count: int) -> np.ndarray:
-    """Which of `count` points to take: at random, lest a pattern in them be hit."""
+    """Indices of `count` points, at random, so that no pattern in them is hit."""
     if count <= _MOST:
         return np.arange(count)
     return np.random.default_rng(0).choice(count, _MOST, replace=False)
@@ -187,7 +190,7 @@ def _gaussian(
 def _nearness(
     square: Float[Array, "..."], _: Float[Array, " 0"]
 ) -> Float[Array, "..."]:
-    """Minus the distance: the kernel whose squared discrepancy this is."""
+    """Minus the distance: the kernel of the energy distance."""
     return -root(square)
 
 

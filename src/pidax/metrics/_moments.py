@@ -1,11 +1,11 @@
-r"""Laws of fields compared point by point: their mean, their spread, their size.
+r"""Distributions of fields compared point by point: mean, spread and size.
 
 The mean and the standard deviation over the samples are fields themselves, and
 
     MMSE = mean over the grid of (mean_ref - mean_gen)²
     SMSE = mean over the grid of (std_ref - std_gen)²
 
-say how far apart those of two sets are. Neither sees a correlation between points.
+compare them for two sets. Neither depends on correlations between points.
 """
 
 import math
@@ -23,11 +23,11 @@ def mean_error(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
 
     $$ \frac1d \sum_{i=1}^d \bigl(\bar x_i - \bar y_i\bigr)^2 $$
 
-    over the $d$ components of a sample; in the fields' units, squared. Fields of
-    several units are to be divided by a size of each first.
+    over the $d$ components of a sample; in the fields' units, squared. Divide fields
+    with different units by a size of each first.
 
-    **Floor:** two sets of $n$ and $m$ draws of one law are on average
-    $(1/n + 1/m)$ times the law's mean variance apart, and not zero.
+    **Floor:** for two sets of $n$ and $m$ samples of the same distribution it is on
+    average $(1/n + 1/m)$ times the mean variance, not zero.
     """
     x, y, unit = two_sets(samples, reference)
     return unit * (unit * jnp.mean(jnp.square(x.mean(axis=0) - y.mean(axis=0))))
@@ -40,7 +40,7 @@ def spread_error(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
     $$ \frac1d \sum_{i=1}^d \bigl(s_i(x) - s_i(y)\bigr)^2, \qquad
        s_i^2 = \frac1n \sum_j \bigl(x_{ji} - \bar x_i\bigr)^2 $$
 
-    A model that answers with the mean alone scores the law's mean variance.
+    A model that always returns the mean scores the mean variance.
 
     **Floor:** for Gaussian draws about $(1/2n + 1/2m)$ times the mean variance.
     """
@@ -53,7 +53,7 @@ def amplitude_ratio(samples: SamplesLike, reference: ReferenceLike) -> Scalar:
     r"""The size of the samples in units of the reference's, $\mathrm{RMS}(x) / \mathrm{RMS}(y)$.
 
     The root mean square over samples and points together. The residual of a linear
-    equation is small for small fields, whatever they are: this is what shows it.
+    equation is small for small fields; this ratio shows it.
     """  # noqa: E501
     two_sets(samples, reference)  # finite, and of one shape
     size = lambda a: norm(jnp.ravel(a)) / math.sqrt(a.size)

@@ -1,10 +1,10 @@
-r"""LPIPS: how different two images look, by the features of a network.
+r"""LPIPS: the perceptual distance of two images, by the features of a network.
 
 $$ d(x, y) = \sum_l \operatorname{mean}_{ij} \sum_c w_{lc}
    \Bigl( \frac{f^l_{ijc}(x)}{|f^l_{ij}(x)|} - \frac{f^l_{ijc}(y)}{|f^l_{ij}(y)|}
    \Bigr)^2 $$
 
-with the feature maps $f^l$ of VGG16 and weights $w \ge 0$ fitted to what people said:
+with the feature maps $f^l$ of VGG16 and weights $w \ge 0$ fitted to human judgements:
 Zhang, Isola, Efros, Shechtman & Wang 2018, "The unreasonable effectiveness of deep
 features as a perceptual metric".
 """
@@ -39,9 +39,9 @@ class LPIPS(eqx.Module):
 
     - `trunk`: a `VGG16`.
     - `weights`: one vector for each of its maps, none of them negative.
-    - `size`: images are resized to so many pixels square, bilinearly. 224 with average
-      pooling is the distance of Tee et al. 2024; None, with max pooling, leaves them
-      as they are: the original.
+    - `size`: images are resized bilinearly to squares of this many pixels. 224 with
+      average pooling is the distance of Tee et al. 2024. None with max pooling is the
+      original, without resizing.
     """
 
     trunk: VGG16
@@ -78,7 +78,9 @@ class LPIPS(eqx.Module):
         return jnp.stack(parts).sum()
 
     def _seen(self, image: Image) -> Array:
-        """As the network was trained to see it: colours, size, mean and range."""
+        """The image with the colours, size, mean and range that the network was
+        trained on.
+        """
         if image.shape[-1] not in (1, 3):
             raise ValueError(
                 "LPIPS is for images of 1 or 3 channels, channels last, got the shape "

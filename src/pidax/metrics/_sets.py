@@ -1,4 +1,4 @@
-"""Two sets of samples, flattened and checked, and what their distances share."""
+"""Two sets of samples, flattened and checked, and functions that distances share."""
 
 import math
 from functools import partial
@@ -20,11 +20,11 @@ ReferenceLike: TypeAlias = Float[Array | np.ndarray, "reference *event"]
 def two_sets(
     samples: SamplesLike, reference: ReferenceLike, least: int = 1
 ) -> tuple[Float[Array, "sample d"], Float[Array, "reference d"], Scalar]:
-    """Both sets as rows in the wider of their dtypes, and the unit they are in.
+    """Both sets as rows in the wider of their dtypes, and their unit.
 
-    From the reference's mean, since no distance depends on the origin and rounding is
-    least when it is among the data; in a power of two, so that no square overflows and
-    nothing is rounded.
+    The mean of the reference is subtracted: distances do not depend on the origin, and
+    rounding is least near the data. The unit is a power of two, so that no square
+    overflows and no entry is rounded.
     """
     same_shape(samples, reference, first=1)
     x = _checked(samples, "samples", least)
@@ -32,7 +32,9 @@ def two_sets(
 
 
 def same_shape(samples: Any, reference: Any, *, first: int = 0) -> None:
-    """Both have one shape from axis `first` on, lest one be broadcast."""
+    """Check that both have one shape from axis `first` on, so that none
+    is broadcast.
+    """
     if jnp.shape(samples)[first:] != jnp.shape(reference)[first:]:
         what = "samples of one shape" if first else "the same samples"
         raise ValueError(

@@ -1,13 +1,13 @@
-r"""How the variance of a field is shared among its wavelengths.
+r"""The power spectrum of a field.
 
     E_j = sum of |û(k)|² over the modes with |k| nearest to j Δk,   sum_j E_j = mean u²
 
 with û the coefficients of an orthonormal transform over the square root of the number
 of points: Parseval's identity is exact. Along a periodic axis of length L the modes are
 those of Fourier, k = 2π m / L. Along a bounded one they are cosines, k = π m / L, the
-transform DCT-II of the field mirrored half a spacing beyond its ends: the mirrored
-field has no jump there, as the periodic continuation of a bounded field has, whose
-spectrum would fall as k⁻² whatever the field.
+transform DCT-II of the field mirrored half a spacing beyond its ends: The mirrored
+field has no jump at the ends. The periodic continuation of a bounded field has one, and
+its spectrum would fall as k⁻² for any field.
 """
 
 from collections.abc import Sequence

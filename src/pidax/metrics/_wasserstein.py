@@ -1,7 +1,7 @@
-r"""Optimal transport on lines: exact on one, averaged over directions of many.
+r"""Optimal transport in one dimension, exact; and averaged over directions.
 
-On a line the best transport keeps the order of the points. Between empirical laws with
-quantile functions $F^{-1}$ and $G^{-1}$, which are steps,
+In one dimension the optimal transport keeps the order of the points. Between empirical
+distributions with quantile functions $F^{-1}$ and $G^{-1}$, which are steps,
 
 $$ W_p^p = \int_0^1 |F^{-1}(u) - G^{-1}(u)|^p\, du $$
 
@@ -42,29 +42,30 @@ def sliced_wasserstein(
     $$ SW_p = \bigl( E_\theta\, W_p^p(\theta\cdot X,\ \theta\cdot Y) \bigr)^{1/p}, $$
 
     $\theta$ uniform on the sphere of directions of the flattened samples, $W_p$ exact
-    between the two empirical laws. It is of the size of a displacement *along one
-    direction*: a shift by $a$ gives $|a|/\sqrt d$ at order 2.
+    between the two empirical distributions. It has the size of a displacement *along
+    one direction*: a shift by $a$ gives $|a|/\sqrt d$ at order 2.
 
     **Arguments:**
 
     - `samples`, `reference`: two sets of events of one shape; sizes may differ.
-    - `key`: draws the directions. One key makes two values comparable.
+    - `key`: draws the directions. Use the same key for values that are compared.
     - `projections`: how many. Drawn as orthogonal sets of up to $d$: each is uniform,
       so that $SW_p^p$ is unbiased, and together they cover the sphere more evenly
       (a shift is measured exactly, at order 2, by every $d$ of them). The relative
       error falls as one over the root of their number. In one dimension all
       directions are one.
-    - `order`: 1 or 2. Order 2 weighs far displacements more.
+    - `order`: 1 or 2. Order 2 gives long displacements more weight.
 
-    **Floor:** two sets of one law are not at distance zero. At order 1 they are about
+    **Floor:** two sets of the same distribution are not at distance zero. At order 1
+    the distance is about
     $\sqrt{2/\pi}\sqrt{1/n + 1/m}\; E_\theta\!\int\!\sqrt{F_\theta(1 - F_\theta)}$
-    apart on average, in any dimension. So compute the same distance between the
-    reference and held-out data of the same size, and report it beside. At order 2 the
+    on average, in any dimension. So compute the same distance between the reference and
+    held-out data of the same size, and report both. At order 2 the
     floor falls as $n^{-1/2}$ too, but only as $n^{-1/4}$ where projections have gaps
     (separate modes).
 
-    **When:** many samples and any number of components; the cheapest of the distances
-    here. In high dimension most directions see nearly Gaussian projections.
+    **When:** for many samples with any number of components. It is the cheapest
+    distance here. In high dimension most projections are nearly Gaussian.
 
     **Cost:** `projections` times $(n + m)(d + \log nm)$, in blocks of bounded memory.
 
@@ -95,9 +96,9 @@ def wasserstein_1d(
 ) -> Scalar:
     r"""The Wasserstein distance of two sets of numbers, of order 1 or 2: exact.
 
-    $(\int_0^1 |F^{-1} - G^{-1}|^p\, du)^{1/p}$ between the empirical laws; sizes may
-    differ. For marginals, energies, or any scalar feature of samples; vmap it over
-    features. At order 1 it is `scipy.stats.wasserstein_distance`. Cost: two sorts.
+    $(\int_0^1 |F^{-1} - G^{-1}|^p\, du)^{1/p}$ between the empirical distributions;
+    sizes may differ. For marginals, energies, or any scalar feature of samples; vmap it
+    over features. At order 1 it is `scipy.stats.wasserstein_distance`. Cost: two sorts.
     """
     _check_order(order)
     if np.ndim(samples) != 1:

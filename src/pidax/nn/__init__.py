@@ -1,4 +1,4 @@
-"""Networks: functions of one sample and one number, which know nothing of diffusion."""
+"""Networks: functions of one sample and one number. They know nothing of diffusion."""
 
 from ._base import AbstractFeatures as AbstractFeatures
 from ._base import AbstractNetwork as AbstractNetwork

@@ -1,11 +1,11 @@
-r"""The network $F(x, c_{noise}, c)$: what a denoiser or a student is made of.
+r"""The network $F(x, c_{noise}, c)$ inside a denoiser or a student.
 
 A network acts on one sample `x`, channels last (`*grid channels`) if it is an image or
-a field. `c_noise` is one number that says when: a logarithm of the noise level, an
-angle, a time; what it means is its caller's business. `condition` says which.
+a field. `c_noise` is one number: a logarithm of the noise level, an angle, or a time;
+its meaning is up to the caller. `condition` is a class label or a vector.
 
-A batch is the caller's `jax.vmap`, and costs nothing: a convolution of one sample with
-weights that all samples share becomes one convolution of the batch.
+For a batch use `jax.vmap`, which costs nothing: convolutions of single samples with
+shared weights become one convolution of the batch.
 """
 
 import abc
@@ -22,9 +22,9 @@ from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike,
 class AbstractNetwork(eqx.Module):
     """A function of one sample, one number and a condition.
 
-    A network of your own states `classes` and `shape`, and answers in the dtype of
-    `x`, of which `c_noise` may be more precise (see `LowPrecision`): take features of
-    `c_noise` first, and convert those.
+    A subclass has `classes` and `shape`, and returns the dtype of `x`. `c_noise` may be
+    more precise (see `LowPrecision`): compute features of `c_noise` first, and convert
+    those.
     """
 
     @property
@@ -35,7 +35,7 @@ class AbstractNetwork(eqx.Module):
     @property
     @abc.abstractmethod
     def shape(self) -> Shape | None:
-        """The shape of one input sample, or None if any grid will do."""
+        """The shape of one input sample, or None for any grid."""
 
     @abc.abstractmethod
     def __call__(
@@ -47,10 +47,10 @@ class AbstractNetwork(eqx.Module):
         augment: Condition = None,
         key: Key | None = None,
     ) -> Elementwise:
-        """The network's answer for one sample `x` of the shape `*event`.
+        """The output for one sample `x` of the shape `*event`.
 
         `condition` is None, a class label or a vector (see `class_vector`); `augment`
-        are labels of an augmentation, for networks that have them; `key=None` means
+        are labels of an augmentation, for networks that use them; `key=None` means
         inference: no dropout.
         """
 
@@ -69,11 +69,12 @@ class AbstractFeatures(eqx.Module):
 
 
 def trainable(model: PyTree, fixed: tuple[type, ...] = (AbstractFeatures,)) -> PyTree:
-    """The weights of a model, as a filter specification for `equinox.partition`.
+    """The trainable arrays of a model, as a filter specification for
+    `equinox.partition`.
 
-    All floating-point arrays but those inside an instance of `fixed`: by default of
-    `AbstractFeatures`, which are drawn once. No gradient reaches them, but the weight
-    decay of an optimiser would.
+    All floating-point arrays except those inside an instance of `fixed`, by default
+    `AbstractFeatures`, whose arrays are drawn once. No gradient reaches them, but the
+    weight decay of an optimiser would.
     """
 
     def one(node: PyTree) -> PyTree:

@@ -1,11 +1,11 @@
-r"""What a network is told beside its sample: when ($c_{noise}$) and which (a class).
+r"""The embedding of noise level ($c_{noise}$) and class.
 
 $$ e = W_f\, f(c_{noise}) + W_c\, c + b, \qquad f = (\cos \omega_k c_{noise},\,
 \sin \omega_k c_{noise})_k $$
 
-with $c$ the one-hot vector of a class. Features are taken in float32 at least, even in
-a network that otherwise computes in less: bfloat16 has three digits, and two noise
-levels that differ by a hundredth would be one.
+with $c$ the one-hot vector of a class. Features are computed in float32 at least,
+even in a network of lower precision: bfloat16 has three digits, and could not tell two
+noise levels apart that differ by a hundredth.
 """
 
 import math
@@ -31,14 +31,15 @@ class Fourier(AbstractFeatures):
     $$ f(c) = (\cos 2\pi \omega_k c,\ \sin 2\pi \omega_k c)_{k=1}^{size/2},
     \qquad |\omega_k| \sim |N(0, scale^2)| $$
 
-    For a `c_noise` of order one, such as the logarithm of a noise level or an angle:
-    `scale` is the inverse of the distance at which two of them should look unlike. The
-    frequencies get no gradient, and are not among what is `trainable`.
+    For a `c_noise` of size one, such as the logarithm of a noise level or an angle.
+    `scale` is the inverse of the distance at which two values should have different
+    features. The frequencies get no gradient and are not `trainable`.
 
-    They are the quantiles of that law, all positive; with a `key` they are drawn, with
-    either sign. Few draws leave gaps: with the 16 frequencies of a size of 32, how well
-    a student learns depends on the luck of its seed. Draw them for a `scale` so large
-    that with evenly spread ones distant values of `c_noise` would look alike.
+    They are the quantiles of the distribution, all positive. With a `key` they are
+    drawn at random, with either sign. Few random frequencies leave gaps: with the 16
+    frequencies of size 32, results depend on the seed. Draw them if `scale` is so large
+    that evenly spread frequencies would give distant values of `c_noise` equal
+    features.
     """
 
     frequencies: Float[Array, " half"]
@@ -109,7 +110,7 @@ class Positional(AbstractFeatures):
     \omega_k = 10000^{-k/(n - endpoint)}, \qquad n = size/2. $$
 
     With `endpoint` the last frequency is 1/10000 itself. Frequencies are float32
-    numbers in any precision, so that a network means the same in float64.
+    numbers in any precision, so that a network is the same function in float64.
     """
 
     count: int = eqx.field(static=True)

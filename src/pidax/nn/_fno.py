@@ -5,8 +5,8 @@ h \leftarrow h + L\,\phi\bigl((1 + s) \odot \widehat{r} + b\bigr), \qquad
 r = S\,\phi(\hat h) + W' \phi(\hat h), $$
 
 with hats for normalised values, $S$ a spectral convolution, $L$, $W$ and $W'$ linear at
-each point, and $(s, b)$ from the embedding of time and class. One block sees the whole
-field, where a convolution sees its neighbours.
+each point, and $(s, b)$ from the embedding of time and class. One block depends on the
+whole field; a convolution depends on neighbours only.
 
 **The spectral convolution** is one matrix of channels for each low frequency,
 
@@ -345,8 +345,8 @@ class FNO(AbstractNetwork):
     r"""`depth` residual blocks with a spectral convolution each, modulated by time.
 
     For fields, in one, two or three dimensions, whose structure is in their low
-    frequencies: after Li et al. 2021, as a network of a diffusion model. What is finer
-    than the `modes` passes through the linear layers, point by point.
+    frequencies: after Li et al. 2021, as a network of a diffusion model. Scales finer
+    than the `modes` pass through the linear layers, point by point.
 
     - `x` is `*grid in_channels` with `dims` axes of grid, the result `*grid
       out_channels`. Weights do not depend on the grid, and any will do whose axes
@@ -361,16 +361,16 @@ class FNO(AbstractNetwork):
       or no value at the ends. For rows of time and a periodic axis,
       `("padded", "fourier")`. `layout` is that of the points, `padding` the fraction
       of a padded axis that is appended.
-    - `coordinates`: tells the first layer where each point is. With `"fourier"` on all
-      axes and without coordinates the network commutes with translations, and a
-      constant field has a constant answer.
+    - `coordinates`: adds the coordinates of the points as channels of the first layer.
+      With `"fourier"` on all axes and without coordinates the network commutes with
+      translations, and the output for a constant field is constant.
     - `classes` is the number of class labels; `dropout` the fraction dropped in each
       block, when there is a `key`; `activation` a function of `jax.nn`; `features` the
       number of Fourier features of `c_noise`, or the features themselves.
 
     Most of its weights are spectral, $2^f \cdot modes^{dims} \cdot width^2$ a block
-    with $f$ the number of periodic and padded axes. They are many, and cheap: each is
-    used once for a sample, and not once a point.
+    with $f$ the number of periodic and padded axes. They are many but cheap: each is
+    used once for a sample, not once for a point.
     """
 
     embedding: Embedding

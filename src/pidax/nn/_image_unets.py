@@ -3,10 +3,10 @@ r"""The image U-Nets of diffusion models: DDPM++, NCSN++ and ADM.
 `SongUNet` is that of Song et al. 2021, "Score-based generative modeling through
 stochastic differential equations", as trained by Karras et al. 2022; `DhariwalUNet`
 (ADM) that of Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis".
-They are made for one `resolution`, answer for one image `resolution resolution
-channels`, and take over published weights (`pidax.convert`).
+They are made for one `resolution`, act on one image `resolution resolution channels`, and
+can load published weights (`pidax.convert`).
 
-| | features of $c_{noise}$ | encoder | filter | multipliers |
+| network | features of $c_{noise}$ | encoder | filter | multipliers |
 |---|---|---|---|---|
 | `SongUNet.ddpmpp` | positional | standard | (1, 1) | (2, 2, 2) |
 | `SongUNet.ncsnpp` | Fourier, twice as many | residual | (1, 3, 3, 1) | (2, 2, 2) |
@@ -183,7 +183,7 @@ class NoiseEmbedding(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """In what the blocks of the two families differ; see the table above."""
+    """The differences of the blocks of the two families; see the table above."""
 
     epsilon: float
     weight: float

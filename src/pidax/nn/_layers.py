@@ -72,9 +72,9 @@ class Conv(eqx.Module):
     $$ y_i = b + \sum_j w_j\, x_{s i + j}, \qquad j = -\lfloor k/2 \rfloor, \ldots,
     \lfloor k/2 \rfloor \text{ along every axis} $$
 
-    with kernel $k$ (odd) and stride $s$. Beyond the grid $x$ is zero
-    (`padding="zeros"`, images), itself again (`"periodic"`, fields on a torus) or its
-    nearest value (`"edge"`, fields without flux through the boundary).
+    with kernel $k$ (odd) and stride $s$. Outside the grid $x$ is zero
+    (`padding="zeros"`, for images), periodic (`"periodic"`, for fields on a torus) or
+    the nearest value (`"edge"`, for fields without flux through the boundary).
 
     `x` is `*grid inputs` with `dims` axes of grid; the result has `outputs` channels
     on a grid of every `stride`-th point; the weight is `*kernel inputs outputs`.
@@ -296,11 +296,10 @@ class Resample(eqx.Module):
 
 
 class WithCoordinates(eqx.Module):
-    r"""A first layer that is also told where each point is.
+    r"""A first layer that also sees the coordinates of each point.
 
-    A network of convolutions on a torus answers a shifted field with its shifted
-    answer; with coordinates it knows a place from another: a boundary, a source that is
-    always there, a coefficient that depends on position.
+    A network of convolutions on a torus commutes with translations. With coordinates it
+    can depend on the position: on a boundary, a fixed source, a coefficient.
 
     `layer` takes `extra_channels(periodic)` more channels than the field has;
     `periodic` says of each axis whether it is a circle; `layout` where the points of
@@ -309,7 +308,7 @@ class WithCoordinates(eqx.Module):
 
     Along an axis that is not periodic its place is in $[-1, 1]$; along a periodic one,
     of coordinate $s \in [0, 1)$, it is $\cos 2\pi s$ and $\sin 2\pi s$, which do not
-    jump where the circle closes. Computed from the grid at each call, and not trained.
+    jump where the circle closes. They are computed at each call, and not trained.
     (Liu et al. 2018, "CoordConv".)
     """
 

@@ -1,8 +1,8 @@
 r"""A network computed in low precision, its parameters kept in their own.
 
-Parameters stay in float32, so that an optimiser's small steps and an average over many
-of them are not rounded away (Micikevicius et al. 2018); at each call they are converted
-together with the sample, and the answer is converted back.
+Parameters stay in float32, so that small steps of an optimiser and averages are not
+lost to rounding (Micikevicius et al. 2018). At each call they are converted together
+with the sample, and the output is converted back.
 """
 
 from typing import Any
@@ -25,19 +25,19 @@ FULL = (AbstractFeatures, Embedding, NoiseEmbedding, GroupNorm)
 
 
 class LowPrecision(AbstractNetwork):
-    """`network` computed in `dtype`, bfloat16 unless asked otherwise.
+    """`network` computed in `dtype`, by default bfloat16.
 
-    For less memory and, where the hardware has it, more speed. bfloat16 keeps eight
-    binary digits, an error of up to one in 256 each time a number is rounded. What
-    would suffer most stays in float32: the features of `c_noise` and their embedding,
-    the statistics of a normalisation, the softmax of an attention. Gradients are of the
-    dtype of the parameters. Differences of a network multiply its rounding: a student's
-    over the paper's 250 nodes thirty times, over the long steps of `PID` twice.
+    It needs less memory and, on suitable hardware, less time. bfloat16 keeps eight
+    binary digits, an error of up to one in 256 for each rounding. Sensitive parts stay
+    in float32: the features of `c_noise` and their embedding, the statistics of
+    normalisations, the softmax of attention. Gradients have the dtype of the
+    parameters. Differences of a network multiply its rounding error: by thirty for a
+    student on the paper's 250 times, by two for the long steps of `PID`.
 
-    The answer has the dtype of `x`; `classes` and `shape` are the network's. A network
-    of your own receives its floating parameters and `x` in `dtype` (but any of
-    `Embedding`, `NoiseEmbedding`, `AbstractFeatures` and `GroupNorm` inside it as they
-    are), and `c_noise` in float32 at least; integers are left alone.
+    The output has the dtype of `x`; `classes` and `shape` are the network's. A network
+    of your own gets its floating parameters and `x` in `dtype` (except `Embedding`,
+    `NoiseEmbedding`, `AbstractFeatures` and `GroupNorm` inside it), and `c_noise` in
+    float32 at least. Integers do not change.
     """
 
     network: AbstractNetwork

@@ -1,10 +1,10 @@
-r"""Networks for vectors: a plain perceptron, and one of residual blocks.
+r"""Networks for vectors: a perceptron, and residual blocks.
 
 $$ h_0 = W x + e(c_{noise}, c), \qquad h_{i+1} = W_i\,\phi(h_i) + b_i $$
 
 is the `MLP`, a perceptron on the concatenation of $x$, the features of $c_{noise}$ and
-the class; the `ResidualMLP` adds to the same $h_0$ one block after another;
-`Concatenated` are networks side by side.
+the class. `ResidualMLP` adds residual blocks to the same $h_0$. `Concatenated` has
+several networks, whose outputs are concatenated.
 """
 
 import math
@@ -100,14 +100,14 @@ class ResidualMLP(AbstractNetwork):
     $$ h \leftarrow h + W_2\, \phi\bigl((1 + s) \odot \widehat{W_1 \phi(\hat h)} + b
     \bigr), \qquad (s, b) = W e(c_{noise}, c), $$
 
-    with hats for normalised values: time and class modulate each block. For vectors of
-    any length, and for data that an `MLP` blurs; width 512 and depth 6 are good values,
-    of 6.6 million parameters.
+    with hats for normalised values: time and class modulate each block. Use it for
+    vectors of any length, and for data for which an `MLP` is too smooth. Width 512 and
+    depth 6 are good values, with 6.6 million parameters.
 
-    With `gain=i` it adds $g(e) \odot x_{i:}$, a factor that depends on the time for
-    each coordinate of the output: of those of the input from the i-th on, so 0 for a
-    network that answers for all of them. Independent Gaussian coordinates need nothing
-    else, and the blocks learn what is left: for whitened fields
+    With `gain=i` it adds $g(e) \odot x_{i:}$: a time-dependent factor for each
+    coordinate of the output, applied to the input coordinates from the i-th on; use 0
+    for a network that returns all coordinates. For independent Gaussian coordinates
+    this is exact, and the blocks learn the remainder: for whitened fields
     (`pidax.pde.Whitened`), whose samples are nearly a linear function of the noise.
 
     `x` is `(in_size,)`, the result `(out_size,)`; other arguments as in `MLP`.
@@ -208,15 +208,16 @@ class ResidualMLP(AbstractNetwork):
 
 
 class Concatenated(AbstractNetwork):
-    r"""Networks side by side: $F(x) = (F_1(x), F_2(x), \ldots)$, no weight shared.
+    r"""Networks with concatenated outputs: $F(x) = (F_1(x), F_2(x), \ldots)$, no weight
+    shared.
 
-    Where one part of the answer is pulled by another loss than the rest, a shared trunk
-    carries the pull over to all of it. Each network sees the whole sample; the answers
-    follow each other, channels last.
+    If a loss acts on one part of the output only, its gradient also changes the rest
+    through a shared trunk. Here it does not. Each network sees the whole sample;
+    outputs are concatenated along the last axis.
 
-    `networks` are made for the same input and classes, and their outputs together are
-    as long as the sample's last axis: such as one for the coordinates of what is given
-    and one for those of what is solved for (`pidax.pde.Conditional`).
+    `networks` have the same input and classes, and their outputs together are as long
+    as the sample's last axis: such as one network for the coordinates of the given
+    fields and one for the unknowns (`pidax.pde.Conditional`).
     """
 
     networks: tuple[AbstractNetwork, ...]
@@ -263,12 +264,12 @@ class Concatenated(AbstractNetwork):
 def blockwise(
     sizes: Sequence[int], *, width: int = 512, depth: int = 4, key: Key
 ) -> AbstractNetwork:
-    """A `ResidualMLP` with a gain for each block of coordinates, side by side.
+    """A `ResidualMLP` with a gain for each block of coordinates.
 
-        blockwise(chart.blocks, key=key)    # of a `pidax.pde.Whitened` chart
+        blockwise(coordinates.blocks, key=key)    # of a `pidax.pde.Whitened`
 
-    Each sees all `sum(sizes)` coordinates and answers for its own. One block is a plain
-    `ResidualMLP`.
+    Each network sees all `sum(sizes)` coordinates and returns its own block. For one
+    block it is a plain `ResidualMLP`.
     """
     total, place, networks = sum(sizes), 0, []
     for size, k in zip(sizes, jax.random.split(key, len(sizes)), strict=True):

@@ -1,8 +1,8 @@
 """A U-Net for images and fields in one, two or three dimensions.
 
-Down through coarser and coarser grids and back up, at each level joined by what was
-there on the way down (Ronneberger et al. 2015, in the form of Ho et al. 2020), in
-residual blocks that time and class modulate.
+Residual blocks on coarser and coarser grids and back, with skip connections at each
+level (Ronneberger et al. 2015, in the form of Ho et al. 2020). Time and class modulate
+the blocks.
 """
 
 import itertools
@@ -42,14 +42,13 @@ class UNet(AbstractNetwork):
 
     Level $l$ has `width * multipliers[l]` channels on a grid $2^l$ times coarser, and
     `blocks` residual blocks on the way down and as many on the way up; those of the
-    levels in `attention` (0 is the finest) also attend to the whole grid. Any grid
-    will do whose sides are multiples of $2^{levels - 1}$.
+    levels in `attention` (0 is the finest) also attend to the whole grid. Each side
+    of the grid must be a multiple of $2^{levels - 1}$.
 
-    With `padding="periodic"` it is for fields on a torus: shifted by a multiple of
-    $2^{levels-1}$ points, the field comes out shifted, and nothing else. With
-    `"zeros"` it can learn where the boundary is. With `coordinates` its first layer is
-    told where each point is (see `WithCoordinates`, by `padding` on a circle or on
-    cells), and it can learn what belongs to a place.
+    `padding="periodic"` is for fields on a torus: the network commutes with shifts by
+    multiples of $2^{levels-1}$ points. With `"zeros"` it can learn where the boundary
+    is. With `coordinates` its first layer also sees the coordinates of each point (see
+    `WithCoordinates`), so that the output may depend on the position.
 
     `x` is `*grid in_channels` with `dims` axes of grid, the result
     `*grid out_channels`. `classes` is the number of class labels; `dropout` the

@@ -1,8 +1,8 @@
-r"""The convolutions of VGG16, whose features tell images apart as people do.
+r"""The convolutions of VGG16, whose features are used in perceptual distances.
 
 Thirteen convolutions of three by three with a ReLU after each, in five groups of 2, 2,
-3, 3 and 3; between groups the image is halved (Simonyan & Zisserman 2015). What a
-perceptual distance looks at is the last feature map of each group.
+3, 3 and 3; between groups the image is halved (Simonyan & Zisserman 2015). A
+perceptual distance uses the last feature map of each group.
 """
 
 import equinox as eqx

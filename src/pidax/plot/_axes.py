@@ -1,4 +1,4 @@
-"""What the figures share. Matplotlib is imported when a figure is asked for."""
+"""Functions that all figures share. Matplotlib is imported on use."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5
 def given_or_new(
     ax: "Axes | None", figsize: tuple[float, float] = (5.0, 4.0)
 ) -> "Axes":
-    """The axes given, or those of a new figure."""
+    """The axes that were passed, or those of a new figure."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt

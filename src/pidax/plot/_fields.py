@@ -46,7 +46,7 @@ def fields(
     the slice in the middle of z. With a leading axis of time it is an image of space
     (across) and time (up), and in two or three dimensions a panel for each of a few
     times, on one scale (without the first row if an initial field is drawn beside). A
-    field that is a number is said above the figure.
+    field that is a number is printed above the figure.
 
     **Returns:** the axes, in the order of the fields.
     """
@@ -71,11 +71,11 @@ def residuals(
     *,
     axes: "Sequence[Axes] | None" = None,
 ) -> "list[Axes]":
-    """Where the fields of a sample do not satisfy the equation: maps of its residual.
+    """Maps of the residual of fields.
 
-    `samples` are the fields of one sample, or of several by name. Each map has a scale
-    of its own, symmetric about zero (white), and its relative residual in the title:
-    residuals of good and bad fields differ by orders of magnitude.
+    `samples` are the fields of one sample, or of several by name. Each map has its own
+    scale, symmetric about zero (white), because residuals of good and bad fields differ
+    by orders of magnitude. The title has the relative residual.
     """
     sets = samples if isinstance(samples, Mapping) else {"residual": samples}
     panels = []

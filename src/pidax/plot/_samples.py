@@ -188,8 +188,8 @@ def sample_grid(
     - `samples`: one channel, drawn with `cmap` and a colour bar, or three, drawn as
       red, green and blue. The first row of a sample is at the top.
     - `columns`: default: as many as make the grid nearly square, or as `rows` imply.
-    - `limits`: the values drawn as the darkest and the brightest. What lies beyond is
-      clipped, and the colour bar or the text below says so. Default: the least and
+    - `limits`: the values drawn as the darkest and the brightest. Values outside
+      are clipped, which the colour bar or the text below states. Default: the least and
       the greatest value of all samples.
     - `cmap`: for one channel. `"gray"` is for images; for a field of one sign take
       `"viridis"`, for one of both signs `"RdBu_r"` with `limits=(-a, a)`.

@@ -1,4 +1,4 @@
-"""Solutions of the ODE: paths, errors, costs; student and teacher from one noise."""
+"""Figures of ODE solutions and comparisons: paths, errors, costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,8 @@ def paths(
     r"""Paths of the ODE in the plane, from noise (grey dots) to data (blue dots).
 
     Each state is divided by `scale`, the size of the noised sample at its time
-    (`process.scale(ts)`), which shows $y$: the noise does not dwarf the data. `exact`
-    trajectories at the same times are drawn as crosses.
+    (`process.scale(ts)`), which gives $y$, so that noise and data have one size.
+    `exact` trajectories at the same times are drawn as crosses.
     """
     ax = given_or_new(ax)
     y = np.asarray(xs) / np.asarray(scale)[:, None]
@@ -98,13 +98,14 @@ def work_precision(
 def trajectories(
     report: Report, *, count: int = 24, ax: "Axes | None" = None
 ) -> "Axes":
-    r"""The teacher's trajectories over the student's, from the same noise.
+    r"""The teacher's trajectories drawn over the student's, from the same noise.
 
     Blue lines are the reference, orange ones under them the student, at the times of
     the report; each state is divided by the size of the noised sample at its time,
-    $y = x/\sqrt{(\alpha\sigma_{data})^2 + \sigma^2}$, so that the noise does not dwarf
-    the data. Where the student is right only blue shows. Events of more than two
-    components are drawn by their first two, and the axes say so.
+    $y = x/\sqrt{(\alpha\sigma_{data})^2 + \sigma^2}$, so that noise and data have one
+    size. Where the student is right only blue is visible. Of samples with more than two
+    components the first two are drawn; the axes are labelled.
+
 
     `count` is how many are drawn, of those whose paths were kept
     (`compare(..., paths=)`).
@@ -146,8 +147,8 @@ def errors(report: Report, *, ax: "Axes | None" = None) -> "Axes":
 
     Root mean squares over the samples: of the student, with a band from its median to
     its 99th percentile; of the teacher's Euler and Heun steps on the student's grid,
-    which show what the grid alone costs; and of the teacher's default solve. Data are
-    on the right. At `t_max`, where all begin, nothing is drawn.
+    which show the error of the grid; and of the teacher's default solve. Data are on
+    the right. Errors at `t_max` are zero and not drawn.
     """
     ax = given_or_new(ax)
     times = report.times[1:]
@@ -179,8 +180,8 @@ def side_by_side(
     Images and fields, (height, width, channel) with one or three channels: a row of
     the teacher's over a row of the student's, on one scale of values (`cmap` as for
     `sample_grid`). All others as points of the plane, by their first two components:
-    clean samples if there are any, teacher, student, and the way from the teacher's
-    sample to the student's for each `z`.
+    clean samples if there are any, teacher, student, and a line from the teacher's to
+    the student's sample for each `z`.
 
     `count` is how many: by default 10 images, or 1000 points.
     """

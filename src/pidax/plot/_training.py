@@ -1,4 +1,4 @@
-"""How training went: the terms of a loss against the step."""
+"""Curves of training: the terms of a loss against the step."""
 
 import json
 import os
