@@ -1,6 +1,6 @@
-"""Physics: grids, operators, random fields, equations with their own solvers.
+"""Equations: grids, operators, random fields, PDEs with solvers, data sets, the report.
 
-This room knows nothing of diffusion models: a physicist can use it alone.
+This package knows nothing of diffusion models and can be used alone.
 """
 
 from ._advection import Advection as Advection

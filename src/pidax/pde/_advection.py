@@ -1,4 +1,4 @@
-r"""Advection: what a velocity carries past the points.
+r"""Advection by a velocity.
 
 $$ v\cdot\nabla u $$
 """
@@ -27,11 +27,11 @@ class Advection(AbstractOperator):
     faces below and above it, with the data of the sides at the ends.
 
     - "central": the two, interpolated to the point. Second order, not dissipative; it
-      makes wiggles where $|v| h > 2\nu$ beside a diffusion $\nu$.
-    - "upwind": the one from where the velocity comes. First order, without wiggles; it
-      acts like a diffusion of $|v| h / 2$.
+      oscillates where $|v| h > 2\nu$ with a diffusion $\nu$.
+    - "upwind": the slope on the side from which the velocity comes. First order,
+      without oscillations; it acts like a diffusion of $|v| h / 2$.
 
-    For the conservative form $\nabla\cdot(vu)$ take
+    For the conservative form $\nabla\cdot(vu)$ use
     [`Divergence`][pidax.pde.Divergence] of a flux.
     """
 

@@ -36,16 +36,16 @@ LINE = Grid((101,), boundary=((Dirichlet(), Neumann()),))
 
 
 class Burgers(AbstractSemilinear):
-    r"""$u_t + u\,u_x = \nu\, u_{xx}$, periodic in $x$: waves steepen and dissolve.
+    r"""$u_t + u\,u_x = \nu\, u_{xx}$, periodic in $x$.
 
-    The product is in conservation form and without aliases (two-thirds rule), so that
-    the mean is kept to rounding. The initial field is by default
-    $u_0 = \sum_k e_k (\alpha_k \cos 2\pi kx + \beta_k \sin 2\pi kx)$ with normal
-    $\alpha_k, \beta_k$ and $e_k = 49\sqrt2\,((2\pi k)^2 + 49)^{-5/4}$.
+    The product is in conservation form and dealiased (two-thirds rule), so that the
+    mean is constant to rounding. The initial field is by default $u_0 = \sum_k e_k
+    (\alpha_k \cos 2\pi kx + \beta_k \sin 2\pi kx)$ with normal $\alpha_k, \beta_k$ and
+    $e_k = 49\sqrt2\,((2\pi k)^2 + 49)^{-5/4}$.
 
-    The defaults are the set of Li et al. (2021) on 128 points and 128 rows of time.
-    With two steps a row their error in time is 1e-6 of the largest value, with one 2e-5
-    (`benchmarks/results/pde.json`).
+    The defaults are the data set of Li et al. (2021) on 128 points and 128 rows of
+    time. With two steps a row their error in time is 1e-6 of the largest value, with
+    one 2e-5 (`benchmarks/results/pde.json`).
     """
 
     grid: Grid
@@ -106,20 +106,20 @@ class Shock(NamedTuple):
 
 
 class InviscidBurgers(AbstractEvolution[Shock]):
-    r"""$u_t + (u^2/2)_x = 0$: given at the left end, free to leave at the right.
+    r"""$u_t + (u^2/2)_x = 0$, prescribed at the left end, with outflow at the right.
 
     One step of Godunov's scheme a row: first order, monotone, conservative, and exact
     in the speed of shocks. The residual is that step's, in conservation form. The left
     end is a node with a prescribed value `left` from the first step on; beyond the
-    right end the field goes on with its last value (zero gradient).
+    right end the field continues with its last value (zero gradient).
 
     The step must not be longer than $h/\max|u|$ (Courant, Friedrichs and Lewy): data
-    for which it is are an error that says the step that holds. By the maximum principle
-    that of the given data is that of all rows.
+    that violate it are an error, which states the largest step. By the maximum
+    principle the initial data decide for all rows.
 
-    The defaults are the set of Utkarsh et al. (2025, PCFM): 101 points and 101 rows,
-    $u_0 = 1/(1 + e^{(x-p)/0.02})$ with $p$ uniform in $(0.2, 0.8)$, the left value
-    uniform in $(0, 1)$. `initial` is another law of $u_0$.
+    The defaults are the data set of Utkarsh et al. (2025, PCFM): 101 points and 101
+    rows, $u_0 = 1/(1 + e^{(x-p)/0.02})$ with $p$ uniform in $(0.2, 0.8)$, the left
+    value uniform in $(0, 1)$. `initial` is another distribution of $u_0$.
     """
 
     grid: Grid

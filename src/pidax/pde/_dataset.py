@@ -1,13 +1,13 @@
 """Samples of an equation in a directory: read without loading them all.
 
-    header.json      what they are of: equation, key, versions, statistics, residuals
+    header.json      equation, key, versions, statistics, residuals
     fields.npy       float32, "sample *grid channel", in physical units
     residuals.npy    float32, "sample 2": relative residuals, as solved and as stored
     checksums.npy    uint32, "sample": CRC-32 of a sample's fields and residuals
 
-The arrays are ordinary NumPy files, mapped into memory and read where they are asked
-for. `generate` writes them. The sizes of the files and the header's own SHA-256 are
-looked at when a dataset is opened, the checksums of the samples by `Dataset.verify`.
+The arrays are ordinary NumPy files, memory-mapped and read on access. `generate` writes
+them. The sizes of the files and the SHA-256 of the header are checked when a dataset is
+opened, the checksums of the samples by `Dataset.verify`.
 """
 
 import hashlib
@@ -85,18 +85,18 @@ class Dataset(Generic[FieldsT]):
         return self.header["statistics"]
 
     def verify(self) -> None:
-        """Read every sample, and raise if one is not what `generate` stored.
+        """Read every sample, and raise if one differs from what `generate` stored.
 
-        Costs one reading of all files, at the speed of the disk.
+        Reads all files once, at the speed of the disk.
         """
         require_undamaged(self.path, self.header)
 
     def fields(self, index: Any) -> FieldsT:
         """The fields by name of one sample, or of a slice of them.
 
-        The equation's own `Fields` if the dataset was opened with it, otherwise the
-        channels by the same names; where channels are not fields (rows of time, say)
-        it needs the equation.
+        They are the equation's own `Fields` if the dataset was opened with it,
+        otherwise the channels by the same names. If channels are not fields (but rows
+        of time, say) the equation is needed.
         """
         stacked = self[index]
         names = self.header["fields"]
@@ -115,17 +115,17 @@ class Dataset(Generic[FieldsT]):
         return unstack(jnp.asarray(stacked))
 
     def normalised(self, index: Any = slice(None)) -> Rows:
-        """Samples as numbers of order one, what a diffusion model is trained on."""
+        """Samples as numbers of size one, for the training of a diffusion model."""
         return np.asarray(self.normaliser.normalise(self[index]))
 
     def batches(
         self, batch_size: int, *, key: Key, normaliser: Normaliser | None = None
     ) -> Callable[[int], Rows]:
-        """Normalised batches by step, as `px.fit(data=...)` takes them.
+        """Normalised batches by step, for `px.fit(data=...)`.
 
-        Every epoch has an order of its own, a function of the key: so a resumed run
-        meets the batches that it would have met. Only the rows of a batch are read.
-        `normaliser` is in place of the dataset's own.
+        Every epoch has its own order, a function of the key, so a resumed run sees the
+        same batches. Only the rows of a batch are read. `normaliser` replaces the
+        dataset's own.
         """
         require_whole(batch_size=batch_size)
         chosen = self.normaliser if normaliser is None else normaliser
@@ -177,11 +177,11 @@ def open(
     *,
     verify: bool = False,
 ) -> Dataset[FieldsT]:
-    """The dataset that `generate` wrote to the directory `path`.
+    """Open the dataset that `generate` wrote to the directory `path`.
 
-    With `equation`, it is checked to be the one that the samples are of, and
-    `fields(i)` are its own. Files that are missing, or not of the size that the header
-    says, are an error; `verify=True` reads every sample too (`Dataset.verify`).
+    With `equation`, it is checked that the samples are of this equation, and
+    `fields(i)` are its own. Missing files, and files of another size than the header
+    says, are errors. `verify=True` reads every sample too (`Dataset.verify`).
     """
     path = Path(path)
     header = read_header(path)
@@ -200,7 +200,7 @@ def open(
 
 
 def read_header(path: Path) -> Header:
-    """What the directory says of itself, as it was written."""
+    """The header of the directory, as it was written."""
     if not (path / HEADER).is_file():
         raise FileNotFoundError(
             f"a dataset is a directory with the file {HEADER}, got {path}. "
@@ -228,7 +228,7 @@ def read_header(path: Path) -> Header:
 
 
 def header_hash(header: Header) -> str:
-    """The SHA-256 of all that a header says."""
+    """The SHA-256 of the contents of a header."""
     text = json.dumps(header, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -286,7 +286,8 @@ def require_undamaged(path: Path, header: Header) -> None:
 
 
 def channel_names(equation: AbstractEquation, count: int) -> list[str]:
-    """What the channels of the stacked array are: the fields, or the last one's rows.
+    """The names of the channels of the stacked array: the fields, or the last one's
+    rows.
 
     An equation may stack its solution alone, whose first row in time is given.
     """
@@ -297,13 +298,13 @@ def channel_names(equation: AbstractEquation, count: int) -> list[str]:
 
 
 def made_of(equation: AbstractEquation, key: Key | None = None) -> dict[str, str]:
-    """What the samples are a function of, in words."""
+    """The arguments that determine the samples, in words."""
     said = describe(equation, "equation", values=True)
     return said if key is None else said | describe(key, "key", values=True)
 
 
 def require_same(saved: dict[str, str], now: dict[str, str], path: Path) -> None:
-    """Of what is in `now`, all is as it was when the dataset was begun."""
+    """Check that all values in `now` equal those at the start of the dataset."""
     if "key" not in now:
         saved = {name: text for name, text in saved.items() if name != "key"}
     found = differences(saved, now, str(path))

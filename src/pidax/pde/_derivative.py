@@ -44,9 +44,9 @@ class Derivative(AbstractOperator):
 
     `order` is 2, 4, 6 or "spectral" on a periodic axis and 2 on a bounded one, where it
     is one-sided at the ends; `power` is 1 or 2, or any when spectral. It differentiates
-    the values that it is given and does not look at the sides, so that derivatives
-    along different axes commute. For the terms of an equation with conditions at its
-    sides take [`Laplacian`][pidax.pde.Laplacian], [`Diffusion`][pidax.pde.Diffusion],
+    the values of the field and does not use boundary conditions, so that derivatives
+    along different axes commute. For the terms of an equation with boundary conditions
+    use [`Laplacian`][pidax.pde.Laplacian], [`Diffusion`][pidax.pde.Diffusion],
     [`Advection`][pidax.pde.Advection].
 
     As a linear map it acts on whole fields.
@@ -107,15 +107,15 @@ class TimeDerivative(eqx.Module):
         ddt = TimeDerivative(dt, "backward")
         r = ddt(u) - nu * jax.vmap(Laplacian(grid))(ddt.at(u))
 
-    | scheme | derivative | field beside it | order | a solver with this residual |
+    | scheme | derivative | field in the equation | order | solver with this residual |
     |---|---|---|---|---|
     | "forward" | $(u^{n+1} - u^n)/\Delta t$ | $u^n$ | 1 | explicit Euler |
     | "backward" | the same | $u^{n+1}$ | 1 | implicit Euler |
     | "midpoint" | the same | $(u^n + u^{n+1})/2$ | 2 | implicit midpoint |
     | "central" | $(u^{n+1} - u^{n-1})/2\Delta t$ | $u^n$ | 2 | leapfrog |
 
-    Of `m` times the first three leave `m - 1`, the last `m - 2`. `dt` is the distance
-    of two stored times, not that of a solver's steps.
+    For `m` times the first three return `m - 1`, the last `m - 2`. `dt` is the time
+    between stored rows, not a step of a solver.
     """
 
     dt: ScalarLike

@@ -30,10 +30,10 @@ class AbstractDiffusion(AbstractOperator):
     r"""$\nabla\cdot(a \nabla u)$ with $a$ positive: what all such operators share.
 
     The matrix is symmetric and negative semidefinite, except on nodes with a Neumann
-    side: the equations of its points are those of half a control volume. `weighted`
-    is symmetric always. Without a Dirichlet side the constants are its null space: a
-    right side must have weighted mean zero, and a solution is one of many. Conjugate
-    gradients then find one, to which a constant may be added.
+    side, whose points have half a control volume. `weighted` is always symmetric.
+    Without a Dirichlet side constants are its null space: a right side must have
+    weighted mean zero, and solutions are unique up to a constant. Conjugate gradients
+    find one of them.
     """
 
     @property
@@ -119,9 +119,8 @@ class Diffusion(AbstractDiffusion):
     $h = L/(n-1)$, on cells finite volumes; order as for
     [`Laplacian`][pidax.pde.Laplacian].
 
-    `check=False` takes any coefficient: for the residual of fields that a model made,
-    which are to be judged, not refused. Lineax is then told nothing false only if $a$
-    is positive all the same.
+    `check=False` accepts any coefficient, for residuals of fields that a model made.
+    The properties that Lineax sees are then true only if $a$ is positive anyway.
     """
 
     grid: Grid

@@ -47,7 +47,7 @@ class AbstractElliptic(AbstractEquation[FieldsT]):
 
 
 class PoissonFields(NamedTuple):
-    """A source and the solution it makes."""
+    """A source and its solution."""
 
     source: Field
     solution: Field
@@ -56,9 +56,9 @@ class PoissonFields(NamedTuple):
 class Poisson(AbstractElliptic[PoissonFields]):
     r"""$\Delta u = f$: steady heat, electric and gravitational potentials.
 
-    `source` is the law of $f$ (or one field, or a number): unless said
-    `Matern(grid, alpha=2, tau=3)`. The data of the grid's sides are honoured; without
-    a Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
+    `source` is the distribution of $f$ (or one field, or a number), by default
+    `Matern(grid, alpha=2, tau=3)`. Boundary data of the grid are used. Without a
+    Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
 
     Second order, 3 points an axis. Solved directly by sine and cosine transforms.
     Linear: the fields are jointly Gaussian if $f$ is (`law`).
@@ -102,7 +102,7 @@ class Poisson(AbstractElliptic[PoissonFields]):
 
 
 class HelmholtzFields(NamedTuple):
-    """A source and the standing wave it makes."""
+    """A source and its solution."""
 
     source: Field
     solution: Field
@@ -111,11 +111,11 @@ class HelmholtzFields(NamedTuple):
 class Helmholtz(AbstractElliptic[HelmholtzFields]):
     r"""$\Delta u + k^2 u = f$: waves of one frequency.
 
-    `wavenumber` is $k$. Where $k^2$ is (nearly) an eigenvalue of $-\Delta$ on the grid
-    the domain resonates, and the equation is refused. `source` is the law of $f$ (or
-    one field, or a number): unless said `Matern(grid, alpha=2, tau=3)`.
+    `wavenumber` is $k$. The equation is refused at resonance, where $k^2$ is (nearly)
+    an eigenvalue of $-\Delta$ on the grid. `source` is the distribution of $f$ (or one
+    field, or a number), by default `Matern(grid, alpha=2, tau=3)`.
 
-    Second order: $(kh)^2/24$ of phase is lost a radian, so take at least ten points a
+    Second order: the phase error is $(kh)^2/24$ a radian, so use at least ten points a
     wave. Solved directly by transforms. Linear: the fields are jointly Gaussian if
     $f$ is (`law`).
     """
@@ -170,7 +170,7 @@ class Helmholtz(AbstractElliptic[HelmholtzFields]):
 
 
 class DarcyFields(NamedTuple):
-    """A permeability and the pressure it makes."""
+    """A permeability and its pressure."""
 
     coefficient: Field
     solution: Field
@@ -183,14 +183,14 @@ class Darcy(AbstractElliptic[DarcyFields]):
         Darcy.lognormal(Grid((64, 64)))     # smooth: a = exp of a Gaussian field
         Darcy.source_sink((64, 64))         # a well, a sink, impermeable walls
 
-    `coefficient` is the law of $a > 0$ (or one field): unless said, 12 where
+    `coefficient` is the distribution of $a > 0$ (or one field), by default 12 where
     `Matern(grid, alpha=2, tau=3)` is not negative and 3 elsewhere (Li et al. 2021).
-    `source` is $f$, a number or a field. The data of the grid's sides are honoured;
-    without a Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
+    `source` is $f$, a number or a field. Boundary data of the grid are used. Without a
+    Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
 
     Second order where $a$ is smooth: the flux form on nodes or cells, $a$ at faces the
     mean of its neighbours. Solved by preconditioned conjugate gradients, with the
-    operator that is the residual. Bilinear: $a$ times $u$.
+    operator of the residual. Bilinear in $a$ and $u$.
     """
 
     grid: Grid
@@ -224,7 +224,7 @@ class Darcy(AbstractElliptic[DarcyFields]):
     def source_sink(
         cls, shape: tuple[int, int] = (64, 64), modes: int = 64, length: float = 0.1
     ) -> "Darcy":
-        r"""The set of Bastek et al. 2025 (PIDM), on cells: finite volumes.
+        r"""The data set of Bastek et al. 2025 (PIDM): finite volumes on cells.
 
         $f = 10$ on $[0, 1/8]^2$, $-10$ on $[7/8, 1]^2$ and zero elsewhere; no flux
         through the walls; $\int u = 0$; $a = e^g$, $g$ the leading `modes` of the
@@ -268,10 +268,11 @@ def _at_unknowns(grid: Grid, field: FieldLike) -> Field:
 
 
 def _source_size(operator: AbstractDiffusion, source: FieldLike) -> Scalar:
-    """The norm of the source; where there is none, of what the sides' data contribute.
+    """The norm of the source or, if it is zero, of the contribution of the boundary
+    data.
 
-    Against it the residual of a zero field is one, and that of a field shrunk to zero
-    does not vanish.
+    The relative residual of a zero field is then one, and that of a field scaled to
+    zero does not vanish.
     """
     grid, source = operator.grid, jnp.asarray(source)
     norm = rms(_at_unknowns(grid, source))

@@ -8,7 +8,7 @@ $$ \hat u_k = \hat f_k / (\lambda_k + s), $$
 wherever $\lambda_k + s$ is not zero. It is zero for the constant mode when $s = 0$ and
 no side is Dirichlet: then $f$ must have zero mean, and so has the $u$ that is returned.
 It is (nearly) zero at *resonance*, $s \approx -\lambda_k$, where a small source has a
-large answer: that is refused, with the mode's name.
+large solution; this is refused, and the error names the mode.
 
 $\nabla\cdot(a\nabla u) = f$ takes conjugate gradients, preconditioned by a transform.
 With $w = \sqrt a\, u$ the operator is nearly one of constant coefficients,
@@ -16,11 +16,11 @@ With $w = \sqrt a\, u$ the operator is nearly one of constant coefficients,
 $$ -a^{-1/2}\, \nabla\cdot\bigl(a \nabla (a^{-1/2} w)\bigr) = -\Delta w + q\, w,
    \qquad q = a^{-1/2} \Delta a^{1/2}, $$
 
-so that $M = a^{1/2} (-\Delta)\, a^{1/2}$ is close to it where $a$ is smooth, and solved
-directly (Concus & Golub 1973). Where $a$ jumps $q$ is as singular as $1/h^2$; so $M$ is
-made of $\tilde a$, which is $a$ smoothed in its logarithm over a spacing and a half:
-of no harm where $a$ is smooth. Without the factors of $a$ many more iterations are
-needed where it ranges widely, without smoothing where it jumps.
+so that $M = a^{1/2} (-\Delta)\, a^{1/2}$ is close to it where $a$ is smooth, and is
+solved directly (Concus & Golub 1973). Where $a$ jumps $q$ is of size $1/h^2$. Therefore
+$M$ uses $\tilde a$, which is $a$ with its logarithm smoothed over a spacing and a half.
+Without the factors of $a$ many more iterations are needed if $a$ has a wide range,
+without the smoothing if $a$ jumps.
 """
 
 from collections.abc import Callable
@@ -47,9 +47,9 @@ Linear = Callable[[Array], Array]
 def solve_constant(grid: Grid, rhs: FieldLike, shift: ScalarLike = 0.0) -> Elementwise:
     r"""The unknowns $u$ of $(\Delta + s) u = f$ with zero data on all sides.
 
-    Exact up to rounding, and linear in `rhs`, the unknowns of $f$ (`grid.restrict`). To
-    use it with data on the sides, move what they contribute to the right-hand side. Two
-    transforms: $O(n)$ a point.
+    Exact up to rounding, and linear in `rhs`, the unknowns of $f$ (`grid.restrict`).
+    Move the contribution of boundary data to the right-hand side first. Costs two
+    transforms, $O(n)$ a point.
     """
     transform, rhs = Transform(grid), jnp.asarray(rhs)
     divisor = check_resonance(grid, shift, rhs.dtype)
@@ -123,11 +123,11 @@ def solve_diffusion(grid: Grid, coefficient: FieldLike, rhs: FieldLike) -> Field
 
     By conjugate gradients from Lineax on the matrix of `Diffusion(grid, a)`, to a
     relative residual below $10^{-10}$ in float64 and about $10^{-4}$ in float32, where
-    $1/h^2$ takes the other digits; a solve that does not get there raises. A derivative
-    is one more solve, to the same accuracy, and not one through the iterations; it
-    raises too. Without a side that
-    holds a value, $f$ and the fluxes through the sides must integrate to zero, and so
-    does the answer. A step costs two transforms, $O(n)$ a point.
+    $1/h^2$ takes the other digits; a solve that does not converge raises. A derivative
+    is one more solve, to the same accuracy, not a derivative of the iterations; it may
+    raise too. Without a Dirichlet side $f$ and the fluxes through the sides must
+    integrate to zero, and so does the solution. A step costs two transforms, $O(n)$ a
+    point.
     """
     grid.check(coefficient=coefficient, source=rhs)
     a, rhs = jnp.asarray(coefficient), jnp.asarray(rhs)
@@ -220,7 +220,7 @@ def _conjugate_gradients(matrix: Linear, inverse: Linear, b: Array) -> Array:
         rtol=0.0,
         atol=_tolerance(b.dtype),
         norm=lambda r: jnp.sqrt(jnp.mean(jnp.square(r))),
-        # What is recomputed stalls at rounding, above the tolerance in float32;
+        # The recomputed residual stalls at rounding, above the tolerance in float32;
         # `_accurate` looks at the true residual, once.
         stabilise_every=None,
         max_steps=MAX_STEPS,

@@ -1,14 +1,14 @@
-r"""What an equation is: fields, a law to draw them from, a solver, a residual.
+r"""Equations: fields, their distribution, a solver, a residual.
 
     given  --solve-->  solution,        residual(given, solution) = 0
 
-all three from one discretisation, in physical units. An equation names its fields by a
-`NamedTuple`, which is what `sample` returns and `residual` takes. A new one is a class
-with three methods, `draw`, `solve` and `residual`: see examples/own_equation.py.
+with one discretisation, in physical units. The fields are a `NamedTuple`, which
+`sample` returns and `residual` takes. A new equation is a class with the methods
+`draw`, `solve`, `residual` and `scale`: see examples/own_equation.py.
 
-Of a linear equation the law of all fields is known. If the given field is
-$g = m + F\xi$ and the solver is affine, $S(g) = S(0) + S_0 g$, then all fields together
-are Gaussian, with mean $(m, S(m))$ and factor $(F, S_0 F)$ (`gaussian_law`).
+For a linear equation the distribution of all fields is known. If the given field is $g
+= m + F\xi$ and the solver is affine, $S(g) = S(0) + S_0 g$, then all fields are jointly
+Gaussian, with mean $(m, S(m))$ and factor $(F, S_0 F)$ (`gaussian_law`).
 """
 
 import abc
@@ -32,20 +32,20 @@ FieldsT = TypeVar("FieldsT", bound=tuple[Any, ...])  # an equation's own `Fields
 
 
 class AbstractEquation(eqx.Module, Generic[FieldsT]):
-    r"""A partial differential equation on a grid, with its solver and its residual.
+    """A partial differential equation on a grid, with its solver and its residual.
 
-    A final class, `class Heat(AbstractEquation[HeatFields])`, says
+    A final class, `class Heat(AbstractEquation[HeatFields])`, has
 
-    - `Fields`, a `NamedTuple` class of its fields, what is given first;
-    - `given`, the names of those that determine the others;
-    - `kind`, how the residual depends on the fields together: "linear" (means of
+    - `Fields`, a `NamedTuple` class of its fields, the given fields first;
+    - `given`, the names of the fields that determine the others;
+    - `kind`, how the residual depends on all fields together: "linear" (means of
       solutions are solutions), "bilinear" or "nonlinear";
     - `draw(key=)`, the given fields of a random sample, in the order of `given`;
-    - `solve(*given)`, all fields, from the given ones;
+    - `solve(*given)`, all fields, from the given fields;
     - `residual(fields)`, left side minus right side of the equation at every point,
       zero where values are prescribed;
-    - `scale(fields)`, the size that a residual is relative to: the norm of the source,
-      or the sum of the norms of the equation's terms.
+    - `scale(fields)`, the scale of the residual: the norm of the source, or the sum of
+      the norms of the equation's terms.
     """
 
     grid: AbstractVar[Grid]
@@ -59,7 +59,7 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
 
     @abc.abstractmethod
     def solve(self, *given: Any, **named: Any) -> FieldsT:
-        """All fields, from the given ones, in the order of `given`."""
+        """All fields, from the given fields in the order of `given`."""
 
     @abc.abstractmethod
     def residual(self, fields: FieldsT) -> Array:
@@ -67,12 +67,12 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
 
     @abc.abstractmethod
     def scale(self, fields: FieldsT) -> Scalar:
-        """The size that a residual is relative to, in its units and norm."""
+        """The scale of a relative residual, in the residual's units and norm."""
 
     def boundary_error(self, fields: FieldsT) -> Scalar:
-        """The largest distance from what boundary and initial conditions prescribe.
+        """The largest deviation from boundary and initial conditions.
 
-        Zero unless an equation says otherwise.
+        Zero unless an equation overrides it.
         """
         return jnp.zeros(())
 
@@ -84,14 +84,14 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
     def sample(self, *, key: Key) -> FieldsT:
         """Draw the given fields and solve for the others.
 
-        In float64 when called from Python, and handed back in default precision.
+        Computed in float64 when called from Python, and returned in default precision.
         """
         return _sample_in_double(self, key)
 
     def relative_residual(self, fields: FieldsT) -> Scalar:
         r"""$\lVert R \rVert / s$, with $R$ the residual and $s$ its `scale`.
 
-        0 where $R$ is, whatever the scale: zero solves a homogeneous equation.
+        0 where $R$ is 0, for any scale: zero solves a homogeneous equation.
         """
         return ratio(self.residual_norm(fields), self.scale(fields))
 
@@ -100,25 +100,27 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
         return rms(self.residual(fields))
 
     def resolve(self, fields: FieldsT) -> FieldsT:
-        """The fields that this equation's own solver makes of the given ones."""
+        """The solver's fields for the same given fields."""
         self.check_fields(fields)
         return _resolve_in_double(self, fields)
 
     def without(self, fields: FieldsT) -> FieldsT:
-        """The same given fields with zero for all others: the null of every report."""
+        """The same given fields, and zero for all others: a baseline of
+        every report.
+        """
         self.check_fields(fields)
         zeros = {n: jnp.zeros_like(getattr(fields, n)) for n in self.unknowns}
         return fields._replace(**zeros)  # type: ignore[attr-defined]
 
     def stop_given(self, fields: FieldsT) -> FieldsT:
-        """The same fields, of which no gradient reaches the given ones."""
+        """The same fields, without gradients of the given ones."""
         self.check_fields(fields)
         given = {n: jax.lax.stop_gradient(getattr(fields, n)) for n in self.given}
         return fields._replace(**given)  # type: ignore[attr-defined]
 
     @property
     def given_mask(self) -> np.ndarray:
-        """Which entries of the stacked array are given: a mask of `stacked_shape`."""
+        """The given entries of the stacked array: a mask of `stacked_shape`."""
         space = self.grid.shape
         ones = [jnp.full(space, float(name in self.given)) for name in self.names]
         return np.asarray(self.stack(self.Fields(*ones))) > 0
@@ -130,11 +132,11 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
 
     @property
     def stacked_shape(self) -> Shape:
-        """The shape of the array that `stack` makes: write both, or neither."""
+        """The shape of `stack`'s result; override both or neither."""
         return (*self.grid.shape, len(self.names))
 
     def stack(self, fields: FieldsT) -> Stacked:
-        """The fields as one array "*grid channel", what a diffusion model sees."""
+        """The fields as one array "*grid channel", which a diffusion model sees."""
         return jnp.stack([jnp.asarray(f) for f in fields], axis=-1)
 
     def unstack(self, array: Stacked) -> FieldsT:
@@ -148,7 +150,7 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
         return self.Fields(*jnp.moveaxis(array, -1, 0))
 
     def fields(self, **fields: Array) -> FieldsT:
-        """The fields by name, each checked to be one of this equation's."""
+        """The fields by name, each checked to be a field of this equation."""
         unknown, missing = set(fields) - set(self.names), set(self.names) - set(fields)
         if unknown or missing:
             raise ValueError(
@@ -173,7 +175,7 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
         )
 
     def check_field(self, name: str, field: Array) -> None:
-        """The field `name` has its shape, by default that of the grid."""
+        """Check that the field `name` has its shape, by default the grid's."""
         self.grid.check(**{name: field})
 
 
@@ -210,22 +212,22 @@ def ratio(a: Array, b: Array) -> Array:
 
 
 def batched(equation: AbstractEquation[FieldsT], keys: Array) -> FieldsT:
-    """A batch of samples, one a key: `vmap` of `draw` and `solve`."""
+    """A batch of samples, one for each key: `vmap` of `draw` and `solve`."""
     return jax.vmap(lambda key: equation.solve(*equation.draw(key=key)))(keys)
 
 
 def gaussian_law(
     equation: AbstractEquation[Any], given: AbstractRandomField
 ) -> GaussianLaw:
-    """The law of all fields when the one given field is drawn from `given`.
+    """The distribution of all fields if the one given field is drawn from `given`.
 
     `Gaussian(law.mean, Covariance.low_rank(law.factor))`, both of `pidax.denoiser`, is
-    the exact denoiser of the equation's samples, and the answer key to samplers and
-    inverse methods.
+    the exact denoiser of the equation's samples. Samplers and inverse methods can be
+    tested with it.
 
-    For an equation of `kind` "linear" with one given field. One solve for each mode of
-    `given`; take a law with few (`Matern(grid, modes=64)`), as the factor has as many
-    columns. In float64 when called from Python.
+    For an equation of `kind` "linear" with one given field. Costs one solve for each
+    mode of `given`, and the factor has as many columns: use a distribution with few
+    modes (`Matern(grid, modes=64)`). In float64 when called from Python.
     """
     name = type(equation).__name__
     if equation.kind != "linear" or len(equation.given) != 1:

@@ -7,9 +7,9 @@ own step from the row before, in units of u per time,
 
     R_{n+1} = (u_{n+1} - S(u_n)) / Δt,        R_0 = 0,
 
-zero to rounding for what the solver made, and $e/\Delta t$ for an error $e$ in one row
-(which the next row's residual sees too). It is local in time: one step needs its own
-two rows only. `collocation` is the residual of the equation in itself, with central
+zero to rounding for the solver's output, and $e/\Delta t$ for an error $e$ in one row
+(which changes the next row's residual too). It is local in time: one step needs two
+rows only. `collocation` is the residual of the equation itself, with central
 differences between rows: it needs no steps, and is of second order in $\Delta t$.
 """
 
@@ -30,28 +30,28 @@ from ._equation import AbstractEquation, FieldsT, rms
 
 
 class Evolution(NamedTuple):
-    """The initial field, and the solution: rows of time, of which it is the first."""
+    """The initial field, and the solution in rows of time, whose first row it is."""
 
     initial: Field
     solution: SpaceTime
 
 
 class AbstractEvolution(AbstractEquation[FieldsT]):
-    r"""An equation $u_t = F(u)$ whose solution is stored at `rows` times up to `end`.
+    """An equation $u_t = F(u)$ whose solution is stored at `rows` times up to `end`.
 
-    A final class says, beside `kind`, `draw` and the fields here,
+    A final class has, in addition to `kind`, `draw` and the fields here,
 
     - `advance(u, *parameters)`, the field one row later;
     - `terms(u, *parameters)`, the terms whose sum is $F(u)$.
 
-    The last of its `Fields` is the solution, the first the initial field; what lies
-    between them, if anything, are parameters of each sample, which `parameters` reads
-    from a solution.
+    The last of its `Fields` is the solution, the first the initial field. Fields
+    between them, if any, are parameters of each sample, which `parameters` reads from a
+    solution.
 
-    The array that a diffusion model sees is the solution only: "time x channel" with
-    one channel in one dimension; in two and three "*grid channel" with a channel for
-    each row. The initial field is its first row, so what `unstack` returns starts from
-    its own; compare it with a prescribed one by `fields._replace(initial=...)`.
+    A diffusion model sees the solution only: "time x channel" with one channel in one
+    dimension; in two and three dimensions "*grid channel" with one channel for each
+    row. The initial field is the first row, so the result of `unstack` starts from its
+    own first row. To compare with a prescribed one use `fields._replace(initial=...)`.
     """
 
     end: AbstractVar[float]
@@ -68,13 +68,13 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         """The terms of the right side; their sum is the rate of change."""
 
     def parameters(self, solution: SpaceTime) -> tuple[Array, ...]:
-        """The given fields other than the initial one, as a solution shows them."""
+        """The given fields other than the initial field, read from a solution."""
         return ()
 
     def impose(
         self, solution: SpaceTime, initial: Field, *parameters: Array
     ) -> SpaceTime:
-        """The solution with what initial and boundary conditions prescribe put in."""
+        """The solution with initial and boundary values written over it."""
         return solution.at[0].set(initial)
 
     @property
@@ -93,7 +93,7 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         return sum(others, first)
 
     def solve(self, *given: Any, **named: Any) -> FieldsT:
-        """The solution from what is given, one `advance` a row."""
+        """The solution from the given fields, one `advance` for each row."""
         initial, *parameters = self._checked(given)
 
         def row(u: Field, _: None) -> tuple[Field, Field]:
@@ -119,8 +119,9 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
     def collocation(self, fields: FieldsT) -> Array:
         r"""$(u_{n+1} - u_{n-1}) / 2\Delta t - F(u_n)$; zero in the first and last row.
 
-        Not zero for the solver's output but of order $\Delta t^2$: for comparison with
-        residuals by finite differences, and where a step is too dear to differentiate.
+        For the solver's output it is of order $\Delta t^2$, not zero. Use it to compare
+        with residuals by finite differences, or if a step is too expensive to
+        differentiate.
         """
         _, *parameters, u = fields
         rate = jax.vmap(lambda row: self.rate(row, *parameters))
@@ -138,12 +139,12 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         return float(share) * sum((rms(term) for term in terms), rms(change))
 
     def boundary_error(self, fields: FieldsT) -> Scalar:
-        """The largest distance from the initial field and from prescribed values."""
+        """The largest deviation from the initial field and from prescribed values."""
         *given, u = fields
         return jnp.max(jnp.abs(u - self.impose(u, *given)))
 
     def without(self, fields: FieldsT) -> FieldsT:
-        """The given fields, and zero wherever they do not prescribe the solution."""
+        """The given fields, and zero wherever the solution is not prescribed."""
         *given, u = fields
         return self.Fields(*given, self.impose(jnp.zeros_like(u), *given))
 
@@ -161,7 +162,7 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         return np.asarray(self.stack(self.Fields(first, *parameters, solution))) > 0
 
     def stop_given(self, fields: FieldsT) -> FieldsT:
-        """The same fields, of which no gradient reaches the given ones, nor row 0."""
+        """The same fields, without gradients of the given ones and of row 0."""
         *given, u = jax.lax.stop_gradient(fields)
         first = jnp.zeros(self.rows, bool).at[0].set(True)
         first = first.reshape(-1, *[1] * (u.ndim - 1))
@@ -174,7 +175,7 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         return solution[..., None] if line else jnp.moveaxis(solution, 0, -1)
 
     def unstack(self, array: Stacked) -> FieldsT:
-        """The fields of one array: its solution, started from its own first row."""
+        """The fields of one array: the solution, and its first row as initial field."""
         solution = self.unstack_solution(array)
         return self.Fields(solution[0], *self.parameters(solution), solution)
 

@@ -1,15 +1,15 @@
-r"""What a set of generated fields is worth: physics, law and cost of being trivial.
+r"""The quality of generated fields: physics, distribution, and simple baselines.
 
     relative residual ‖R‖/s,   re-solve error ‖u - S(a)‖/‖S(a)‖,   boundary error,
     amplitude ratio,           MMSE, SMSE, sliced Wasserstein,     radial spectrum
 
-with S the equation's own solver. No single one of them will do: zero fields have no
-residual in a linear equation, a residual is blind to a wrong law, and a distance of
-laws to wrong physics. So beside the samples there are always the rows
+with S the equation's own solver. No single number is enough: zero fields have no
+residual in a linear equation, a residual does not see a wrong distribution, and a
+distance of distributions does not see wrong physics. So the report always adds the rows
 
-    held-out data             what perfect samples would score, at this number of them
-    u = 0                     the given fields of the samples, and nothing solved
-    generate a, then solve    the same given fields with the solver's own answer
+    held-out data             the score of perfect samples, for this number of them
+    u = 0                     the given fields of the samples, and a zero solution
+    generate a, then solve    the same given fields, with the solver's solution
 """
 
 import dataclasses
@@ -61,15 +61,15 @@ Stacks: TypeAlias = Float[np.ndarray, "sample *grid channel"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    r"""One set of fields, and how it fared.
+    """One set of fields, and its scores.
 
-    Numbers are `(estimate, low, high)`, with the ends of the bootstrap interval; None
-    where no sample is left to speak of.
+    Numbers are `(estimate, low, high)`, with the ends of the bootstrap interval; NaN if
+    no sample is left.
 
-    - `count`: of the samples; `unsolved` of them have given fields that the solver
-      refuses, for the `reason`.
+    - `count`: the number of samples; `unsolved` of them have given fields that the
+      solver refuses, for the `reason`.
     - `residual`, `resolve`, `boundary`: medians over the samples.
-    - `amplitude`: the root mean square of the solution, in units of the reference's.
+    - `amplitude`: the root mean square of the solution, divided by the reference's.
     - `mean_error`, `spread_error`: MMSE and SMSE; `sliced_wasserstein`: of order 2. All
       three in units of the reference's standard deviation of each channel.
     - `by_channel`: MMSE and SMSE of each channel, in the same units.
@@ -95,9 +95,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """What `report` found. `print(report)` is a table, `report.save(path)` is JSON.
+    """The result of `report`. `print(report)` is a table, `report.save(path)` is JSON.
 
-    - `rows`: by label; `report["samples"]` is one.
+    - `rows`: by label, such as `report["samples"]`.
     - `wavenumbers`: of the shells of all spectra, in radians per unit of length.
     - `reference_spectra`: of the part of the reference that all rows are compared with.
     - `settings`: equation, sizes, options and versions, in words.
@@ -114,7 +114,7 @@ class Report:
         return self.rows[label]
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers but those of single samples, as JSON holds them."""
+        """All numbers except those of single samples, as in the JSON file."""
         return {
             "settings": self.settings,
             "rows": {label: _as_json(row) for label, row in self.rows.items()},
@@ -132,12 +132,12 @@ class Report:
 
 
 class Judged(NamedTuple):
-    r"""What is known of each sample of a set.
+    r"""The scores of each sample of a set.
 
-    - `residual`: $\lVert R \rVert / s$, 0 where $R = 0$ whatever the scale $s$.
+    - `residual`: $\lVert R \rVert / s$, 0 where $R = 0$ for any scale $s$.
     - `resolve`: $\lVert u - S(a) \rVert / \lVert S(a) \rVert$; NaN where `a` cannot be
       solved for. Over several unknowns, the root mean square.
-    - `boundary`: the largest distance from what is prescribed.
+    - `boundary`: the largest deviation from prescribed values.
     - `squares`: the mean square of each unknown.
     - `energy`: the radial spectrum of each unknown that is a field on the grid.
     """
@@ -161,7 +161,7 @@ def report(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Report:
-    """Judge generated fields by the equation and by the law of held-out ones.
+    """Compare generated fields with the equation and with held-out fields.
 
     **Arguments:**
 
@@ -169,8 +169,8 @@ def report(
       samples first: its `Fields`, one stacked array or a `Dataset`; or several such
       sets in a dictionary by name.
     - `reference`: true samples that no model was trained on, in any of these forms.
-      Its last ones, as many as there are samples but at most half, are the row
-      "held-out data"; every row is compared with the others.
+      The last ones, as many as there are samples but at most half, make the row
+      "held-out data". Every row is compared with the rest.
     - `key`: of the directions of the sliced Wasserstein distance and the resamples.
     - `resamples`, `level`: of the bootstrap; `projections`: of the distance.
     - `batch_size`: samples that are solved together; the last batch is filled up, so
@@ -181,8 +181,8 @@ def report(
     **Returns:** a `Report`; `print` it, `save` it.
 
     **Cost:** every sample is solved for once, in float64. A given field that cannot be
-    solved for (a coefficient that is not positive) is counted and left out of what
-    needs a solution; its batch is then done one by one.
+    solved for (a coefficient that is not positive) is counted, and left out of scores
+    that need a solution; its batch is then solved one by one.
     """
     with jax.enable_x64(True):
         sets = samples if isinstance(samples, Mapping) else {"samples": samples}
@@ -254,7 +254,7 @@ class _Rows:
         self.wavenumbers = np.asarray(shells.wavenumber)
 
     def of(self, named: Mapping[str, Values], held: Values) -> dict[str, Row]:
-        """The sets, the held-out data, and the two trivial answers to each set."""
+        """The sets, the held-out data, and the two baselines of each set."""
         again = lambda fields: _solve_again(self.equation, fields, self.batch_size)
         found = {name: again(fields) for name, fields in named.items()}
         several = len(named) > 1
@@ -284,7 +284,9 @@ class _Rows:
         return jax.tree.map(np.asarray, found)
 
     def _row(self, label: str, fields: Values, solved: Values, reason: str) -> Row:
-        """What is itself not finite, a solution that is none, is left out."""
+        """One row; samples with non-finite fields or without a solution
+        are left out.
+        """
         count = _count(fields)
         unsolved = int((~_finite_rows(solved)).sum())
         here = _finite_rows(fields)
@@ -388,7 +390,7 @@ def _not_negative(interval: Interval | None) -> Interval | None:
 def _judge(
     equation: AbstractEquation, fields: Values, solved: Values, batch_size: int
 ) -> Judged:
-    """Each sample, beside what the equation's solver makes of its given fields."""
+    """The scores of each sample, with the solver's solution for its given fields."""
     return Judged(*_by_batch(_judged, equation, (fields, solved), batch_size))
 
 
@@ -498,7 +500,7 @@ def _amplitude(
 
 
 def _median(values: Float[np.ndarray, " sample"], **options: Any) -> Interval:
-    """The median of what is finite."""
+    """The median of the finite values."""
     return bootstrap(jnp.median, values[np.isfinite(values)], **options)
 
 
@@ -635,7 +637,7 @@ def _margin(column: str, cell: list[float] | None) -> str:
 
 
 def _notes(said: dict[str, Any], rows: dict[str, Any]) -> list[str]:
-    """What the numbers mean, and which samples are not among them."""
+    """The meaning of the numbers, and the samples that were left out."""
     given = ", ".join(said["given"])
     notes = [
         f"residual |R|/scale, re-solve |u - S({given})|/|S({given})| and boundary "

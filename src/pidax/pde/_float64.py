@@ -1,9 +1,9 @@
 """Solving and generating in float64, whatever the session's precision.
 
-Elliptic solutions lose digits to $1/h^2$: a residual formed from fields solved in
-float32 says more about rounding than about physics. So what is called from Python is
-computed in a local float64 context and handed back in the session's own precision;
-inside a compiled or mapped program the precision is that program's.
+Residuals of elliptic solutions multiply rounding errors by $1/h^2$: for fields solved
+in float32 they are mostly rounding. So functions called from Python compute in a local
+float64 context and return the session's precision. Inside a compiled or mapped program
+the precision is that of the program.
 """
 
 import functools
@@ -23,8 +23,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def in_double(fn: _F, *, explain: bool = False) -> _F:
     """`fn`, compiled and computed in float64, with the results in default precision.
 
-    A compiled program knows that a check failed, but not with which numbers: to
-    `explain`, it is done once more as it is written, where its errors can say.
+    A compiled program knows that a check failed, but not with which numbers. With
+    `explain` it is run again without compiling, so that the error can name them.
     """
     compiled = eqx.filter_jit(fn)
 

@@ -21,9 +21,9 @@ from ._grid import AXES, Grid
 def dealias(grid: Grid, u: FieldLike) -> Field:
     r"""`u` without its modes $3|m| \ge n$: the 2/3 rule.
 
-    The product of two such fields has modes that the grid cannot tell from others, but
-    none of these others is among those kept: `dealias(grid, u * v)` of dealiased `u`
-    and `v` is the truncated product, exactly. For periodic grids; Orszag 1971.
+    Aliases of the product of two such fields fall outside the modes that are kept:
+    `dealias(grid, u * v)` of dealiased `u` and `v` is the truncated product, exactly.
+    For periodic grids; Orszag 1971.
     """
     check_periodic(grid, "dealias")
     grid.check(u=u)
@@ -42,7 +42,7 @@ def two_thirds(grid: Grid) -> np.ndarray:
 def wavenumbers(grid: Grid) -> tuple[np.ndarray, ...]:
     r"""$k = 2\pi m/L$ for each axis, shaped to multiply `jnp.fft.rfftn` of a field.
 
-    NumPy float64: cast what is made of them to the dtype of the fields.
+    NumPy float64: cast results to the dtype of the fields.
     """
     modes = zip(_numbers(grid), grid.lengths, strict=True)
     return tuple(2 * np.pi / length * m for m, length in modes)

@@ -1,10 +1,10 @@
-"""Samples of an equation: in memory, or into a directory that survives interruption.
+"""Samples of an equation: in memory, or in a directory, resumable.
 
     sample i = solve(draw(fold_in(key, i)))
 
-in float64, whatever the session's precision; stored as float32, with the residual that
-this rounding leaves beside the one that the solver left. A sample depends on the key
-and its number alone, so batches may be made in any number of goes.
+in float64, whatever the session's precision; stored as float32, with the residuals
+before and after rounding. A sample depends on the key and its index only, so batches
+may be made in any number of runs.
 """
 
 import io
@@ -52,10 +52,10 @@ from ._normaliser import Normaliser
 def draw(
     equation: AbstractEquation[FieldsT], n: int, *, key: Key, batch_size: int = 64
 ) -> FieldsT:
-    """A batch of `n` samples in memory: the fields, each with the samples first.
+    """A batch of `n` samples in memory: the fields, with the sample as the first axis.
 
-    The samples that `generate` would store, before they are rounded: solved in float64
-    and handed back in default precision, `batch_size` at a time.
+    The same samples that `generate` stores, before rounding: solved in float64 and
+    returned in default precision, `batch_size` at a time.
     """
     require_whole(n=n, batch_size=batch_size)
     parts = []
@@ -77,22 +77,21 @@ def generate(
 ) -> Dataset[FieldsT]:
     """Draw and solve `n` samples into the directory `path`; a `Dataset` of them.
 
-    A run that was interrupted goes on where it was when it is called again, to the
-    same bits; a whole dataset is opened. With a larger `n` it grows. Another equation
-    or key is refused, and so are a sample that is not finite (what was stored before
-    it stays), a directory to which another process is writing, and files that are not
-    what the header says.
+    An interrupted run continues when it is called again, to bit-identical files. A
+    complete dataset is opened. A larger `n` extends it. Refused are another equation or
+    key, a sample that is not finite (stored samples stay), a directory to which another
+    process is writing, and files that disagree with the header.
 
     **Arguments:**
 
-    - `key`: sample i is drawn with `jax.random.fold_in(key, i)`, and does not depend
-      on `n`, nor, but for rounding, on `batch_size`.
-    - `batch_size`: solved together, and held in memory in float64 with all that their
-      solver needs.
-    - `progress`: a bar of the samples.
+    - `key`: sample i is drawn with `jax.random.fold_in(key, i)`, and does not depend on
+      `n` nor, except for rounding, on `batch_size`.
+    - `batch_size`: the number of samples solved together, held in memory in float64
+      with everything that the solver needs.
+    - `progress`: show a bar of the samples.
 
-    The code of `equation` is not looked at, only its class and its fields: whoever
-    changes a method makes the dataset again.
+    The code of `equation` is not checked, only its class and its fields: if you change
+    a method, make the dataset again.
     """
     require_whole(n=n, batch_size=batch_size)
     path = Path(path)
@@ -110,7 +109,7 @@ def generate(
 
 
 def _require_place(path: Path) -> None:
-    """A directory that is new, a dataset, or was left before a header was written."""
+    """Check that the directory is new, a dataset, or was left before its header."""
     if not path.exists() or (path / HEADER).exists():
         return
     known = {path / LOCK, *path.glob(LEFTOVERS)}
@@ -158,7 +157,7 @@ def _begin(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
 
 
 def _versions(header: Header) -> dict[str, str]:
-    """What makes the samples, and what made those that are there."""
+    """The versions that make samples now, and those that made existing ones."""
     now = {name: version(name) for name in ("pidax", "jax", "numpy")}
     now["python"] = platform.python_version()
     for name, before in header.get("versions", {}).items():
@@ -177,7 +176,7 @@ def _go_on(
     batch_size: int,
     progress: bool,
 ) -> None:
-    """Batch after batch from where the header says that it is."""
+    """Batch after batch, from the position in the header."""
     n, done = header["n"], header["done"]
     with progress_bar(n, header["name"], "sample", progress, done) as bar:
         # Batches begin at multiples of their size and are computed whole: a sample has
@@ -216,7 +215,7 @@ _stored_in_double, _drawn_in_double = in_double(_stored), in_double(_drawn)
 
 
 def _numbered(make: Any, equation: AbstractEquation, key: Key, rows: np.ndarray) -> Any:
-    """`make(...)`, and of an error which samples it came with."""
+    """`make(...)`, with the numbers of the samples in its errors."""
     try:
         return jax.tree.map(np.asarray, make(equation, key, rows))
     except (ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-r"""A uniform grid: where the values of a field are, and what holds at its sides.
+r"""A uniform grid: the points of a field, and its boundary conditions.
 
 Along an axis of length $L$ with $n$ points,
 
@@ -7,8 +7,8 @@ Along an axis of length $L$ with $n$ points,
     periodic           as above, with h = L/n           the last point is not the first
 
 A field on the grid is an array of the grid's shape. On nodes, the points of a Dirichlet
-side hold prescribed values: they are not *unknowns*. On cells all points are unknowns,
-and the conditions of the sides act through the faces.
+side hold prescribed values and are not *unknowns*. On cells all points are unknowns,
+and boundary conditions act through the faces.
 """
 
 import abc
@@ -41,7 +41,7 @@ class AbstractSide(eqx.Module):
 
 
 class Dirichlet(AbstractSide):
-    r"""$u = g$ on the side: a wall at a temperature, a held membrane.
+    r"""$u = g$ on the side, such as a wall at a temperature.
 
     `value` is $g$: a number, or an array over the points of the side.
     """
@@ -74,7 +74,7 @@ class Neumann(AbstractSide):
 
 
 class Periodic(AbstractSide):
-    """The side is glued to the opposite one, which must be periodic too."""
+    """The side is identified with the opposite one, which must be periodic too."""
 
     @property
     def data(self) -> ElementwiseLike:

@@ -30,8 +30,9 @@ class Heat(AbstractEvolution[Evolution]):
     r"""$u_t = \nu\Delta u$ in one to three dimensions, with one diffusivity $\nu$.
 
     Sides may be periodic, or `Dirichlet()` or `Neumann()` with zero for their data.
-    `initial` is the law of the initial field (or one field). If it is Gaussian, so is
-    the whole solution, rows and points together, and `law` is its mean and factor.
+    `initial` is the distribution of the initial field (or one field). If it is
+    Gaussian, so is the whole solution, all rows and points together, and `law` is its
+    mean and factor.
 
     Linear: means of solutions are solutions. Exact in time; in space exact for the
     trigonometric polynomial through the points. One transform and its inverse a row.
@@ -93,16 +94,16 @@ class Diffusing(NamedTuple):
 
 
 class RandomHeat(AbstractEvolution[Diffusing]):
-    r"""$u_t = \nu\Delta u$ where each sample has a diffusivity of its own.
+    r"""$u_t = \nu\Delta u$ with a random diffusivity for each sample.
 
-    $\nu$ is uniform in the interval `diffusivity`, and given beside the initial field.
-    It is a second channel of the stacked array, the same number in all of it; `unstack`
-    takes the mean. So the residual is not linear in the fields together.
+    $\nu$ is uniform in the interval `diffusivity`, and a given field like the initial
+    field. It is a second, constant channel of the stacked array; `unstack` takes its
+    mean. So the residual is not linear in all fields together.
 
-    The defaults are the set of Cheng et al. (2025, ECI sampling),
+    The defaults are the data set of Cheng et al. (2025, ECI sampling),
     $u = \sin(x + \phi)\, e^{-\nu t}$ with $\phi$ uniform in $(0, \pi)$ and $\nu$ in
-    $(1, 5)$, on 100 points of $[0, 2\pi)$ and 100 rows up to $t = 1$. What they call
-    the solution is channel 0.
+    $(1, 5)$, on 100 points of $[0, 2\pi)$ and 100 rows up to $t = 1$. Their solution
+    is channel 0.
     """
 
     grid: Grid

@@ -56,8 +56,8 @@ class KarhunenLoeve(AbstractGaussianField):
     r"""The Gaussian field with the leading modes of any covariance, on any grid.
 
     `covariance(x, y)` gets two NumPy arrays of points, coordinates last, that broadcast
-    against each other, and returns $c$ for each pair. Say how many `modes` to keep, or
-    the `share` of the variance to keep at least; `kept` is the share that is kept.
+    against each other, and returns $c$ for each pair. Pass the number of `modes`, or
+    the least `share` of the variance, to keep; `kept` is the share that is kept.
 
     The eigenproblem is solved once, in float64 on the host: with $n$ points of the grid
     memory for $n^2$ numbers, and time $O(n^3)$ for a `share`, $O(n^2)$ a mode for

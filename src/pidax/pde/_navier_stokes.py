@@ -6,7 +6,7 @@ The transport is written with products of velocities (Basdevant 1983),
 
     u·∇ω = (∂_xx - ∂_yy)(u v) + ∂_xy (v² - u²),
 
-which takes four transforms where its other forms take five.
+which takes four transforms; other forms take five.
 """
 
 from typing import ClassVar
@@ -37,17 +37,17 @@ TORUS = Grid((64, 64), boundary=Periodic())
 class NavierStokes(AbstractSemilinear):
     r"""$\omega_t + u\cdot\nabla\omega = \nu\Delta\omega + f$, periodic in both axes.
 
-    Spectral, products without aliases (two-thirds rule), ETDRK4 in time. `forcing` is
+    Spectral, dealiased (two-thirds rule), ETDRK4 in time. `forcing` is
     $f$, a field; by default $0.1(\sin + \cos)(2\pi(x + y))$ with $x, y$ in units of
     the domain. The initial field is by default the Matern field with
-    $\alpha = 2.5, \tau = 7$. Both are the set of Li et al. (2021).
+    $\alpha = 2.5, \tau = 7$. Both are the data set of Li et al. (2021).
     With two steps in each tenth of time their error in time is 1e-6 of the largest
     value, with one 2e-5 (`benchmarks/results/pde.json`).
 
-    Its residual is that of the step between stored rows, which takes `substeps` steps
-    to evaluate: the data have no other local residual unless the rows are dense, and
-    then `collocation` is one. There is no flow of the mean: the velocity has mean zero.
-    The mean of the vorticity, which must be zero on a torus, is kept as it is given.
+    The residual is the defect of the step between stored rows, which takes `substeps`
+    steps to evaluate. If rows are close together `collocation` is an alternative. The
+    velocity has mean zero. The mean of the vorticity, which must be zero on a torus,
+    does not change.
     """
 
     grid: Grid

@@ -1,8 +1,8 @@
-r"""Fields of several units and sizes, as numbers of order one and back.
+r"""Coordinates of fields: numbers of size one instead of physical units.
 
     y_c = (x_c - m_c) / s_c,        x_c = s_c y_c + m_c        for each channel c
 
-A diffusion model sees y; physics sees x. A residual is formed of restored fields only:
+A diffusion model sees y; physics sees x. Compute residuals of restored fields only:
 `equation.residual(equation.unstack(normaliser.restore(y)))`.
 """
 
@@ -20,40 +20,41 @@ _FEW = 8  # more channels than these must be said to be channels
 
 
 class AbstractNormaliser(eqx.Module):
-    """Stacked fields as coordinates of order one, and back: the chart of a model.
+    """Coordinates of stacked fields, of size one, and the inverse map.
 
-    A model never sees anything else, and physics never sees the coordinates. Its
-    numbers are constants: they are not trained, and are saved with what holds them.
+    A model sees coordinates only, and physics never sees them. The numbers are
+    constants: they are not trained, and are saved with the module that contains them.
     """
 
     @property
     @abc.abstractmethod
     def shape(self) -> Shape | None:
-        """The shape of one sample's coordinates, or None if it is that of the fields.
+        """The shape of one sample's coordinates, or None if it is the shape of the
+        fields.
 
-        Then it acts on each channel by itself, at any point of any grid.
+        Then it acts on each channel separately, at any point of any grid.
         """
 
     @abc.abstractmethod
     def normalise(self, stacked: StackedLike) -> Coordinates:
-        """The coordinates of stacked fields; any axes may lead, a batch's too."""
+        """The coordinates of stacked fields, with any leading axes."""
 
     @abc.abstractmethod
     def restore(self, coordinates: CoordinatesLike) -> Stacked:
-        """The stacked fields, in physical units; any axes may lead."""
+        """The stacked fields, in physical units, with any leading axes."""
 
     def distance(self, stacked: StackedLike) -> Stacked:
-        """How far values are from their channel's mean, in its standard deviations.
+        """The distance of values to their channel's mean, in its standard deviations.
 
-        Infinite where no field can be, zero where nothing is known (the default).
+        Infinite for impossible values, zero if nothing is known (the default).
         """
         return jnp.zeros_like(jnp.asarray(stacked))
 
     def stop_given(self, coordinates: Coordinates) -> Coordinates:
-        """The same coordinates, where no gradient reaches those of what is given.
+        """The same coordinates, without gradients of the given fields' coordinates.
 
-        For a chart in which coordinates of given fields make other fields too; any
-        other returns them as they are.
+        For coordinates of given fields that influence other fields too; other classes
+        return the coordinates unchanged.
         """
         return coordinates
 
@@ -65,8 +66,8 @@ class Normaliser(AbstractNormaliser):
         Normaliser.affine((0.2, 115), (-1.5, -0.9)) # y = 0.2 a - 1.5, 115 u - 0.9
         Normaliser(mean=(0.0, 0.1), std=(1.0, 0.02))
 
-    Its numbers are Python's: the same in every precision, never trained, and saved
-    with whatever holds it (`px.save`). Any axes may lead, a batch's too.
+    Its numbers are Python's: the same in every precision, never trained, and saved with
+    the module that contains them (`px.save`). Arrays may have leading axes.
     """
 
     mean: tuple[float, ...] = eqx.field(static=True)
@@ -99,8 +100,8 @@ class Normaliser(AbstractNormaliser):
     ) -> "Normaliser":
         """To mean 0 and standard deviation 1 over samples and points together.
 
-        A channel that is constant is shifted to 0 and keeps its size. `channels`, the
-        length of the last axis, must be said where there are more than eight.
+        A constant channel is shifted to 0 and keeps its size. Pass `channels`, the
+        length of the last axis, if there are more than eight.
         """
         require_channels(samples, channels)
         rows = np.asarray(samples, np.float64).reshape(-1, samples.shape[-1])
@@ -144,7 +145,7 @@ class Normaliser(AbstractNormaliser):
 
 
 def require_channels(samples: Array | np.ndarray, channels: int | None) -> None:
-    """The last axis is one of channels and not of the grid: many are said to be."""
+    """Check that the last axis has channels, not points: many must be announced."""
     count = samples.shape[-1]
     if count != channels and (channels is not None or count > _FEW):
         raise ValueError(

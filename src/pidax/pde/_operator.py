@@ -1,11 +1,11 @@
-r"""What an operator is: a function of fields, and a linear map for Lineax.
+r"""Operators: functions of fields, and linear maps for Lineax.
 
-On a grid whose sides carry data an operator is affine in the field,
+On a grid with boundary data an operator is affine in the field,
 
 $$ A(u) = A_0\, u_{unknown} + b, $$
 
-$b$ from the data alone. Called with a field, it is $A(u)$: the data act, and on nodes
-the values that `u` has at Dirichlet sides are replaced by the prescribed ones. As a
+with $b$ from the boundary data. Called with a field it returns $A(u)$; on nodes the
+values of `u` at Dirichlet sides are replaced by the prescribed ones. As a
 `lineax.AbstractLinearOperator` it is $A_0$, from unknowns to unknowns, with zero data.
 """
 

@@ -4,8 +4,8 @@ $$ u = m + \sum_k \xi_k \sqrt{q_k}\, \varphi_k, \qquad \xi_k \sim N(0, 1), $$
 
 with $\varphi_k$ orthonormal in $\int u v$. `Matern` has the eigenvectors of the
 Laplacian for its modes, so that a draw is one transform; `KarhunenLoeve` has those of
-any covariance. A law that is not Gaussian is a function of one that is: `Lognormal`,
-`Thresholded`.
+any covariance. Distributions that are not Gaussian are functions of a Gaussian field:
+`Lognormal`, `Thresholded`.
 """
 
 import abc
@@ -25,7 +25,7 @@ from ._transform import Transform
 
 
 class AbstractRandomField(eqx.Module):
-    """The law of a random field on a grid. A new one is a class with `sample`."""
+    """The distribution of a random field on a grid. A subclass implements `sample`."""
 
     grid: AbstractVar[Grid]
 
@@ -38,7 +38,7 @@ Law = AbstractRandomField | FieldLike | float  # what an equation takes for one
 
 
 class AbstractGaussianField(AbstractRandomField):
-    """A Gaussian law, known by its mean and a factor $F$ of its covariance $F F^T$."""
+    """A Gaussian field, by its mean and a factor $F$ of its covariance $F F^T$."""
 
     @abc.abstractmethod
     def mean(self) -> Field:
@@ -62,19 +62,20 @@ class Matern(AbstractGaussianField):
     r"""A Gaussian field with covariance operator
     $\sigma^2\, \tau^{2\alpha - d} (-\Delta + \tau^2)^{-\alpha}$.
 
-    Smoother with larger `alpha` (differentiable $\alpha - d/2$ times in the mean
-    square), rougher and longer of reach with smaller `tau`, the inverse of a length.
-    The power of $\tau$ keeps the size of the short waves' variance where it is; in two
+    Larger `alpha` makes it smoother (differentiable $\alpha - d/2$ times in the mean
+    square). `tau` is the inverse of the correlation length.
+    The power of $\tau$ makes the variance of short waves independent of $\tau$; in two
     dimensions the deviations are $\tau^{\alpha-1} (|\kappa|^2 + \tau^2)^{-\alpha/2}$,
     as in Li et al. 2021 (Fourier neural operators), whose fields these are:
     `Matern(grid, alpha=2, tau=3)` for Darcy's, `alpha=2.5, tau=7` for vorticity's and
     (on a periodic interval) Burgers' equation.
 
-    `sides` holds on every side that is not periodic: `Neumann()` lets the field be
-    anything there, `Dirichlet()` holds it at zero; the sides of `grid` do not matter.
+    `sides` is the condition on every side that is not periodic: with `Neumann()` the
+    field is free there, with `Dirichlet()` it is zero; the conditions of `grid` are not
+    used.
     `modes` keeps only that many modes, those of the largest variance, which makes the
-    factor as small. Without `constant`, the mode that has no slope is left out, and
-    every draw has zero mean. A draw costs one transform.
+    factor smaller. Without `constant` the constant mode is left out, and every draw has
+    zero mean. A draw costs one transform.
     """
 
     grid: Grid
@@ -107,7 +108,7 @@ class Matern(AbstractGaussianField):
 
     @property
     def law_grid(self) -> Grid:
-        """The points of `grid` with this law's own sides."""
+        """The points of `grid`, with the boundary conditions of this distribution."""
         side = self.sides.homogeneous()
         return self.grid.with_boundary(
             tuple(Periodic() if p else side for p in self.grid.periodic)
@@ -150,7 +151,7 @@ class Matern(AbstractGaussianField):
 
 
 class Fixed(AbstractGaussianField):
-    """No chance: every draw is the same field (or number)."""
+    """Not random: every draw is the same field (or number)."""
 
     grid: Grid
     value: ElementwiseLike
@@ -216,7 +217,7 @@ class Thresholded(AbstractRandomField):
 
 
 def as_law(grid: Grid, law: Law) -> AbstractRandomField:
-    """A law on this grid; a number or a field is the law that always draws it."""
+    """A distribution on this grid; a number or a field becomes `Fixed`."""
     if not isinstance(law, AbstractRandomField):
         return Fixed(grid, law)
     pairs = zip(law.grid._points, grid._points, strict=False)

@@ -100,7 +100,7 @@ class ETDRK4(diffrax.AbstractSolver):
 
     Fixed steps (`diffrax.ConstantStepSize`, `diffrax.StepTo`): there is no estimate of
     the error. Four evaluations of $N$ a step. Exact where $N$ is constant. Between the
-    ends of its steps it is interpolated linearly: put what is saved onto them.
+    ends of its steps it is interpolated linearly: save at the ends of steps.
 
     Order four where the nonlinearity is smooth on the scale of the step; stiff
     boundary terms, which Fourier series do not have, can lower it.
@@ -164,8 +164,8 @@ class ETDRK4(diffrax.AbstractSolver):
 class AbstractSemilinear(AbstractEvolution[Evolution]):
     r"""$u_t = Lu + N(u)$ with $L$ diagonal in Fourier series.
 
-    A final class says `eigenvalues`, those of $L$, and `nonlinear(c)`, the coefficients
-    of $N$ from those of $u$; products without aliases are its business. From one row to
+    A final class has `eigenvalues` of $L$, and `nonlinear(c)`, the coefficients of $N$
+    from those of $u$; it must dealias products. From one row to
     the next are `substeps` steps of ETDRK4, of order four in their length.
     """
 

@@ -3,10 +3,10 @@ r"""Gradient, divergence and curl: at faces in flux form, and at points.
 $$ \nabla: \text{points} \to \text{faces}, \qquad
    \nabla\cdot: \text{faces} \to \text{points}. $$
 
-The two are each other's adjoint up to the sign, so that what the discrete equations
-conserve is conserved to rounding. Faces are where fluxes live, between the points and
-at the ends of every axis. Each point owns a control volume, of size $w_i$ along an
-axis. Face $i$ is the one below point $i$, and face $i + 1$ the one above it,
+They are adjoint to each other up to the sign, so that conserved quantities are
+conserved to rounding. Fluxes are at faces, between the points and at the ends of every
+axis. Each point owns a control volume, of size $w_i$ along an axis. Face $i$ is the one
+below point $i$, and face $i + 1$ the one above it,
 
     cells             | . | . | . |      every volume h
     nodes, bounded    |.|  .  |  .|      half a volume at the ends
@@ -47,8 +47,8 @@ class Gradient(AbstractOperator):
     order at that face.
 
     **At points**: all components where the field is, of `order` 2, 4, 6 or "spectral"
-    on periodic axes, 2 on bounded ones. It differentiates the values that it is given
-    and does not look at the sides: at bounded ends it is one-sided.
+    on periodic axes, 2 on bounded ones. It does not use boundary conditions: at bounded
+    ends it is one-sided.
 
     Cost: a few operations a point; spectral, one transform forth and one back an axis.
     """
@@ -120,11 +120,10 @@ class Curl(AbstractOperator):
     r"""$\nabla\times F$ at the points, of a tuple with one field for each axis.
 
     In two dimensions a scalar, the vorticity; in three a tuple. Called with one field
-    in two dimensions, a stream function $\psi$, it is the velocity
-    $(\partial_y\psi, -\partial_x\psi)$, without divergence. All derivatives are those
-    of `Derivative` of the same `order`, at the points and blind to the sides; they
-    commute, so that the curl of `Gradient(grid, at="points")` and the divergence of a
-    curl vanish to rounding.
+    in two dimensions, a stream function $\psi$, it is the velocity $(\partial_y\psi,
+    -\partial_x\psi)$, without divergence. All derivatives are those of `Derivative` of
+    the same `order`, without boundary conditions; they commute, so that the curl of
+    `Gradient(grid, at="points")` and the divergence of a curl vanish to rounding.
 
     As a linear map it is the curl of vectors, and its transpose on a periodic grid in
     two dimensions is that of stream functions. Cost: spectral, one transform for each

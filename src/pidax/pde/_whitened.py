@@ -1,4 +1,4 @@
-r"""Fields in coordinates of one size each: a chart in which a model sees small scales.
+r"""Whitened coordinates of fields, in which a model sees small scales.
 
 With $z$ the fields, each channel centred and in units of its standard deviation
 (or the logarithm of a positive one), and $B$ an orthonormal basis,
@@ -8,17 +8,17 @@ $$ y_k = \frac{(B^T (z - \bar z))_k}{s_k}, \qquad
 
 so that all $y$ together have the mean square one: `sigma_data` is 1.
 
-A denoiser makes errors of about one size in all its coordinates. A differential
-operator amplifies small scales by $1/h^2$; in the channels' own units they are what a
-model knows least, here they are seen as well as the others. The damping $\delta$ keeps
-modes that hardly vary from being blown up to noise.
+A denoiser has errors of about the same size in all its coordinates. A differential
+operator amplifies small scales by $1/h^2$. In the channels' own units a model is least
+accurate in small scales; here all scales have the same size. The damping $\delta$
+prevents modes that hardly vary from being amplified to noise.
 
     coefficients = forward(z),      z = inverse(coefficients)
 
-are what a basis says. `Principal` finds the directions along which samples vary, all
-channels together; `Conditional` those of what is given, and of what it does not explain
-in the rest; `Spectral` has sines, cosines or Fourier modes for each channel, which cost
-a product along each axis instead of one dense matrix.
+define a basis. `Principal` has the principal directions of all channels together.
+`Conditional` has those of the given fields, and those of the remainder of the others
+after a regression. `Spectral` has sines, cosines or Fourier modes for each channel,
+which cost a product along each axis instead of one dense matrix.
 """
 
 import abc
@@ -62,7 +62,7 @@ class AbstractBasis(eqx.Module):
     @property
     @abc.abstractmethod
     def given_count(self) -> int:
-        """How many of the first coefficients are of what is given, and of it alone."""
+        """The number of leading coefficients that belong to the given fields alone."""
 
     @abc.abstractmethod
     def forward(self, fields: Stacked) -> Coefficients:
@@ -130,21 +130,21 @@ class Principal(AbstractBasis):
 
 
 class Conditional(AbstractBasis):
-    r"""What is given, and what it leaves unexplained in the rest.
+    r"""The given fields, and the remainder of the others after a regression.
 
     $$ \xi = P^T z_{given}, \qquad
        \eta = Q^T \bigl(z_{rest} - B\,\xi\bigr), $$
 
-    $P$ and $Q$ principal directions and $B$ the linear regression of the rest on what
-    is given: see `Whitened.fit(given=)`, which finds them. All coefficients are
-    uncorrelated, and the second ones move the rest alone: a model corrects the solution
-    for a coefficient without touching the coefficient. Where the rest depends linearly
-    on what is given, as in a linear equation, there are no second ones.
+    $P$ and $Q$ are principal directions, and $B$ is the linear regression of the other
+    fields on the given fields; `Whitened.fit(given=)` finds them. All coefficients are
+    uncorrelated, and the second ones change the other fields only: a model can correct
+    the solution without changing the coefficient. If the other fields depend linearly
+    on the given ones, as in a linear equation, there are no second coefficients.
 
-    A regression on $k$ modes explains too much of the $n$ samples that it is found
-    from: on others the second coordinates are larger, in mean square by
-    $(1 - k/n)^{-2}$ where the rest is linear in what is given, and by more where
-    it is not. Take eight samples a mode; two are the least.
+    A regression on $k$ modes explains too much of the $n$ samples from which it is
+    found. For other samples the second coordinates are larger, in mean square by $(1 -
+    k/n)^{-2}$ for a linear dependence, and by more otherwise. Use eight samples a mode;
+    two are the least.
     """
 
     first: Principal
@@ -159,7 +159,9 @@ class Conditional(AbstractBasis):
         given: np.ndarray,
         rank: int | None = None,
     ) -> "Conditional":
-        """From samples about their mean; `given` is a mask of the entries of one."""
+        """From samples about their mean; `given` is a mask of the entries of one
+        sample.
+        """
         rows = centred.reshape(len(centred), -1)
         mask = given.ravel()
         known, rest = rows[:, mask], rows[:, ~mask]
@@ -220,9 +222,10 @@ class Conditional(AbstractBasis):
 class Spectral(AbstractBasis):
     """The eigenvectors of the Laplacian on a grid for each channel.
 
-    A grid's sides choose them: sines for Dirichlet, cosines for Neumann, Fourier modes
-    for periodic sides. A channel of zero Dirichlet sides is then zero there, whatever
-    its coefficients. Time counts as an axis with Neumann sides.
+    The boundary conditions of the grid choose them: sines for Dirichlet, cosines for
+    Neumann, Fourier modes for periodic sides. A channel with zero Dirichlet conditions
+    is then zero there for all coefficients. Time counts as an axis with Neumann
+    conditions.
 
         Spectral([grid.with_boundary(Neumann()), grid])     # a coefficient, a solution
     """
@@ -276,24 +279,24 @@ class Spectral(AbstractBasis):
 
 
 class Whitened(AbstractNormaliser):
-    r"""Coordinates in a basis of modes, each in units of its own damped size.
+    r"""Coordinates in a basis of modes, each divided by its damped standard deviation.
 
         Whitened.fit(fields, positive=[0])                      # principal directions
         Whitened.fit(fields, positive=[0], given=[0])           # a, and u beyond a's
         Whitened.fit(fields, basis=Spectral([a_grid, u_grid]))  # sines and cosines
         Whitened.fit(fields, form="grid")                       # for networks on a grid
 
-    Made by `fit`. With `form="modes"` a sample is the vector of its coordinates, with
-    `"grid"` the fields of those coordinates in the same basis, a multiple of $B\,y$:
-    shaped like the stacked fields, for convolutional and spectral networks.
+    Made by `fit`. With `form="modes"` a sample is the vector of its coordinates. With
+    `"grid"` it is the fields of these coordinates in the same basis, a multiple of
+    $B\,y$: shaped like the stacked fields, for convolutional and spectral networks.
 
-    What the basis cannot express does not exist for the model: prescribed boundary
-    values, and every linear relation that holds for all samples, are kept exactly. How
-    much of each channel is lost says `unexplained`, as a root mean square in units of
-    the channel's standard deviation: more than rounding only with a `rank`.
+    Prescribed boundary values, and every linear relation that holds for all samples,
+    hold exactly, because the basis cannot express anything else. `unexplained` is the
+    lost part of each channel, as a root mean square in units of the channel's standard
+    deviation: more than rounding only with a `rank`.
 
-    Keep the chart with the model that was trained in it (`px.save`): of samples that
-    differ in the last bit, directions of nearly one variance are found turned.
+    Save the coordinates with the model that was trained in them (`px.save`): a new fit
+    may rotate directions of nearly equal variance.
     """
 
     basis: AbstractBasis
@@ -322,22 +325,22 @@ class Whitened(AbstractNormaliser):
         rank: int | None = None,
         form: str = "modes",
     ) -> "Whitened":
-        r"""To samples of stacked fields, in physical units.
+        r"""Fit to samples of stacked fields, in physical units.
 
         **Arguments:**
 
-        - `channels`: the length of the last axis; to be said if it is more than eight,
-          so that an axis of the grid is not taken for channels.
-        - `positive`: channels that are positive and stay so: of their logarithm.
-        - `rough`: channels that are seen through the Laplacian of a grid, as
-          $\Delta u$, and restored by solving for $u$ with the grid's sides: the size of
-          a mode is then that of its part in an elliptic residual.
+        - `channels`: the length of the last axis; pass it if it is more than eight, so
+          that an axis of the grid is not taken for channels.
+        - `positive`: channels that are positive and stay so: their logarithm is used.
+        - `rough`: channels that are seen through the Laplacian of a grid, as $\Delta
+          u$, and restored by solving for $u$ with the grid's boundary conditions. The
+          size of a mode is then the size of its part in an elliptic residual.
         - `damping`: $\delta$. 0 gives every mode the variance one.
-        - `basis`: by default `Principal`, found from the samples, of at most `rank`
+        - `basis`: by default `Principal`, found from the samples, with at most `rank`
           modes; `Spectral` costs less on large grids.
         - `given`: channels, or a mask of entries (`equation.given_mask`), that
-          determine the others: `Conditional` in place of `Principal`, of at most `rank`
-          modes of each.
+          determine the others: `Conditional` instead of `Principal`, with at most
+          `rank` modes of each.
         - `form`: `"modes"` or `"grid"`.
         """
         require_channels(samples, channels)
@@ -363,7 +366,7 @@ class Whitened(AbstractNormaliser):
         return made._finished(x[:_JUDGED], strict=rank is None)
 
     def _finished(self, x: np.ndarray, strict: bool) -> "Whitened":
-        """With what is known of a chart once it can be used on samples."""
+        """With values that are known once it can be applied to samples."""
         with jax.enable_x64(True):
             y = self.normalise(x)
             turned = float(jnp.sqrt(jnp.mean(y**2))) if self.form == "grid" else 1.0
@@ -389,21 +392,21 @@ class Whitened(AbstractNormaliser):
 
     @property
     def given(self) -> np.ndarray:
-        """Which coordinates are of what is given (`Conditional`): a mask."""
+        """A mask of the given fields' coordinates (`Conditional`)."""
         mask = np.zeros(self.shape, bool)
         mask[: self.basis.given_count] = True
         return mask
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """How many coordinates are of what is given, and how many of the rest."""
+        """The number of coordinates of the given fields, and of the others."""
         count = self.scale.size
         sizes = [len(range(*b.indices(count))) for b in self.basis.blocks(count)]
         return tuple(size for size in sizes if size)
 
     @typed
     def normalise(self, stacked: StackedLike) -> Coordinates:
-        """The coordinates of stacked fields; any axes may lead."""
+        """The coordinates of stacked fields, with any leading axes."""
         x = jnp.asarray(stacked)
         self._check(x.shape, self.centre.shape, "stacked fields")
         z = _log_or_laplacian(x, self.positive, self.rough)
@@ -419,7 +422,7 @@ class Whitened(AbstractNormaliser):
 
     @typed
     def restore(self, coordinates: CoordinatesLike) -> Stacked:
-        """The stacked fields, in physical units; any axes may lead."""
+        """The stacked fields, in physical units, with any leading axes."""
         y = jnp.asarray(coordinates)
         self._check(y.shape, self.shape, "coordinates")
         scale, centre = (jnp.asarray(a, y.dtype) for a in (self.scale, self.centre))
@@ -433,7 +436,7 @@ class Whitened(AbstractNormaliser):
         return _log_or_laplacian(z, self.positive, self.rough, inverse=True)
 
     def stop_given(self, coordinates: Coordinates) -> Coordinates:
-        """No gradient reaches the coordinates of what is given (`Conditional`)."""
+        """The coordinates without gradients of the given fields' (`Conditional`)."""
         stopped = jax.lax.stop_gradient(coordinates)
         return jnp.where(self.given, stopped, coordinates)
 
@@ -487,7 +490,7 @@ def _coefficients(basis: AbstractBasis, centred: np.ndarray) -> np.ndarray:
 
 
 def _scale(basis: AbstractBasis, found: np.ndarray, damping: float) -> np.ndarray:
-    """What each coefficient is divided by, so that all have the mean square one."""
+    """The divisor of each coefficient; all have the mean square one together."""
     variances = found.var(axis=0)
     scale = np.empty_like(variances)
     for block in basis.blocks(variances.size):
