@@ -40,6 +40,7 @@ from .flow import log_density as log_density
 from .flow import sample_with_churn as sample_with_churn
 from .flow import solve as solve
 from .flow import solve_batch as solve_batch
+from .flow import where_it_moves as where_it_moves
 from .process import EDM as EDM
 from .process import VE as VE
 from .process import VP as VP
@@ -53,6 +54,7 @@ from .process import uniform_time as uniform_time
 from .store import load as load
 from .store import save as save
 from .student import ExactStudent as ExactStudent
+from .student import IntegralStudent as IntegralStudent
 from .student import Student as Student
 from .student import sample as sample
 from .train import NonFiniteError as NonFiniteError

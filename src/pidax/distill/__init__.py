@@ -30,5 +30,6 @@ from ._row_sampling import ByLoss as ByLoss
 from ._row_sampling import Causal as Causal
 from ._row_sampling import Curriculum as Curriculum
 from ._row_sampling import PowerLaw as PowerLaw
+from ._row_sampling import Slope as Slope
 from ._row_sampling import Uniform as Uniform
 from ._row_sampling import Unweighted as Unweighted

@@ -24,8 +24,8 @@ from .._compatibility import (
     check_same_shape,
 )
 from ..flow import ProbabilityFlow
-from ..student import AbstractDerivative, Row, Stencil, Student
-from ..types import Condition, Elementwise, Key, Sample, Scalar, Shape
+from ..student import AbstractDerivative, AbstractNetworkStudent, Row, Stencil
+from ..types import Condition, Elementwise, Key, Sample, Scalar, Shape, Times
 from ._objective import AbstractObjective, State, Terms, Update
 
 Draw = Callable[[Key], Condition]
@@ -65,7 +65,7 @@ class AbstractDistillation(AbstractObjective):
         are no data.
         """
         name, flow = type(self).__name__, self.flow
-        if not isinstance(model, Student):
+        if not isinstance(model, AbstractNetworkStudent):
             raise ValueError(
                 f"{name} trains a student, got a model of type {type(model).__name__}. "
                 "Make one of your network with Student(network, process)."
@@ -83,7 +83,7 @@ class AbstractDistillation(AbstractObjective):
         condition = jax.vmap(self.draw_condition)(keys)
         check_output(model, z, flow.process.t_min, condition)
 
-    def shape_of(self, model: Student) -> Shape:
+    def shape_of(self, model: AbstractNetworkStudent) -> Shape:
         """The shape of one sample, which the teacher or the student knows."""
         shape = model.shape if self.flow.shape is None else self.flow.shape
         if shape is None:
@@ -147,41 +147,66 @@ def check_teacher(
     stencil: Stencil,
     shape: Shape,
 ) -> None:
-    """Check that the teacher is finite at the noise levels of this stencil.
+    """The teacher is finite wherever this stencil asks it, for states of their size."""
 
-    It is called as in training, for a few draws of noise and of conditions at each row.
+    def asked(distillation: Any, row: Row, states: Array, condition: Condition) -> Any:
+        return derivative.target(distillation.flow, row, states, condition)
+
+    rows = stencil.rows
+    levels = (rows.sigma, rows.alpha)
+    _check_finite(distillation, asked, rows, levels, rows.at_time, shape)
+
+
+def check_teacher_at(
+    distillation: AbstractDistillation, times: Times, shape: Shape
+) -> None:
+    """The teacher is finite at these times, for states of their size."""
+
+    def asked(distillation: Any, row: Any, states: Array, condition: Condition) -> Any:
+        return distillation.flow.denoiser(states[0], *row, condition)
+
+    sigma, alpha = distillation.flow.process.level(times)
+    levels = (sigma[:, None], alpha[:, None])
+    _check_finite(distillation, asked, (sigma, alpha), levels, times, shape)
+
+
+def _check_finite(
+    distillation: AbstractDistillation,
+    asked: Callable[[Any, Any, Array, Condition], Array],
+    rows: PyTree,
+    levels: tuple[Array, Array],
+    times: Array,
+    shape: Shape,
+) -> None:
+    """What is `asked` is finite for every row, in a few draws of noise and condition.
+
+    `levels` are `(sigma, alpha)` of the states of each row.
     """
-    process = distillation.flow.process
-    if is_traced(distillation.flow, stencil):
+    if is_traced(distillation.flow, rows):
         return
 
     @eqx.filter_jit
-    def finite(
-        distillation: AbstractDistillation,
-        derivative: AbstractDerivative,
-        rows: Row,
-        keys: Key,
-    ) -> Array:
-        flow = distillation.flow
+    def finite(distillation: AbstractDistillation, rows: PyTree, keys: Key) -> Array:
+        scale = distillation.flow.process.sigma_data
 
-        def asked(row: Row, key: Key) -> Array:
+        def one(row: PyTree, levels: tuple[Array, Array], key: Key) -> Array:
             z_key, condition_key = jax.random.split(key)
-            size = jnp.hypot(row.sigma, row.alpha * flow.process.sigma_data)
+            size = jnp.hypot(levels[0], levels[1] * scale)
             noise = jax.random.normal(z_key, (*size.shape, *shape), size.dtype)
             states = size.reshape(-1, *[1] * len(shape)) * noise
             condition = distillation.draw_condition(condition_key)
-            return jnp.isfinite(derivative.target(flow, row, states, condition)).all()
+            return jnp.isfinite(asked(distillation, row, states, condition)).all()
 
-        at = lambda pair: jax.vmap(asked, (None, 0))(*pair).all()
-        return jax.lax.map(at, (rows, keys))
+        at = lambda each: jax.vmap(one, (None, None, 0))(*each).all()
+        return jax.lax.map(at, (rows, levels, keys))
 
-    keys = jax.random.split(jax.random.key(0), (len(stencil), _PROBES))
-    fine = np.asarray(finite(distillation, derivative, stencil.rows, keys))
-    at = np.asarray(stencil.rows.at_time)[~fine]
+    keys = jax.random.split(jax.random.key(0), (times.size, _PROBES))
+    fine = np.asarray(finite(distillation, rows, keys))
+    at = np.asarray(times)[~fine]
     if at.size:
-        sigma = float(process.sigma(jnp.asarray(at[0], float)))
+        sigma = float(distillation.flow.process.sigma(jnp.asarray(at[0], float)))
         raise ValueError(
-            f"the teacher's output is not finite in {at.size} of the {len(stencil)} "
+            f"the teacher's output is not finite in {at.size} of the {times.size} "
             f"equations of the grid, the first of them at t={at[0]:.6g} (sigma="
             f"{sigma:.6g}) or in a solver's step from there. Compute it in a form that "
             "is finite there, or choose t_min and t_max of the process in its range."

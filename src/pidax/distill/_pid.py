@@ -17,15 +17,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._checks import check_interval, require
+from .._checks import check_interval, require, whole_number
 from .._compatibility import check_grid
+from ..denoiser import AbstractExactDenoiser
 from ..flow import ProbabilityFlow, TimeClock
 from ..process import karras
 from ..student import (
     AbstractDerivative,
+    IntegralStudent,
     SolverStep,
     Stencil,
     Upwind,
+    integral_residual,
     residual,
 )
 from ..types import (
@@ -44,30 +47,40 @@ from ._distillation import (
     Draw,
     check_condition_draw,
     check_teacher,
+    check_teacher_at,
     dtype_of,
 )
 from ._losses import L2
-from ._objective import State, Terms, Update
+from ._objective import Terms, Update
 from ._row_sampling import (
     AbstractSampling,
     AbstractWeighting,
+    Rows,
     RunningMeans,
+    Slope,
     Uniform,
     Unweighted,
     draw_row,
+    draw_rows,
 )
 
 _TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
+_DRAWN = 4  # nodes of a pass at which a learned teacher is asked
 Form = Literal["clean", "velocity"]
 
 
 class PIDState(eqx.Module):
-    """The state of PID: running losses of the rows, and a slow copy of the student."""
+    """What PID remembers.
+
+    Running losses of the rows, a slow copy of the student, and what the weighting
+    measured before the first step.
+    """
 
     losses: RunningMeans | None
     slow: Any
+    measured: Rows
 
 
 class PID(AbstractDistillation):
@@ -81,6 +94,12 @@ class PID(AbstractDistillation):
     **Arguments:**
 
     - `flow`: the teacher's ODE.
+    A student is either a function of time (`Student`), whose residual needs its
+    derivative in time, or the integral of clean samples at nodes of its own
+    (`IntegralStudent`), whose residual does not. For the second, `times` and
+    `derivative` are not used: a step costs one pass of the student, without a
+    derivative, and `draw` evaluations of the teacher.
+
     - `times`: process times from `t_max` to `t_min`; by default `karras(35, process)`.
     - `derivative`: of the student in time, and its clock; by default twelve long steps
       of a third-order solver, `SolverStep(diffrax.Bosh3(), steps=12)`. See
@@ -93,8 +112,12 @@ class PID(AbstractDistillation):
     - `stop_gradient`: no gradient flows through the teacher (default). False
       differentiates through it.
     - `sampling`, `weighting`: the probability and the weight of each time: `Uniform()`,
-      `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`, all in
-      `pidax.distill`.
+      `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`, `Slope()`,
+      all in `pidax.distill`. By default uniform, with `Unweighted()` for a `Student`
+      and `Slope()` for an `IntegralStudent`.
+    - `draw`: the number of nodes of an `IntegralStudent` at which the teacher is
+      evaluated in a pass; by default all nodes of an exact teacher, and 4 of a learned
+      one.
     - `slow`: evaluate the teacher at the state of a moving average of the student with
       this decay, for additional passes. None for the student itself.
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
@@ -115,10 +138,11 @@ class PID(AbstractDistillation):
     stencil: Stencil
     distance: Callable[[Sample, Sample], Scalar]
     sampling: AbstractSampling
-    weighting: AbstractWeighting
+    weighting: AbstractWeighting | None
     slow: float | None
     clamp: tuple[float, float] | None
     boundary_weight: float
+    draw: int | None = eqx.field(static=True)
     form: Form = eqx.field(static=True)
     stop_gradient: bool = eqx.field(static=True)
     condition: Draw | None
@@ -136,6 +160,7 @@ class PID(AbstractDistillation):
         stop_gradient: bool = True,
         sampling: AbstractSampling | None = None,
         weighting: AbstractWeighting | None = None,
+        draw: WholeLike | None = None,
         slow: float | None = None,
         clamp: tuple[float | int, float | int] | None = None,
         classes: WholeLike | None = None,
@@ -153,7 +178,8 @@ class PID(AbstractDistillation):
         self.stencil = self.derivative.stencil(flow.process, self.times)
         self.distance = L2() if distance is None else distance
         self.sampling = Uniform() if sampling is None else sampling
-        self.weighting = Unweighted() if weighting is None else weighting
+        self.weighting = weighting
+        self.draw = None if draw is None else whole_number("draw", draw)
         self.slow = slow
         self.clamp = None if clamp is None else check_interval("clamp", clamp)
         self.boundary_weight = float(boundary_weight)
@@ -210,48 +236,77 @@ class PID(AbstractDistillation):
 
     def check(self, model: PyTree, data: PyTree) -> None:
         self.check_student(model, data)
-        check_teacher(self, self.derivative, self.stencil, self.shape_of(model))
+        shape = self.shape_of(model)
+        if isinstance(model, IntegralStudent):
+            check_teacher_at(self, model.times, shape)
+        else:
+            check_teacher(self, self.derivative, self.stencil, shape)
 
     def init(self, model: PyTree, *, key: Key) -> PIDState:
-        watches = self.sampling.watches or self.weighting.watches
-        losses = RunningMeans.start(len(self.stencil)) if watches else None
+        times = self._times_of(model)
+        watches = self.sampling.watches or self._weighting(model).watches
+        losses = RunningMeans.start(times.size) if watches else None
         copy = lambda a: jnp.array(a) if eqx.is_array(a) else a
         slow = None if self.slow is None else jax.tree.map(copy, model)
-        return PIDState(losses, slow)
+        measured = self._weighting(model).measure(
+            self.flow, times, self.shape_of(model), self.draw_condition, key=key
+        )
+        return PIDState(losses, slow, measured)
 
     def answer(
-        self, model: PyTree, state: State, progress: Scalar, *, key: Key
+        self, model: PyTree, state: PIDState, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, None, tuple[Update, Terms]]:
         z_key, row_key, condition_key = jax.random.split(key, 3)
         unit = jax.random.normal(z_key, self.shape_of(model))
         unit = unit.astype(dtype_of(model))
         condition = self.draw_condition(condition_key)
-        losses = jnp.ones(len(self.stencil))
-        losses = losses if state.losses is None else state.losses.means()
-        times = self.stencil.rows.at_time
-        i, weight = draw_row(
-            self.sampling, self.weighting, times, losses, progress, row_key
-        )
-        row = self.stencil[i]
-        implied, clean = residual(
-            model, self.flow, self.derivative, row, unit, condition, inside=state.slow
-        )
+        times = self._times_of(model)
+        losses = jnp.ones(times.size) if state.losses is None else state.losses.means()
+        integral = isinstance(model, IntegralStudent)
+        laws = (self.sampling, self._weighting(model))
+        seen = (times, losses, progress, state.measured, row_key)
+        if integral:
+            rows, weights = draw_rows(self._draw_of(model), *laws, *seen)
+            implied, clean = integral_residual(
+                model,
+                self.flow,
+                unit,
+                condition,
+                which=rows,
+                inside=state.slow,
+                hold=self.stop_gradient,
+            )
+        else:
+            rows, weights = jax.tree.map(lambda a: a[None], draw_row(*laws, *seen))
+            row = self.stencil[rows[0]]
+            sides = residual(
+                model,
+                self.flow,
+                self.derivative,
+                row,
+                unit,
+                condition,
+                inside=state.slow,
+            )
+            implied, clean = (side[None] for side in sides)
         if self.clamp is not None:
             clean = jnp.clip(clean, *self.clamp)
         if self.stop_gradient:
             clean = jax.lax.stop_gradient(clean)
-        factor = 1.0
+        factor = jnp.ones(rows.size, unit.dtype)
         if self.form == "velocity":
-            t = row.at_time.astype(unit.dtype)
-            factor = velocity_factor(self.flow.process, t)
-        loss = jnp.asarray(self.distance(implied * factor, clean * factor))
+            at = times[rows].astype(unit.dtype)
+            factor = jax.vmap(lambda t: velocity_factor(self.flow.process, t))(at)
+        scale = lambda x: factor.reshape(-1, *[1] * unit.ndim) * x
+        each = jax.vmap(lambda a, b: jnp.asarray(self.distance(a, b)))
+        loss = each(scale(implied), scale(clean))
         loss = loss.astype(at_least_float32(loss.dtype))
         terms = {"residual": L2()(implied, clean)}
         update = ()
         if state.losses is not None:
-            here = jax.nn.one_hot(i, len(self.stencil), dtype=loss.dtype)
-            update = here * jax.lax.stop_gradient(loss), here
-        loss = weight.astype(loss.dtype) * loss
+            here = jax.nn.one_hot(rows, times.size, dtype=loss.dtype)
+            update = jax.lax.stop_gradient(loss) @ here, here.sum(0)
+        loss = jnp.mean(weights.astype(loss.dtype) * loss)
         if model.boundary == "soft":
             last = jnp.asarray(self.flow.process.t_max, unit.dtype)
             z = self.flow.process.sigma(last) * unit
@@ -259,10 +314,27 @@ class PID(AbstractDistillation):
             loss = loss + self.boundary_weight * terms["boundary"]
         return loss, None, (update, terms)
 
-    def advance(self, model: PyTree, state: State, update: Update) -> PIDState:
+    def _times_of(self, model: PyTree) -> Times:
+        """Where the rows ask for the ODE: the nodes of a student that has its own."""
+        if isinstance(model, IntegralStudent):
+            return model.times
+        return self.stencil.rows.at_time
+
+    def _draw_of(self, model: IntegralStudent) -> int:
+        if self.draw is not None:
+            return min(self.draw, len(model.nodes))
+        exact = isinstance(self.flow.denoiser, AbstractExactDenoiser)
+        return len(model.nodes) if exact else min(_DRAWN, len(model.nodes))
+
+    def _weighting(self, model: PyTree) -> AbstractWeighting:
+        if self.weighting is not None:
+            return self.weighting
+        return Slope() if isinstance(model, IntegralStudent) else Unweighted()
+
+    def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
         losses = None if state.losses is None else state.losses.update(*update)
         if self.slow is None:
-            return PIDState(losses, None)
+            return PIDState(losses, None, state.measured)
         decay = self.slow
 
         def mean(old: Any, new: Any) -> Any:
@@ -270,4 +342,5 @@ class PID(AbstractDistillation):
                 return old
             return (decay * old + (1 - decay) * new).astype(old.dtype)
 
-        return PIDState(losses, jax.tree.map(mean, state.slow, model))
+        slow = jax.tree.map(mean, state.slow, model)
+        return PIDState(losses, slow, state.measured)

@@ -2,18 +2,22 @@ r"""The probability and the weight of each time of a residual.
 
 A grid has one residual for each row, from noise (row 0) to data. A *sampling* gives the
 probability of each row; a *weighting* multiplies its loss. Both may depend on the
-running losses of the rows and on the progress of the run.
+running losses of the rows and on the progress of the run; a weighting also on what it
+measured of the teacher before the run (`Slope`).
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import require, require_positive
-from ..types import Scalar, Times
+from .._checks import require, require_positive, whole_number
+from ..denoiser import log_ratio
+from ..flow import ProbabilityFlow, steepest_slopes, trajectories
+from ..types import Condition, Key, Scalar, Shape, Times, WholeLike
 
 Rows = Float[Array, " row"]
 _MEMORY = 0.99  # of the running losses, for each step that sees the row
@@ -131,15 +135,34 @@ class AbstractWeighting(eqx.Module):
         """Whether it needs the running losses; by default no."""
         return False
 
+    def measure(
+        self,
+        flow: ProbabilityFlow,
+        times: Times,
+        shape: Shape,
+        draw: Callable[[Key], Condition],
+        *,
+        key: Key,
+    ) -> Rows:
+        """A number for each row, found out before the first step; by default ones.
+
+        `draw` makes the condition of one trajectory from a key.
+        """
+        return jnp.ones(times.size)
+
     @abc.abstractmethod
-    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
-        """The weights of the rows."""
+    def __call__(
+        self, times: Times, losses: Rows, progress: Scalar, measured: Rows
+    ) -> Rows:
+        """The weights of the rows; `measured` is what `measure` found."""
 
 
 class Unweighted(AbstractWeighting):
     """One for every row, as in the paper."""
 
-    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+    def __call__(
+        self, times: Times, losses: Rows, progress: Scalar, measured: Rows
+    ) -> Rows:
         return jnp.ones_like(losses)
 
 
@@ -161,9 +184,82 @@ class Causal(AbstractWeighting):
     def watches(self) -> bool:
         return True
 
-    def __call__(self, times: Times, losses: Rows, progress: Scalar) -> Rows:
+    def __call__(
+        self, times: Times, losses: Rows, progress: Scalar, measured: Rows
+    ) -> Rows:
         before = jnp.cumsum(losses) - losses
         return jnp.exp(-self.strictness * before)
+
+
+class Slope(AbstractWeighting):
+    r"""A row counts less after times at which neighbouring trajectories part.
+
+    $$ w_i = \max\Bigl(f, \exp\bigl(-2c\int_{t_i}^{T} (a(t) - 1)_+\, d\ln
+       (\sigma/\alpha)\bigr)\Bigr), $$
+
+    where $a(t)$ is a quantile, over trajectories of the teacher, of the largest
+    eigenvalue of $\alpha\,\partial D/\partial x$. Where $a > 1$ an error grows on
+    its way to the data, so that a late row mostly repeats what an early row did wrong.
+    Weights that fall as the error grows let the early row decide (docs/pid.md). They
+    are measured once, when training starts, along `draws` solved trajectories.
+
+    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`.
+    """
+
+    strength: float = 1.0
+    least: float = 1e-3
+    quantile: float = 0.95
+    draws: WholeLike = 256
+
+    def __check_init__(self):
+        require_positive(strength=self.strength)
+        whole_number("draws", self.draws)
+        require(
+            None,
+            (0 < self.least <= 1) & (0 < self.quantile <= 1),
+            "least and quantile must be in (0, 1], got least="
+            f"{self.least}, quantile={self.quantile}.",
+        )
+
+    def measure(
+        self,
+        flow: ProbabilityFlow,
+        times: Times,
+        shape: Shape,
+        draw: Callable[[Key], Condition],
+        *,
+        key: Key,
+    ) -> Rows:
+        z_key, condition_key, slope_key = jax.random.split(key, 3)
+        count = whole_number("draws", self.draws)
+        condition = jax.vmap(draw)(jax.random.split(condition_key, count))
+        # Rows may begin after t_max, where trajectories do.
+        starts = times[0] < flow.process.t_max
+        grid = jnp.append(jnp.asarray(flow.process.t_max, times.dtype), times)
+        grid = grid if starts else times
+        xs = trajectories(
+            flow, grid, key=z_key, draws=count, condition=condition, shape=shape
+        )
+        slopes = steepest_slopes(flow, xs, grid, key=slope_key, condition=condition)
+        steep = jnp.quantile(slopes, self.quantile, axis=0)
+        if not bool(jnp.isfinite(steep).all()):
+            at = grid[jnp.argmin(jnp.isfinite(steep))]
+            raise ValueError(
+                "Slope measures the derivative of the teacher's denoiser, expected "
+                f"finite numbers, got one that is not at t={at}. Use another "
+                "weighting, or write the denoiser so that it can be differentiated."
+            )
+        sigma, alpha = flow.process.level(grid)
+        when = log_ratio(sigma, alpha, flow.process)
+        above = jnp.maximum(steep - 1, 0)
+        pieces = (above[1:] + above[:-1]) / 2 * (when[:-1] - when[1:])
+        grown = jnp.append(jnp.zeros(1, pieces.dtype), jnp.cumsum(pieces))
+        return jnp.exp(-2 * grown)[-times.size :]
+
+    def __call__(
+        self, times: Times, losses: Rows, progress: Scalar, measured: Rows
+    ) -> Rows:
+        return jnp.maximum(measured**self.strength, self.least).astype(losses.dtype)
 
 
 class RunningMeans(eqx.Module):
@@ -194,12 +290,45 @@ def draw_row(
     times: Times,
     losses: Rows,
     progress: Scalar,
+    measured: Rows,
     key: Array,
 ) -> tuple[Array, Scalar]:
     """The index of a row, and the factor of its loss."""
-    weights = weighting(times, losses, progress)
+    weights = weighting(times, losses, progress, measured)
     chances = sampling(times, losses, progress)
     i = jax.random.categorical(key, jnp.log(chances))
     if not sampling.compensates:
         return i, weights[i]
     return i, weights[i] * chances.mean() / chances[i]
+
+
+def draw_rows(
+    count: int,
+    sampling: AbstractSampling,
+    weighting: AbstractWeighting,
+    times: Times,
+    losses: Rows,
+    progress: Scalar,
+    measured: Rows,
+    key: Array,
+) -> tuple[Array, Rows]:
+    r"""The indices of `count` rows, and what their losses are multiplied by.
+
+    All rows, in their order, if there are no more; their probabilities then multiply.
+    Fewer are drawn systematically: at $u, u + 1/k, \ldots$ of the cumulated
+    probabilities, so that they lie apart, and each row is as likely as it should be.
+    """
+    weights = weighting(times, losses, progress, measured)
+    chances = sampling(times, losses, progress)
+    chances = chances / chances.sum()
+    even = chances * times.size
+    if count >= times.size:
+        return jnp.arange(
+            times.size
+        ), weights if sampling.compensates else weights * even
+    start = jax.random.uniform(key, (), chances.dtype)
+    points = (start + jnp.arange(count, dtype=chances.dtype)) / count
+    rows = jnp.searchsorted(jnp.cumsum(chances), points)
+    rows = jnp.minimum(rows, times.size - 1)
+    weights = weights / even if sampling.compensates else weights
+    return rows, weights[rows]

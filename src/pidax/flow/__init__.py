@@ -12,6 +12,9 @@ from ._log_density import ExactTrace as ExactTrace
 from ._log_density import Hutchinson as Hutchinson
 from ._log_density import LogDensity as LogDensity
 from ._log_density import log_density as log_density
+from ._path_statistics import steepest_slopes as steepest_slopes
+from ._path_statistics import trajectories as trajectories
+from ._path_statistics import where_it_moves as where_it_moves
 from ._probability_flow import ProbabilityFlow as ProbabilityFlow
 from ._solve import DensePath as DensePath
 from ._solve import Path as Path

@@ -1,12 +1,15 @@
 """The trajectory x(z, t) as a network, and its derivative in time."""
 
 from ._exact_student import ExactStudent as ExactStudent
+from ._integral_student import IntegralStudent as IntegralStudent
+from ._integral_student import integral_residual as integral_residual
 from ._ode_residual import residual as residual
 from ._sample import sample as sample
 from ._sample import sample_keys as sample_keys
 from ._stencil import Row as Row
 from ._stencil import Stencil as Stencil
 from ._stencil import make_stencil as make_stencil
+from ._student import AbstractNetworkStudent as AbstractNetworkStudent
 from ._student import AbstractStudent as AbstractStudent
 from ._student import CleanCoefficients as CleanCoefficients
 from ._student import Student as Student

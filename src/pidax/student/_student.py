@@ -26,7 +26,7 @@ comparisons.
 
 import abc
 import math
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -119,94 +119,16 @@ class CleanCoefficients(AbstractCoefficients):
         return jnp.zeros_like(scale), jnp.ones_like(scale), 1 / scale, c_noise
 
 
-class Student(AbstractStudent):
-    r"""A network for the trajectory from the prior draw `z`: one evaluation for any
-    time.
+class AbstractNetworkStudent(AbstractStudent):
+    r"""A student whose clean sample $F$ comes from a network, so that it can be trained.
 
-    `student(z, t)` is $x(z, t)$, and `student.sample(z)` its value at `t_min`, the
-    sample. Each costs one evaluation of the network. $x(z, T)$ is `z` to the last bit.
-    Train it with `PID`, `KnowledgeDistillation` or `PIDDM`. Tee et al. 2024, eq. 7.
-
-    **Arguments:**
-
-    - `network`: called as `network(c_in z, c_noise, condition, key=)` on one sample;
-      returns an array of the same shape. It may leave out the last two arguments if it
-      has no use for them. Its target has the size of a clean sample at
-      all times. $c_{noise} = \tfrac14 \ln(\sigma/\alpha)$, which is finite for every
-      process (`pidax.denoiser.log_ratio`), as for a teacher with `EDMCoefficients`,
-      whose architecture and weights may be used.
-    - `process`: the noise process of `(x, t)`.
-    - `shape`: the shape of one sample; by default `network.shape` if it has one.
-    - `boundary`: `"hard"`, the formula above, or `"soft"`: $x = (\sigma_t/\sigma_T) z +
-      \alpha_t F$, whose `F` must learn to vanish at $T$. Both are equal for a process
-      without signal at $T$.
-    - `teacher`: the denoiser whose network this is; its coefficients map the output to
-      a clean sample. See `from_teacher`.
+    A final class implements $F$, by `clean`. The state and the boundary condition
+    $x(z, T) = z$ are implemented here.
     """
 
-    network: Any
-    process: AbstractProcess
-    coefficients: AbstractCoefficients
-    trained_for: AbstractProcess
-    event: Shape | None = eqx.field(static=True)
-    boundary: Literal["hard", "soft"] = eqx.field(static=True)
-
-    @typed
-    def __init__(
-        self,
-        network: Any,
-        process: AbstractProcess,
-        *,
-        shape: Shape | None = None,
-        boundary: str = "hard",
-        teacher: Preconditioned | None = None,
-    ):
-        if boundary not in ("hard", "soft"):
-            raise ValueError(
-                f"boundary must be 'hard' or 'soft', got {boundary!r}. 'hard' gives "
-                "x(z, T) = z by construction."
-            )
-        self.network = check_network(network)
-        self.process = process
-        if teacher is None:
-            self.coefficients, self.trained_for = CleanCoefficients(), process
-        else:
-            self.coefficients, self.trained_for = teacher.coefficients, teacher.process
-        self.event = getattr(network, "shape", None) if shape is None else shape
-        self.boundary = boundary
-
-    @staticmethod
-    @typed
-    def from_teacher(
-        denoiser: AbstractDenoiser,
-        process: AbstractProcess,
-        *,
-        boundary: str = "hard",
-    ) -> "Student":
-        r"""A student that starts from a teacher's weights.
-
-        `denoiser` is a `Preconditioned` network. The student's network is a copy of the
-        teacher's. Its inputs are $c_{in}(T)\,z$ and the teacher's $c_{noise}(t)$, and
-        the teacher's coefficients at $T$ map its output to a clean sample:
-
-        $$ F = c_{skip}(T)\, z + c_{out}(T)\, N(c_{in}(T)\,z,\ c_{noise}(t)). $$
-
-        At $T$ the student's $F$ equals the teacher's $D(z, T)$, so with the exact
-        derivative the residual there is zero from the start. (The authors' code omits
-        the map and starts from $N$.) With `EDMCoefficients` $c_{out}(T) \approx
-        \sigma_{data}$. A network that predicts the noise has $c_{out}(T) =
-        -\sigma_T/\alpha_T$, 80 for EDM; it is refused, because its error would be
-        amplified by this factor. A score function of your own has no network: use
-        `Student(network, process)` with a new network.
-        """
-        teacher = _usable(denoiser, process)
-        return Student(
-            teacher.network,
-            process,
-            shape=teacher.shape,
-            boundary=boundary,
-            teacher=teacher,
-        )
+    network: AbstractVar[Any]
+    event: AbstractVar[Shape | None]
+    boundary: AbstractVar[str]
 
     @property
     def shape(self) -> Shape | None:
@@ -222,6 +144,15 @@ class Student(AbstractStudent):
     def end(self) -> float:
         """`t_min`, the last time of the training."""
         return self.process.t_min
+
+    @abc.abstractmethod
+    def clean(
+        self, unit: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
+    ) -> Sample:
+        r"""The network's part $F$ at time `t`, of the size of a clean sample.
+
+        `unit` is $\epsilon = z/\sigma_T$, of variance one.
+        """
 
     @typed
     def __call__(
@@ -271,6 +202,96 @@ class Student(AbstractStudent):
         noise, signal = self.process.level(jnp.asarray(self.process.t_max, sigma.dtype))
         return alpha - sigma * (signal / noise)
 
+
+class Student(AbstractNetworkStudent):
+    r"""A network for the trajectory from the prior draw `z`: one evaluation for any
+    time.
+
+    `student(z, t)` is $x(z, t)$, and `student.sample(z)` its value at `t_min`, the
+    sample. Each costs one evaluation of the network. $x(z, T)$ is `z` to the last bit.
+    Train it with `PID`, `KnowledgeDistillation` or `PIDDM`. Tee et al. 2024, eq. 7.
+
+    **Arguments:**
+
+    - `network`: called as `network(c_in z, c_noise, condition, key=)` on one sample;
+      returns an array of the same shape. It may leave out the last two arguments if it
+      has no use for them. Its target has the size of a clean sample at
+      all times. $c_{noise} = \tfrac14 \ln(\sigma/\alpha)$, which is finite for every
+      process (`pidax.denoiser.log_ratio`), as for a teacher with `EDMCoefficients`,
+      whose architecture and weights may be used.
+    - `process`: the noise process of `(x, t)`.
+    - `shape`: the shape of one sample; by default `network.shape` if it has one.
+    - `boundary`: `"hard"`, the formula above, or `"soft"`: $x = (\sigma_t/\sigma_T) z +
+      \alpha_t F$, whose `F` must learn to vanish at $T$. Both are equal for a process
+      without signal at $T$.
+    - `teacher`: the denoiser whose network this is; its coefficients map the output to
+      a clean sample. See `from_teacher`.
+    """
+
+    network: Any
+    process: AbstractProcess
+    coefficients: AbstractCoefficients
+    trained_for: AbstractProcess
+    event: Shape | None = eqx.field(static=True)
+    boundary: str = eqx.field(static=True)
+
+    @typed
+    def __init__(
+        self,
+        network: Any,
+        process: AbstractProcess,
+        *,
+        shape: Shape | None = None,
+        boundary: str = "hard",
+        teacher: Preconditioned | None = None,
+    ):
+        if boundary not in ("hard", "soft"):
+            raise ValueError(
+                f"boundary must be 'hard' or 'soft', got {boundary!r}. 'hard' gives "
+                "x(z, T) = z by construction."
+            )
+        self.network = check_network(network)
+        self.process = process
+        if teacher is None:
+            self.coefficients, self.trained_for = CleanCoefficients(), process
+        else:
+            self.coefficients, self.trained_for = teacher.coefficients, teacher.process
+        self.event = getattr(network, "shape", None) if shape is None else shape
+        self.boundary = boundary
+
+    @staticmethod
+    @typed
+    def from_teacher(
+        denoiser: AbstractDenoiser,
+        process: AbstractProcess,
+        *,
+        boundary: str = "hard",
+    ) -> "Student":
+        r"""A student that starts from a teacher's weights.
+
+        `denoiser` is a `Preconditioned` network. The student's network is a copy of the
+        teacher's. Its inputs are $c_{in}(T)\,z$ and the teacher's $c_{noise}(t)$, and
+        the teacher's coefficients at $T$ map its output to a clean sample:
+
+        $$ F = c_{skip}(T)\, z + c_{out}(T)\, N(c_{in}(T)\,z,\ c_{noise}(t)). $$
+
+        At $T$ the student's $F$ equals the teacher's $D(z, T)$, so with the exact
+        derivative the residual there is zero from the start. (The authors' code omits
+        the map and starts from $N$.) With `EDMCoefficients` $c_{out}(T) \approx
+        \sigma_{data}$. A network that predicts the noise has $c_{out}(T) =
+        -\sigma_T/\alpha_T$, 80 for EDM; it is refused, because its error would be
+        amplified by this factor. A score function of your own has no network: use
+        `Student(network, process)` with a new network.
+        """
+        teacher = usable_teacher(denoiser, process)
+        return Student(
+            teacher.network,
+            process,
+            shape=teacher.shape,
+            boundary=boundary,
+            teacher=teacher,
+        )
+
     def clean(
         self, unit: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
     ) -> Sample:
@@ -289,7 +310,9 @@ class Student(AbstractStudent):
         return (c_skip * start[0]) * unit + c_out * out
 
 
-def _usable(denoiser: AbstractDenoiser, process: AbstractProcess) -> Preconditioned:
+def usable_teacher(
+    denoiser: AbstractDenoiser, process: AbstractProcess
+) -> Preconditioned:
     """The teacher, if its network's output at T is close to a clean sample."""
     if not isinstance(denoiser, Preconditioned):
         raise ValueError(

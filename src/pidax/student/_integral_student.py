@@ -1,0 +1,340 @@
+r"""The trajectory as the integral of the clean samples that a network predicts.
+
+With $\rho = \alpha/\sigma$ the probability-flow ODE is $d(x/\sigma)/d\rho = D(x, t)$ in
+every chart, so that
+
+$$ x(z, t) = \frac{\sigma_t}{\sigma_T} z + \sigma_t(\rho_t - \rho_T)\, F(z, t), \qquad
+   F(z, t) = \frac{1}{\rho_t - \rho_T} \int_{\rho_T}^{\rho_t} D\, d\rho : $$
+
+$F$ is the mean of the denoiser along the trajectory. Here a network sees the noise once
+and answers with the clean samples $\hat D_1, \ldots, \hat D_n$ at $n$ nodes;
+$F(z, t) = \sum_j B_j(t)\, \hat D_j$ is the exact mean of their interpolant. One
+evaluation of the network is the whole trajectory, and the residual of the ODE,
+
+$$ R_j = \hat D_j - D(x(z, t_j), t_j), $$
+
+has no derivative in it (`integral_residual`). If all $R_j$ vanish, $x$ is the solution
+of the ODE by this quadrature: an implicit collocation method of order 2 (linear in
+$\rho$) or 4 (a not-a-knot cubic spline in $\ln(\rho + \rho_0)$, with $\rho_0$ the
+least finite $\rho$ of the process, so that a process without signal at $T$ has a
+finite variable too).
+
+An error $e$ of the network in every $\hat D_j$ moves $F$ by at most
+`amplification` $e$ $= \max_i \sum_j |B_{ij}|\, e$.
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import call_network, check_network, is_traced
+from .._compatibility import check_grid
+from ..denoiser import AbstractCoefficients, AbstractDenoiser, Preconditioned
+from ..flow import ProbabilityFlow
+from ..process import AbstractProcess
+from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
+from ._student import AbstractNetworkStudent, CleanCoefficients, usable_teacher
+
+Interpolant = Literal["cubic", "linear"]
+Clean = Float[Array, "node *event"]  # predicted clean samples
+_FEWEST = {"cubic": 4, "linear": 2}
+_GAUSS = 8  # points inside a part of an interval: exact to rounding
+
+
+class IntegralStudent(AbstractNetworkStudent):
+    r"""A network that predicts the clean samples of a trajectory at `n` nodes.
+
+        times = px.where_it_moves(flow, 20, key=key)
+        network = px.nn.MLP(2, 20 * 2, key=key)
+        student = px.IntegralStudent(network, process, times)
+
+    `student(z, t)` is $x(z, t)$ at any time, `student.path(z)` the states at all nodes,
+    and `student.sample(z)` the sample: each is one evaluation of the network. $x(z, T)$
+    is `z` to the last bit. `PID(flow)` trains it without a derivative in time.
+
+    **Arguments:**
+
+    - `network`: called as `network(c_in z, c_noise, condition, key=)` on one sample,
+      with $c_{in}$ and $c_{noise}$ of `t_max`. It answers with `n` times the channels
+      of its input: `(n * d,)` for a vector of `d` components, `(*grid, n * channels)`
+      for an image or a field.
+    - `process`: in whose `(x, t)` the student answers.
+    - `times`: the `n` nodes, from `t_max` to `t_min`.
+    - `interpolant`: of the clean samples between the nodes: `"cubic"` (order 4, at
+      least 4 nodes) or `"linear"` (order 2).
+    - `shape`: the shape of one sample; by default `network.shape` if it has one.
+    - `teacher`: the denoiser whose network this is; see `from_teacher`.
+    """
+
+    network: Any
+    process: AbstractProcess
+    coefficients: AbstractCoefficients
+    trained_for: AbstractProcess
+    event: Shape | None = eqx.field(static=True)
+    boundary: str = eqx.field(static=True)
+    interpolant: str = eqx.field(static=True)
+    nodes: tuple[float, ...] = eqx.field(static=True)
+    levels: tuple[tuple[float, float], ...] = eqx.field(static=True)
+    shift: float = eqx.field(static=True)
+
+    @typed
+    def __init__(
+        self,
+        network: Any,
+        process: AbstractProcess,
+        times: TimesLike,
+        *,
+        interpolant: str = "cubic",
+        shape: Shape | None = None,
+        teacher: Preconditioned | None = None,
+    ):
+        if is_traced(times, process):
+            raise ValueError(
+                "the nodes of an IntegralStudent are numbers, got times or a process "
+                "that are not known while tracing. Make the student outside jit."
+            )
+        self.network = check_network(network)
+        self.process = process
+        if teacher is None:
+            self.coefficients, self.trained_for = CleanCoefficients(), process
+        else:
+            self.coefficients, self.trained_for = teacher.coefficients, teacher.process
+        self.event = getattr(network, "shape", None) if shape is None else shape
+        self.boundary = "hard"
+        self.interpolant = interpolant
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            nodes = np.array(check_grid(jnp.asarray(times), process), np.float64)
+            # The ends are the process's own numbers, whatever the dtype of the times.
+            nodes[0], nodes[-1] = process.t_max, process.t_min
+            sigma, alpha = process.level(jnp.asarray(nodes))
+            self.shift = 1 / float(process.ratio_ends()[1])
+        self.nodes = tuple(nodes.tolist())
+        self.levels = tuple(zip(sigma.tolist(), alpha.tolist(), strict=True))
+
+    def __check_init__(self):
+        if self.interpolant not in get_args(Interpolant):
+            raise ValueError(
+                f"interpolant must be one of {get_args(Interpolant)}, got "
+                f"{self.interpolant!r}. 'cubic' is more accurate for smooth paths."
+            )
+        least = _FEWEST[self.interpolant]
+        if len(self.nodes) < least:
+            raise ValueError(
+                f"interpolant={self.interpolant!r} needs at least {least} nodes, got "
+                f"{len(self.nodes)} times. Pass more times, or interpolant='linear', "
+                "which needs 2."
+            )
+
+    @staticmethod
+    @typed
+    def from_teacher(
+        denoiser: AbstractDenoiser,
+        process: AbstractProcess,
+        times: TimesLike,
+        *,
+        interpolant: str = "cubic",
+    ) -> "IntegralStudent":
+        r"""A student that starts from a teacher's weights.
+
+        Its network is a copy of the teacher's with the last layer repeated for every
+        node: at the start all $\hat D_j$ are the teacher's own $D(z, T)$, and the first
+        residual is zero. `denoiser` is a `Preconditioned` network of `pidax.nn`.
+        """
+        teacher = usable_teacher(denoiser, process)
+        count = len(np.asarray(times))
+        head = getattr(teacher.network, "out", None)
+        if not hasattr(head, "weight"):
+            raise ValueError(
+                "from_teacher repeats the teacher's last layer for every node, "
+                "expected a network of pidax.nn with that layer as its field `out`, "
+                f"got a {type(teacher.network).__name__}. Make a network with {count} times "
+                "the channels yourself: IntegralStudent(network, process, times)."
+            )
+        repeat = lambda a: None if a is None else jnp.concatenate([a] * count, axis=-1)
+        where = lambda network: (network.out.weight, network.out.bias)
+        network = eqx.tree_at(
+            where,
+            teacher.network,
+            tuple(map(repeat, where(teacher.network))),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        return IntegralStudent(
+            network,
+            process,
+            times,
+            interpolant=interpolant,
+            shape=teacher.shape,
+            teacher=teacher,
+        )
+
+    @property
+    def times(self) -> Times:
+        """The nodes, process times from `t_max` to `t_min`."""
+        return jnp.asarray(self.nodes, float)
+
+    @property
+    def amplification(self) -> float:
+        r"""$\max_i \sum_j |B_{ij}|$: how much of an error in all $\hat D_j$ is in F."""
+        return float(np.abs(self._rule.mean).sum(1).max())
+
+    @property
+    def _rule(self) -> "_Rule":
+        return _rule(self.levels, self.shift, self.interpolant)
+
+    @typed
+    def path(self, z: Sample, condition: Condition = None) -> Clean:
+        """The states at all nodes, the first of them `z`; one evaluation."""
+        unit = z / jnp.asarray(self.levels[0][0], z.dtype)
+        states = self.states(unit, self.predicted(unit, condition))
+        return states.at[0].set(z)
+
+    def predicted(
+        self, unit: Sample, condition: Condition = None, *, key: Key | None = None
+    ) -> Clean:
+        r"""The network's clean samples $\hat D_j$ at the nodes.
+
+        `unit` is $\epsilon = z/\sigma_T$, of variance one.
+        """
+        count, last = len(self.nodes), jnp.asarray(self.nodes[0], unit.dtype)
+        start = self.process.level(last)
+        c_skip, c_out, c_in, c_noise = self.coefficients(*start, self.trained_for)
+        x = (c_in * start[0]) * unit
+        out = call_network(self.network, x, c_noise, condition, key=key)
+        expected = (*unit.shape[:-1], count * unit.shape[-1])
+        if jnp.shape(out) != expected:
+            raise ValueError(
+                f"the network must return {count} clean samples of the shape "
+                f"{unit.shape}, one for each node, as one array of the shape "
+                f"{expected}, got {jnp.shape(out)}. Its last layer must have {count} "
+                "times as many channels as its input."
+            )
+        apart = out.reshape(*unit.shape[:-1], count, unit.shape[-1])
+        clean = jnp.moveaxis(apart, -2, 0).astype(unit.dtype)
+        return (c_skip * start[0]) * unit + c_out * clean
+
+    def states(
+        self, unit: Sample, predicted: Clean, which: Array | slice = slice(None)
+    ) -> Clean:
+        """The states at the nodes `which`, as the integral of the predictions."""
+        sigma, alpha = np.array(self.levels).T
+        gap = alpha - sigma * (alpha[0] / sigma[0])
+        mean = (gap[:, None] * self._rule.mean).astype(unit.dtype)
+        noise = jnp.asarray(sigma.astype(unit.dtype))[which]
+        moved = jnp.tensordot(jnp.asarray(mean)[which], predicted, axes=1)
+        return noise.reshape(-1, *[1] * unit.ndim) * unit + moved
+
+    def clean(
+        self, unit: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
+    ) -> Sample:
+        r"""$F(z, t) = \sum_j B_j(t)\, \hat D_j$, the mean of the clean samples."""
+        predicted = self.predicted(unit, condition, key=key)
+        return jnp.tensordot(self._means_up_to(t), predicted, axes=1)
+
+    def _means_up_to(self, t: Scalar) -> Array:
+        """The row $B(t)$: the mean up to the node before, and on from there."""
+        rule, dtype = self._rule, t.dtype
+        rho, polynomials = (jnp.asarray(a, dtype) for a in (rule.rho, rule.polynomials))
+        sigma, alpha = self.process.level(t)
+        now = alpha / sigma
+        i = jnp.clip(jnp.searchsorted(rho, now) - 1, 0, len(self.nodes) - 2)
+        points, weights = (jnp.asarray(a, dtype) for a in _gauss(_GAUSS))
+        if self.interpolant == "linear":
+            inside = points * (now - rho[i])
+        else:
+            width = jnp.log1p((now - rho[i]) / (rho[i] + rule.shift))
+            inside = points * width
+            weights = weights * jnp.exp(inside)  # d rho = (rho + rho_0) dv
+        basis = _powers(inside, polynomials.shape[1], jnp) @ polynomials[i]
+        on = weights @ basis / weights.sum()
+        first = i == 0
+        span = jnp.where(first, 1.0, now - rho[0])
+        share = jnp.where(first, 0.0, (rho[i] - rho[0]) / span)
+        return share * jnp.asarray(rule.mean, dtype)[i] + (1 - share) * on
+
+
+class _Rule(NamedTuple):
+    """The quadrature in float64: `mean` is $B$ at the nodes.
+
+    `polynomials[i, k]` are the coefficients of $(v - v_i)^k$ on the interval `i`, of
+    the interpolant of each node's value.
+    """
+
+    rho: np.ndarray
+    shift: float
+    polynomials: np.ndarray
+    mean: np.ndarray
+
+
+@functools.lru_cache(maxsize=64)
+def _rule(
+    levels: tuple[tuple[float, float], ...], shift: float, interpolant: str
+) -> _Rule:
+    from scipy.interpolate import CubicSpline
+
+    sigma, alpha = np.array(levels).T
+    rho, count = alpha / sigma, len(levels)
+    one = np.eye(count)
+    if interpolant == "linear":
+        widths = np.diff(rho)
+        slopes = np.diff(one, axis=0) / widths[:, None]
+        polynomials = np.stack([one[:-1], slopes], axis=1)
+    else:
+        v = np.log(rho + shift)
+        widths = np.diff(v)
+        spline = CubicSpline(v, one, bc_type="not-a-knot")
+        polynomials = np.moveaxis(spline.c[::-1], 1, 0)
+    points, weights = _gauss(24)
+    total, mean = np.zeros(count), np.zeros((count, count))
+    mean[0, 0] = 1.0
+    for i, width in enumerate(widths):
+        inside = points * width
+        rate = 1.0 if interpolant == "linear" else (rho[i] + shift) * np.exp(inside)
+        basis = _powers(inside, polynomials.shape[1], np) @ polynomials[i]
+        total = total + width * (weights * rate) @ basis
+        mean[i + 1] = total / (rho[i + 1] - rho[0])
+    return _Rule(rho, shift, polynomials, mean)
+
+
+def _powers(x: Any, count: int, numpy: Any) -> Any:
+    return numpy.stack([x**k for k in range(count)], axis=-1)
+
+
+@functools.lru_cache(maxsize=4)
+def _gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre on [0, 1]."""
+    points, weights = np.polynomial.legendre.leggauss(count)
+    return (points + 1) / 2, weights / 2
+
+
+def integral_residual(
+    student: IntegralStudent,
+    flow: ProbabilityFlow,
+    unit: Sample,
+    condition: Condition = None,
+    *,
+    which: Array | slice = slice(None),
+    inside: IntegralStudent | None = None,
+    hold: bool = True,
+) -> tuple[Clean, Clean]:
+    r"""The two sides at the nodes `which`: `(predicted, denoised)`.
+
+    The residual $\hat D_j - D(x(z, t_j), t_j)$ is their difference. `inside` is another
+    student, in whose states the teacher is asked. With `hold` no gradient flows through
+    the states.
+    """
+    predicted = student.predicted(unit, condition)
+    if inside is None:
+        states = student.states(unit, predicted, which)
+    else:
+        states = inside.states(unit, inside.predicted(unit, condition), which)
+    if hold:
+        states = jax.lax.stop_gradient(states)
+    sigma, alpha = np.array(student.levels).T
+    at = lambda level: jnp.asarray(level.astype(unit.dtype))[which]
+    ask = lambda x, sigma, alpha: flow.denoiser(x, sigma, alpha, condition)
+    return predicted[which], jax.vmap(ask)(states, at(sigma), at(alpha))
