@@ -56,17 +56,17 @@ def test_rows_open_one_after_another_from_noise_to_data():
 
 
 def test_a_row_counts_when_those_before_it_are_small(dtype):
-    weights = Causal(strictness=2.0)(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()))
+    weights = Causal(strictness=2.0)(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()), NONE)
     sums = np.array([0.0, 0.9, 1.0, 1.4, 1.4016])
     assert_close(weights, np.exp(-2 * sums), tolerance(dtype))
-    ones = Unweighted()(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()))
+    ones = Unweighted()(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()), NONE)
     np.testing.assert_array_equal(ones, np.ones(5))
 
 
 def drawn(sampling, weighting, count=4000):
     """Indices and factors of many draws."""
     losses, now = jnp.asarray(LOSSES, float), jnp.asarray(0.15, float)
-    one = lambda key: draw_row(sampling, weighting, NONE, losses, now, key)
+    one = lambda key: draw_row(sampling, weighting, NONE, losses, now, NONE, key)
     keys = jax.random.split(jax.random.key(1), count)
     return [np.asarray(a) for a in jax.jit(jax.vmap(one))(keys)]
 

@@ -152,8 +152,8 @@ class IntegralStudent(AbstractNetworkStudent):
             raise ValueError(
                 "from_teacher repeats the teacher's last layer for every node, "
                 "expected a network of pidax.nn with that layer as its field `out`, "
-                f"got a {type(teacher.network).__name__}. Make a network with {count} times "
-                "the channels yourself: IntegralStudent(network, process, times)."
+                f"got a {type(teacher.network).__name__}. Make a network with {count} "
+                "times the channels: IntegralStudent(network, process, times)."
             )
         repeat = lambda a: None if a is None else jnp.concatenate([a] * count, axis=-1)
         where = lambda network: (network.out.weight, network.out.bias)

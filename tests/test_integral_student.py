@@ -1,0 +1,389 @@
+"""The integral student: its quadrature, its residual, its loss and its bad input."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import PROCESSES, assert_close, gaussian
+from networks import Network
+
+import pidax as px
+from pidax.distill import PID, Slope, Unweighted
+from pidax.student import IntegralStudent, integral_residual
+
+EDM = px.EDM()
+KEY = jax.random.key(5)
+NOW: Any = np.zeros((), np.float32)  # progress, where nothing looks at it
+
+
+class Table(eqx.Module):
+    """A "network" that knows the clean samples of one trajectory by heart."""
+
+    clean: jax.Array
+
+    classes = None
+    shape = (3,)
+
+    def __call__(self, x, c_noise, condition=None, *, key=None):
+        return self.clean.reshape(-1)
+
+
+def table(process, n, interpolant="cubic", clean=None):
+    clean = np.random.default_rng(0).normal(size=(n, 3)) if clean is None else clean
+    network = Table(jnp.asarray(clean, float))
+    times = px.uniform_log_snr(n, process)
+    return IntegralStudent(network, process, times, interpolant=interpolant)
+
+
+def ratios(student):
+    sigma, alpha = np.array(student.levels).T
+    return alpha / sigma
+
+
+def exact_path(process, z, times):
+    """The states of Gaussian data in closed form, and their clean samples."""
+    exact, start = gaussian(), process.level(process.t_max)
+
+    @jax.jit
+    @jax.vmap
+    def at(t):
+        state = exact.transport(z, start, process.level(t))
+        return state, exact(state, *process.level(t))
+
+    return at(times)
+
+
+# --- the quadrature ------------------------------------------------------------------
+
+
+def test_at_the_start_it_is_the_latent_and_at_the_nodes_the_path(x32):
+    for make in PROCESSES.values():
+        student = table(make(), 9)
+        z = student.process.prior(KEY, (3,))
+        path, each = jax.jit(
+            lambda z, s=student: (s.path(z), jax.vmap(s, (None, 0))(z, s.times))
+        )(z)
+        np.testing.assert_array_equal(path[0], z)
+        np.testing.assert_array_equal(each[0], z)
+        size = student.process.scale(student.times)[:, None]
+        assert_close(path / size, each / size, 1e-5, 3e-6)
+
+
+@pytest.mark.parametrize("interpolant", ["linear", "cubic"])
+def test_the_mean_of_what_the_interpolant_can_be_is_exact(interpolant, x64):
+    """d/d rho of known functions, at the nodes and between them."""
+    for make in (px.EDM, px.RectifiedFlow):
+        student = table(make(), 9, interpolant)
+        rho, shift = ratios(student), student.shift
+        if interpolant == "linear":
+            value, total = (lambda r: 1 + 2 * r), (lambda r: r + r**2)
+        else:  # v^2, v = ln(rho + shift): its integral over rho is s (v^2 - 2 v + 2)
+            log = lambda r: np.log(r + shift)
+            value = lambda r: log(r) ** 2
+            total = lambda r: (r + shift) * (log(r) ** 2 - 2 * log(r) + 2)
+        nodes = np.asarray(student.times)
+        between = np.sqrt(nodes[:-1] * nodes[1:])
+        times = jnp.asarray([*between, *nodes[1:]])
+        sigma, alpha = map(np.asarray, student.process.level(times))
+        r = alpha / sigma
+        mean = (total(r) - total(rho[0])) / (r - rho[0])
+        rows = jax.jit(jax.vmap(student._means_up_to))(times)
+        assert_close(rows @ value(rho), mean, 1e-8)
+        assert_close(rows.sum(1), 1.0, 1e-12)
+
+
+@pytest.mark.parametrize(("interpolant", "order"), [("linear", 2), ("cubic", 4)])
+def test_it_converges_at_its_order_to_the_exact_trajectory(interpolant, order, x64):
+    """The integral of the exact clean samples, on 40 and on 160 nodes."""
+    process = px.VP()
+    z = process.prior(KEY, (3,))
+    errors = []
+    for n in (40, 160):
+        student = table(process, n, interpolant)
+        states, clean = exact_path(process, z, student.times)
+        sigma, alpha = np.array(student.levels).T
+        gap = alpha - sigma * alpha[0] / sigma[0]
+        path = sigma[:, None] / sigma[0] * z + gap[:, None] * (
+            student._rule.mean @ np.asarray(clean)
+        )
+        errors.append(np.sqrt(np.mean((path - states) ** 2)))
+    assert_close(np.log(errors[0] / errors[1]) / np.log(4), order, 0.0, 0.2)
+
+
+def test_an_error_of_the_network_is_amplified_no_more_than_stated(x64):
+    student = table(EDM, 12)
+    unit = jnp.zeros(3)
+    signs = jnp.sign(jnp.asarray(student._rule.mean))
+    clean = signs[:, :, None] * jnp.ones(3)
+    worst = jnp.abs(jax.vmap(student.states, (None, 0))(unit, clean)).max()
+    assert 1 <= student.amplification < 2.5
+    assert_close(worst, student.amplification, 0.02)  # the gap is 1 but for t / T
+
+
+# --- the residual --------------------------------------------------------------------
+
+
+def collocation(student, flow, z):
+    """The clean samples that solve `clean = D(path(clean))`, a linear system here."""
+    n = len(student.nodes)
+    unit = z / student.levels[0][0]
+    sigma, alpha = (jnp.asarray(a) for a in np.array(student.levels).T)
+
+    def right(clean):
+        states = student.states(unit, clean.reshape(n, 3))
+        return jax.vmap(flow.denoiser)(states, sigma, alpha).reshape(-1)
+
+    zero = jnp.zeros(3 * n)
+    matrix = np.eye(3 * n) - np.asarray(jax.jacfwd(right)(zero))
+    return np.linalg.solve(matrix, np.asarray(right(zero))).reshape(n, 3)
+
+
+def test_no_loss_is_the_collocation_solution_and_nothing_else(x64):
+    """Lemma 1 of Tee et al. 2024 for this quadrature."""
+    process = px.VP()
+    flow = px.ProbabilityFlow(gaussian(), process)
+    z = process.prior(KEY, (3,))
+    student = table(process, 10)
+    solved = collocation(student, flow, z)
+    student = eqx.tree_at(lambda s: s.network.clean, student, jnp.asarray(solved))
+    unit = z / student.levels[0][0]
+    predicted, denoised = integral_residual(student, flow, unit)
+    assert_close(predicted, denoised, 0.0, 1e-12)
+    # Each other table has a residual: the map of the errors to it is regular.
+    residual = lambda clean: jnp.subtract(
+        *integral_residual(
+            eqx.tree_at(lambda s: s.network.clean, student, clean.reshape(10, 3)),
+            flow,
+            unit,
+        )
+    ).reshape(-1)
+    singular = np.linalg.svd(jax.jacfwd(residual)(jnp.zeros(30)), compute_uv=False)
+    assert singular.min() > 0.05
+    # ... and the solution is the ODE's, but for the quadrature.
+    states, _ = exact_path(process, z, student.times)
+    assert_close(student.path(z)[-1], states[-1], 0.0, 2e-3)
+
+
+def latent(key, count=3):
+    return jax.random.normal(jax.random.split(key, 3)[0], (count,))
+
+
+def test_the_loss_is_the_weighted_residual_at_the_nodes(x64):
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student, weights = table(EDM, 8), np.linspace(1.0, 0.2, 8)
+    pid = PID(flow, weighting=Slope())
+    state = pid.init(student, key=KEY)
+    state = eqx.tree_at(lambda s: s.measured, state, jnp.asarray(weights))
+    loss, (_, terms) = pid.loss(student, state, None, NOW, key=KEY)
+    clean, unit = np.asarray(student.network.clean), latent(KEY)
+    states = student.path(80.0 * unit)
+    wanted = jax.jit(jax.vmap(gaussian()))(states, student.times)
+    squares = np.mean((clean - wanted) ** 2, axis=1)
+    assert_close(loss, np.mean(weights * squares), 1e-10)
+    assert_close(terms["residual"], squares.mean(), 1e-10)
+
+
+def test_the_gradient_goes_through_the_prediction_alone(x64):
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student = table(EDM, 8)
+    of = lambda student, pid: pid.loss(
+        student, pid.init(student, key=KEY), None, NOW, key=KEY
+    )[0]
+    held, whole = PID(flow), PID(flow, stop_gradient=False)
+    grad = lambda pid: eqx.filter_grad(of)(student, pid).network.clean
+    sides = integral_residual(student, flow, latent(KEY))
+    assert_close(grad(held), 2 / 24 * (sides[0] - sides[1]), 1e-9)
+    # Through the states too, against a difference of the loss.
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=(8, 3)))
+    moved = lambda h: of(
+        eqx.tree_at(
+            lambda s: s.network.clean, student, student.network.clean + h * direction
+        ),
+        whole,
+    )
+    slope = (moved(1e-4) - moved(-1e-4)) / 2e-4
+    assert_close(jnp.sum(grad(whole) * direction), slope, 1e-6)
+
+
+def test_the_teacher_is_asked_at_as_many_nodes_as_are_drawn(x64):
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student = table(EDM, 9)
+    state = PID(flow).init(student, key=KEY)
+    of = lambda draw, key: PID(flow, draw=draw, weighting=Unweighted()).loss(
+        student, state, None, NOW, key=key
+    )[0]
+    keys = jax.random.split(KEY, 4000)
+    # The latent of a key is the same for any draw, so that the means may be compared.
+    one, some, every = (
+        jax.jit(jax.vmap(lambda key, n=n: of(n, key)))(keys) for n in (1, 4, 9)
+    )
+    error = np.std(some - every) / np.sqrt(4000)
+    assert_close(some.mean(), every.mean(), 0.0, 4 * error)
+    # Systematic draws lie apart: better than four independent ones.
+    assert np.var(some - every) < np.var(one - every) / 4
+    assert_close(of(40, KEY), of(9, KEY), 1e-12)
+
+
+def test_the_teacher_is_asked_in_the_states_of_the_slow_copy(x64):
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student = table(EDM, 8)
+    slow = eqx.tree_at(lambda s: s.network.clean, student, jnp.ones((8, 3)))
+    unit = latent(KEY)
+    predicted, denoised = integral_residual(student, flow, unit, inside=slow)
+    assert_close(predicted, student.network.clean, 1e-12)
+    states = slow.path(80.0 * unit)
+    assert_close(denoised, jax.vmap(gaussian())(states, student.times), 1e-10)
+
+
+# --- weights -------------------------------------------------------------------------
+
+
+def two_modes():
+    return px.GaussianMixture(jnp.array([[-0.6], [0.6]]), 0.1)
+
+
+def test_weights_fall_where_neighbours_part_and_nowhere_else(x64):
+    """Against the largest eigenvalue in closed form, 1-D: (s_1 ... ) of two modes."""
+    flow = px.ProbabilityFlow(two_modes(), EDM)
+    times = px.karras(60, EDM)
+    draw = lambda key: None
+    weights = Slope(quantile=1.0).measure(flow, times, (1,), draw, key=KEY)
+    xs = px.flow.trajectories(
+        flow, times, key=jax.random.split(KEY, 3)[0], draws=256
+    )[:, :, 0]
+    # Var(x0 | x) of two modes: shrunk scales, and the spread of the posterior means.
+    s2, t2 = 0.1**2, np.asarray(times) ** 2
+    gain = s2 / (s2 + t2)
+    odds = 1 / (1 + np.exp(-2 * 0.6 * np.asarray(xs) / (s2 + t2)))
+    slope = gain + odds * (1 - odds) * (2 * 0.6 * (1 - gain)) ** 2 / t2
+    above = np.maximum(slope.max(0) - 1, 0)
+    log = np.log(np.asarray(times))
+    grown = np.cumsum((above[1:] + above[:-1]) / 2 * (log[:-1] - log[1:]))
+    assert_close(weights[1:], np.exp(-2 * grown), 1e-5)
+    assert weights[0] == 1
+    assert weights[-1] < 1e-2
+    # One mode: trajectories never part.
+    single = px.ProbabilityFlow(gaussian(), EDM)
+    assert_close(Slope().measure(single, times, (3,), draw, key=KEY), np.ones(60), 1e-9)
+
+
+def test_strength_and_floor_of_the_weights(x64):
+    measured = jnp.array([1.0, 0.1, 1e-4])
+    weights = Slope(strength=0.5, least=0.05)(measured, measured, NOW, measured)
+    assert_close(weights, [1.0, 0.1**0.5, 0.05], 1e-12)
+
+
+def test_nodes_are_where_the_clean_sample_moves(x64):
+    """One Gaussian component: D moves by |z| times a closed form."""
+    exact = px.Gaussian(jnp.zeros(1), jnp.array([[0.25]]))
+    flow = px.ProbabilityFlow(exact, EDM)
+    times = np.asarray(px.where_it_moves(flow, 7, key=KEY, even=0.3, draws=16))
+    assert times[0] == EDM.t_max
+    assert times[-1] == EDM.t_min
+    # D = c x / (c + t^2) with x ~ sqrt(c + t^2), and its motion in u = ln(1/t).
+    u = np.linspace(np.log(1 / 80.0), np.log(1 / 0.002), 2001)
+    rate = np.exp(-2 * u) / (0.25 + np.exp(-2 * u)) ** 1.5
+    width = 5 / 128 * (u[-1] - u[0])
+    apart = (u[:, None] - u) / width
+    kernel = np.exp(-0.5 * apart**2)
+    smooth = kernel @ rate / kernel.sum(1).max()
+    moved = np.cumsum(smooth) / smooth.sum()
+    even = np.linspace(0, 1, 2001)
+    found = np.interp(np.log(1 / times), u, 0.7 * moved + 0.3 * even)
+    assert_close(found, np.arange(7) / 6, 0.0, 5e-3)
+
+
+# --- networks, files, training -------------------------------------------------------
+
+
+def test_a_student_of_a_teacher_begins_with_its_denoiser_at_the_start(x32):
+    network = px.nn.MLP(3, 3, width=8, depth=1, key=KEY)
+    network = eqx.tree_at(lambda n: n.out.bias, network, jnp.array([0.1, -0.3, 0.2]))
+    teacher = px.Preconditioned(network, EDM)
+    student = IntegralStudent.from_teacher(teacher, EDM, px.karras(5, EDM))
+    unit = jax.random.normal(KEY, (3,))
+    expected = teacher(80.0 * unit, 80.0)
+    assert_close(student.predicted(unit), jnp.stack([expected] * 5), 1e-5, 1e-6)
+    flow = px.ProbabilityFlow(teacher, EDM, shape=(3,))
+    predicted, denoised = integral_residual(student, flow, unit)
+    assert_close(predicted[0], denoised[0], 1e-5, 1e-6)
+
+
+def test_a_grid_has_its_nodes_in_its_channels(x32):
+    """The clean samples of node j are the channels j c to (j + 1) c - 1."""
+    answer = jnp.arange(2 * 2 * 12.0).reshape(2, 2, 12)
+    network = lambda x, c_noise, condition, *, key=None: answer
+    student = IntegralStudent(network, EDM, px.karras(4, EDM), shape=(2, 2, 3))
+    clean = student.predicted(jnp.zeros((2, 2, 3)))
+    for j in range(4):
+        np.testing.assert_array_equal(clean[j], answer[..., 3 * j : 3 * j + 3])
+
+
+@pytest.mark.slow
+def test_a_trained_student_is_the_solution(x32, tmp_path):
+    """Gaussian data: the exact solution is linear, and is learned without pairs."""
+    flow = px.ProbabilityFlow(two_modes(), EDM)
+    times = px.where_it_moves(flow, 12, key=KEY)
+    network = px.nn.MLP(1, 12, width=32, depth=2, key=KEY)
+    student = px.IntegralStudent(network, EDM, times)
+    result = px.fit(
+        student, px.PID(flow), steps=600, batch_size=256, key=KEY, progress=False
+    )
+    trained = result.ema()
+    z = EDM.prior(jax.random.key(1), (256, 1))
+    solved = px.solve_batch(flow, z).end
+    error = jax.vmap(trained.sample)(z) - solved
+    assert float(jnp.sqrt(jnp.mean(error**2))) < 0.1
+    px.save(tmp_path / "student.pidax", trained)
+    again = px.load(tmp_path / "student.pidax")
+    np.testing.assert_array_equal(again.sample(z[0]), trained.sample(z[0]))
+
+
+# --- bad input -----------------------------------------------------------------------
+
+
+def make(n=4, **options):
+    times = options.pop("times", px.karras(n, EDM))
+    return IntegralStudent(Network(), EDM, times, **options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: make(3), "needs at least 4 nodes, got 3 times. Pass more times"),
+        (lambda: make(interpolant="quadratic"), "must be one of .*'cubic'"),
+        (
+            lambda: make(times=jnp.array([80.0, 1.0, 2.0, 0.1, 0.002])),
+            "decrease from t_max to t_min",
+        ),
+        (lambda: make(times=jnp.array([70.0, 1.0, 0.1, 0.002])), "from t_max to t_min"),
+        (
+            lambda: make().sample(jnp.ones(3)),
+            r"must return 4 clean samples .* shape \(12,\), got \(3,\)",
+        ),
+        (
+            lambda: IntegralStudent.from_teacher(
+                px.Preconditioned(Network(), EDM), EDM, px.karras(4, EDM)
+            ),
+            "repeats the teacher's last layer .* got a Network",
+        ),
+        (lambda: jax.jit(lambda t: make(times=t))(px.karras(4, EDM)), "outside jit"),
+        (
+            lambda: PID(px.ProbabilityFlow(gaussian(), EDM), draw=0),
+            "draw must be a whole number of at least 1",
+        ),
+        (lambda: Slope(least=0.0), "least and quantile must be in"),
+        (
+            lambda: px.where_it_moves(
+                px.ProbabilityFlow(gaussian(), EDM), 5, key=KEY, even=0.0
+            ),
+            "even is the share of evenly spread nodes",
+        ),
+    ],
+)
+def test_bad_input_is_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
