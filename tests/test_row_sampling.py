@@ -56,7 +56,9 @@ def test_rows_open_one_after_another_from_noise_to_data():
 
 
 def test_a_row_counts_when_those_before_it_are_small(dtype):
-    weights = Causal(strictness=2.0)(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()), NONE)
+    weights = Causal(strictness=2.0)(
+        NONE, jnp.asarray(LOSSES, float), jnp.zeros(()), NONE
+    )
     sums = np.array([0.0, 0.9, 1.0, 1.4, 1.4016])
     assert_close(weights, np.exp(-2 * sums), tolerance(dtype))
     ones = Unweighted()(NONE, jnp.asarray(LOSSES, float), jnp.zeros(()), NONE)

@@ -32,11 +32,13 @@ class Network:
     width: int = 256
     depth: int = 4
 
-    def make(self, key, scale=1):
+    def make(self, key, scale=1, nodes=1):
+        """Answers with as many samples as there are `nodes`."""
         options = {"width": self.width // scale, "depth": self.depth, "key": key}
+        sizes = self.size, nodes * self.size
         if not self.residual:
-            return px.nn.MLP(self.size, self.size, **options)
-        return px.nn.ResidualMLP(self.size, self.size, classes=self.classes, **options)
+            return px.nn.MLP(*sizes, **options)
+        return px.nn.ResidualMLP(*sizes, classes=self.classes, **options)
 
 
 @dataclasses.dataclass(frozen=True)

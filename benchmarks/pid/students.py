@@ -21,6 +21,7 @@ from .. import bench
 from .problems import Vectors
 
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
+LABELS = RECIPES | {"integral": "integral student"}
 SEEDS = (0, 1, 2)
 SHORT = 1000  # steps, where one change at a time is compared
 LOOKS = 16  # evaluations of the average on the way
@@ -39,6 +40,28 @@ class Grid:
         return make(self.nodes, process)
 
 
+@dataclasses.dataclass(frozen=True)
+class Nodes:
+    """Nodes of an integral student: where the clean sample moves, or `karras`."""
+
+    count: int = 20
+    kind: str = "where it moves"
+    interpolant: str = "cubic"
+
+    def times(self, problem: Vectors):
+        if self.kind == "karras":
+            return px.karras(self.count, problem.process)
+        draws, classes = 256, problem.classes
+        condition = None if classes is None else np.arange(draws) % classes
+        return px.where_it_moves(
+            problem.flow,
+            self.count,
+            key=jax.random.key(17),
+            draws=draws,
+            condition=condition,
+        )
+
+
 # What a recipe is made of; the rest is as pidax comes (a test compares).
 CHOICES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -49,6 +72,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "times": Grid(35),
         "derivative": px.student.SolverStep(diffrax.Bosh3(), steps=12),
     },
+    "integral": {},
     "kd": {},
 }
 
@@ -68,6 +92,13 @@ class Run:
     scale: int = 1  # the student's width is divided by this
 
 
+@dataclasses.dataclass(frozen=True)
+class IntegralRun(Run):
+    """The same for an integral student."""
+
+    nodes: Nodes = Nodes()
+
+
 def objective(run: Run, problem: Vectors):
     choices = dict(run.choices)
     if "times" in choices:
@@ -77,6 +108,17 @@ def objective(run: Run, problem: Vectors):
 
 
 def start(run: Run, problem: Vectors, key):
+    if isinstance(run, IntegralRun):
+        times, options = (
+            run.nodes.times(problem),
+            {"interpolant": run.nodes.interpolant},
+        )
+        if run.from_teacher:
+            return px.IntegralStudent.from_teacher(
+                problem.flow.denoiser, problem.process, times, **options
+            )
+        network = problem.network.make(key, run.scale, run.nodes.count)
+        return px.IntegralStudent(network, problem.process, times, **options)
     if run.from_teacher:
         return px.Student.from_teacher(problem.flow.denoiser, problem.process)
     return px.Student(problem.network.make(key, run.scale), problem.process)
@@ -183,29 +225,35 @@ def distances(problem: Vectors, samples):
 class Distilled:
     """A recipe, or one change to it; a method of the suite."""
 
-    recipe: str  # paper, ours or kd
+    recipe: str  # paper, ours, integral or kd
     change: str = ""  # what is changed, in words
     choices: dict[str, Any] = dataclasses.field(default_factory=dict)
     scale: int = 1
     random_start: bool = False  # though there are weights of a teacher to start from
     steps: int | None = None  # None for the problem's
     optimiser: str = ""  # "" for the recipe's
+    nodes: Nodes | None = None  # None for the recipe's
 
     def configuration_on(self, problem: Vectors) -> Run:
         """What is run on this problem."""
         ours = "RAdam" if self.recipe == "paper" else problem.optimiser
         name, short = self.optimiser or ours, self.steps is not None
-        return Run(
+        make, more = Run, {}
+        if self.recipe == "integral":
+            make, more = IntegralRun, {"nodes": self.nodes or Nodes()}
+        recipe = "ours" if self.recipe == "integral" else self.recipe
+        return make(
             objective="KnowledgeDistillation" if self.recipe == "kd" else "PID",
             choices=CHOICES[self.recipe] | self.choices,
             optimiser=name,
             rate=RATES[name],
-            steps=self.steps if short else problem.steps[self.recipe],
+            steps=self.steps if short else problem.steps[recipe],
             batch_size=problem.batch_size,
             # An average whose memory is short beside the run.
             ema=min(problem.ema, 0.99) if short else problem.ema,
             from_teacher=problem.taught is not None and not self.random_start,
             scale=self.scale,
+            **more,
         )
 
     def trained(self, problem: Vectors, seed: int):
@@ -266,7 +314,7 @@ OPTIMISERS = ("RAdam", "Adam")
 def register(how: Distilled, *, prefix="", **options):
     """Named after the recipe and the change, in the words of the tables."""
     name = f"{prefix}{how.recipe}{', ' * bool(how.change)}{how.change}"
-    label = RECIPES[how.recipe] + (f", {how.change}" if how.change else "")
+    label = LABELS[how.recipe] + (f", {how.change}" if how.change else "")
     bench.method("pid", name, label=label, **options)(how)
 
 
@@ -289,6 +337,27 @@ def whole():
     for recipe in ("paper", "ours"):
         change = "no stop-gradient"
         one(Distilled(recipe, change, CHANGES[change]), on=others)
+
+
+def integral():
+    """The integral student, and what its parts are worth; and solved pairs seen once.
+
+    A pair that is solved anew for each batch is the yardstick: pairs that are seen many
+    times are learned by heart.
+    """
+    register(Distilled("integral"), seeds=SEEDS)
+    one = functools.partial(register, quick=False)
+    changes = {
+        "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
+        "karras nodes": {"nodes": Nodes(kind="karras")},
+        "linear": {"nodes": Nodes(interpolant="linear")},
+        "every node asked": {"choices": {"draw": 20}},
+        "4 nodes asked": {"choices": {"draw": 4}},
+    }
+    for change, options in changes.items():
+        one(Distilled("integral", change, **options))
+    fresh = {"pairs": 16_384, "refresh_every": 64}
+    one(Distilled("kd", "fresh pairs", fresh), seeds=SEEDS)
 
 
 def one_change():
@@ -315,4 +384,5 @@ def one_change():
 
 
 whole()
+integral()
 one_change()

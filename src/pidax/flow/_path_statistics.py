@@ -1,7 +1,7 @@
 r"""What a few hundred trajectories of the teacher say about where its ODE is difficult.
 
 Two things are measured along them. *Where the clean sample moves*: how large
-$|D(x_{i+1}, t_{i+1}) - D(x_i, t_i)|$ is, which says where time nodes are needed. And *how
+$|D(x_{i+1}, t_{i+1}) - D(x_i, t_i)|$ is, which says where time nodes are needed. *How
 steep the denoiser is*: the largest eigenvalue $a$ of $\alpha\,\partial D/\partial x$,
 which exceeds one where neighbouring trajectories part for different modes of the data.
 """
