@@ -120,7 +120,7 @@ class CleanCoefficients(AbstractCoefficients):
 
 
 class AbstractNetworkStudent(AbstractStudent):
-    r"""A student whose clean sample $F$ comes from a network, so that it can be trained.
+    r"""A student whose clean sample $F$ comes from a network, and can be trained.
 
     A final class implements $F$, by `clean`. The state and the boundary condition
     $x(z, T) = z$ are implemented here.
