@@ -66,7 +66,7 @@ from .train import warmup_cosine as warmup_cosine
 
 __version__ = _version("pidax")
 
-# What many programs never use is imported when first asked for: rooms, and names.
+# Imported on first use, because many programs do not need them.
 _ROOMS = ("constraint", "convert", "inference", "pde")
 _NAMES = {
     "Observation": "constraint",

@@ -1,7 +1,7 @@
-"""Errors as user interface: what was expected, what came, what to do.
+"""Errors: what was expected, what came, what to do.
 
-A value known at once raises `ValueError` at once; a traced value raises the same
-words when the compiled program meets it (`equinox.error_if`).
+A known value raises `ValueError` at once. A traced value raises the same message when
+the compiled program runs (`equinox.error_if`).
 """
 
 import functools
@@ -31,7 +31,7 @@ def is_traced(*values: object) -> bool:
 def require(value: PyTree, ok: ArrayLike, message: str) -> PyTree:
     """Return `value`, having checked `ok`. The returned value must be used.
 
-    A traced `ok` needs an array in `value` to ride on; without one nothing is checked.
+    A traced `ok` needs an array in `value`; without one nothing is checked.
     """
     if is_traced(ok):
         if not any(eqx.is_array(leaf) for leaf in jax.tree.leaves(value)):
@@ -137,7 +137,7 @@ def require_finite(name: str, value: Array, cure: str) -> Array:
 def check_condition(condition: PyTree, count: int) -> PyTree:
     """With the sample as the first axis of every array; scalars are repeated.
 
-    The arrays themselves are handed back, of whatever library they are.
+    The arrays are returned as they are, of any library.
     """
 
     def spread(leaf: ArrayLike) -> ArrayLike:
@@ -275,7 +275,7 @@ def one_sample(out: Array, x: Array, who: str, cure: str) -> Array:
 def classes_of(model: Any) -> Any:
     """Its classes: a number, None, or unknown for a model that does not say.
 
-    What is wrapped around a denoiser (`Guided`, say) has those of that denoiser.
+    A wrapper of a denoiser (such as `Guided`) has the classes of this denoiser.
     """
     while model is not None:
         classes = getattr(model, "classes", _UNKNOWN)

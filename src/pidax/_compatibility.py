@@ -1,6 +1,6 @@
-"""Do these belong together: a student, a teacher's flow, a grid, class labels?
+"""Checks that a student, a teacher's flow, a grid and class labels fit together.
 
-What can be known before anything is compiled, for all who train or compare students.
+They run before anything is compiled, for everything that trains or compares students.
 """
 
 import contextlib
@@ -62,8 +62,8 @@ def check_classes(
 ) -> None:
     """Labels are drawn or given, not both, and teacher and student know them.
 
-    A student with classes whose labels are forgotten would learn, or be asked for, "no
-    class" alone. One without classes learns what its teacher says without a class.
+    A student with classes but without labels would see "no class" only. A student
+    without classes learns its teacher's output without a class.
     """
     if condition is not None:
         if classes is not None:

@@ -1,9 +1,9 @@
-"""Files of unknown origin: how one is opened, what one may cost, how one is refused.
+"""Files of unknown origin: opening, limits, and refusal.
 
-A byte of a file can ask for a set of two hundred bytes, and twenty bytes for a tree of
-a billion branches. So words, text, levels and branches are counted, by limits far above
-any real file and far below harm. A network of EDM's with 209 arrays needs 35,000 words,
-10,000 branches and 30 levels.
+A byte of a file can request a set of two hundred bytes, and twenty bytes a tree of a
+billion branches. So instructions, text, levels and branches are counted. The limits are
+far above any real file and far below a harmful one. A network of EDM with 209 arrays
+needs 35,000 instructions, 10,000 branches and 30 levels.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ AGAIN = "The file is incomplete, damaged or forged: fetch it again."
 
 
 class CheckpointError(ValueError):
-    """A file that is not a checkpoint, is damaged, or asks for what is not allowed.
+    """A file that is not a checkpoint, is damaged, or requests something forbidden.
 
     Nothing that the file names has been imported or executed.
     """
@@ -122,7 +122,7 @@ def fits(shape: Sequence[int]) -> bool:
 def write_whole(path: FileName, chunks: Iterable[Any], who: str) -> None:
     """Write bytes under another name, then rename: no reader ever sees half a file.
 
-    `who` is the function that an error speaks of.
+    `who` is the name of the function in errors.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")

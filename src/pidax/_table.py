@@ -1,4 +1,4 @@
-"""Aligned tables in words: what the reports of several rooms are printed with."""
+"""Aligned tables, for printed reports."""
 
 
 def row(name: str, *cells: str, widths: tuple[int, ...], label: int) -> str:

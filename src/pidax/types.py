@@ -1,4 +1,4 @@
-"""The array types of the package, each named once, and the check that enforces them.
+"""The array types of the package, and the check that enforces them.
 
 Public functions that take samples are decorated with [`typed`][pidax.types.typed]:
 jaxtyping and beartype check their array arguments when they are called, so that a
@@ -130,7 +130,7 @@ Field3: TypeAlias = Float[Array, "x y z"]
 SpaceTime: TypeAlias = Float[Array, "time *grid"]
 Stacked: TypeAlias = Float[Array, "*grid channel"]
 StackedLike: TypeAlias = Float[Array | np.ndarray, "*grid channel"]
-# The same fields in the chart in which a model sees them, of the chart's own shape.
+# The same fields in the coordinates in which a model sees them.
 Coordinates: TypeAlias = Float[Array, "*coordinate"]
 CoordinatesLike: TypeAlias = Float[Array | np.ndarray, "*coordinate"]
 Flag: TypeAlias = Bool[Array, ""]

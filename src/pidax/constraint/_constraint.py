@@ -111,9 +111,9 @@ class AbstractConstraint(eqx.Module):
         """The fields of a clean sample, in physical units and at least float32."""
         if self.normaliser is None:
             raise ValueError(
-                f"{type(self).__name__} speaks of fields in physical units and a "
-                "sample is in a model's coordinates: expected a normaliser between "
-                "them, got none. Pass normaliser=, the one the model was trained with; "
+                f"{type(self).__name__} needs fields in physical units and a sample is "
+                "in a model's coordinates: expected a normaliser between them, got "
+                "none. Pass normaliser=, as the model was trained with it; "
                 "px.pde.Normaliser of means 0 and standard deviations 1 if it sees "
                 "physical units."
             )
@@ -160,8 +160,8 @@ class AbstractConstraint(eqx.Module):
         if restored != self.shape:
             raise ValueError(
                 f"the normaliser restores samples to fields of the shape {restored}, "
-                f"expected {self.shape}, those of {self.subject}. Fit it to fields of "
-                "this grid, or make the equation on the normaliser's grid."
+                f"expected {self.shape}, the shape of {self.subject}. Fit it to fields "
+                "of this grid, or make the equation on the normaliser's grid."
             )
 
     def adopt(self, normaliser: AbstractNormaliser | None) -> Self:
@@ -183,7 +183,7 @@ class AbstractConstraint(eqx.Module):
         if expected is not None and tuple(shape) != expected:
             if normaliser is None:
                 raise ValueError(
-                    f"{self.subject} speaks of fields in physical units, and samples "
+                    f"{self.subject} needs fields in physical units, and samples "
                     f"of the shape {shape} are in a model's coordinates: expected the "
                     "normaliser between them, got none. Pass normaliser=, the one that "
                     "the model was trained with, or join the constraint by & to a "

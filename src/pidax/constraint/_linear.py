@@ -169,8 +169,8 @@ class Mean(AbstractConstraint):
         if self.weights.shape != sizes:
             raise ValueError(
                 f"the weights of a mean are of {self.weights.shape} points, got fields "
-                f"with {sizes} along the averaged axes {axes}. Take those of the grid "
-                "of the samples."
+                f"with {sizes} along the averaged axes {axes}. Use the weights of "
+                "the samples' grid."
             )
         other = tuple(axis for axis in range(part.ndim) if axis not in axes)
         w = jnp.expand_dims(self.weights.astype(part.dtype), other)

@@ -69,9 +69,9 @@ class Residual(AbstractConstraint):
         name = type(self.equation).__name__
         if self.normaliser is None:
             raise ValueError(
-                f"the residual of {name} is one of fields in physical units, and a "
-                "model's samples are in its own coordinates: expected the normaliser "
-                "between them, got none. Pass the one the model was trained with, "
+                f"the residual of {name} needs fields in physical units, and a model's "
+                "samples are in coordinates: expected the normaliser between them, got "
+                "none. Pass the normaliser that the model was trained with, "
                 f"Residual({name.lower()}, Normaliser.fit(dataset[:])); if it sees "
                 "physical units, Normaliser of means 0 and standard deviations 1."
             )
@@ -204,8 +204,8 @@ def _check_held(equation: AbstractEquation, normaliser: AbstractNormaliser) -> N
         name = type(equation).__name__
         raise ValueError(
             f'adjust="unknowns" moves the fields that {name} solves for and holds '
-            f"{', '.join(equation.given)}: expected a chart whose coordinates move "
-            f"either, got one in which {int(both.sum())} of {both.size} move both. Fit "
-            "it to what is given first, Whitened.fit(fields, "
-            'given=equation.given_mask), or take adjust="all".'
+            f"{', '.join(equation.given)}: expected coordinates that move one or the "
+            f"other, got {int(both.sum())} of {both.size} that move both. Fit them "
+            "with the given fields first, Whitened.fit(fields, "
+            'given=equation.given_mask), or use adjust="all".'
         )

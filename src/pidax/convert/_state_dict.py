@@ -109,7 +109,7 @@ Naming: TypeAlias = Callable[[Any], list[Entry]]
 
 def names(network: Any, naming: Naming) -> dict[str, Shape]:
     """The names of the network's state dict, and the shapes there."""
-    # A stand-in of the same shape that holds one number has the shape that is asked.
+    # A stand-in with one number in memory gives the resulting shape.
     stand_in = lambda leaf: np.broadcast_to(np.zeros(()), leaf.shape)
     shape_of = lambda e: (
         (e.fixed if e.leaf is None else e.there(stand_in(e.leaf))).shape

@@ -108,7 +108,7 @@ def _name(data: memoryview) -> str:
 
 
 def _wide(extra: memoryview, *numbers: int) -> list[int]:
-    """Those of `numbers` that did not fit into 32 bits, from the zip64 field."""
+    """The `numbers` that did not fit into 32 bits, from the zip64 field."""
     field, at = memoryview(b""), 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, at)

@@ -100,7 +100,7 @@ class Covariance(eqx.Module):
         own = self.variances.shape if self.basis is None else self.basis.shape[:-1]
         if own != shape and not (self.basis is None and own == ()):
             raise ValueError(
-                f"the covariance is one of events of shape {own}, but the mean has the "
+                f"the covariance is for events of shape {own}, but the mean has the "
                 f"shape {shape}. Make both for the same event."
             )
 

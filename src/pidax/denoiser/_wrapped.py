@@ -130,7 +130,7 @@ def _checked(out: Array, x: Array) -> Array:
 
 
 def check_model(who: str, model: Any, process: Any) -> None:
-    """A function of `(x, t)` and the process in whose chart it is, in this order."""
+    """A function of `(x, t)` and its process, in this order."""
     if isinstance(model, AbstractProcess) and callable(process):
         raise ValueError(
             f"{who} takes the model first and the process second, got them in the "

@@ -134,9 +134,10 @@ def check_same_flow(flow: ProbabilityFlow, distillation: AbstractDistillation) -
         if not is_traced(same) and not same:
             differ = f"{ours} and {theirs}" if what == "process" else "two that differ"
             raise ValueError(
-                f"the flow and that of its distillation {type(distillation).__name__} "
-                f"must have the same {what}, got {differ}: the student would learn one "
-                "teacher from noise of another. Make both with one object, "
+                "the flow and the flow of its distillation "
+                f"{type(distillation).__name__} must have the same {what}, got "
+                f"{differ}: the student would learn one teacher from noise of another. "
+                "Make both with one object, "
                 "PIDDM(flow, constraint, distillation=PID(flow))."
             )
 

@@ -149,7 +149,7 @@ class Report:
         return None if seconds is None else self.settings["batch"] / seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers except those of single samples, as in the JSON file."""
+        """All numbers except values of single samples, as in the JSON file."""
         found: dict[str, Any] = {"settings": self.settings}
         found["times"], found["grid"] = self.times.tolist(), self.grid.tolist()
         found["scale"] = self.scale.tolist()

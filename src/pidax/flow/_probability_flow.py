@@ -41,7 +41,7 @@ class ProbabilityFlow(eqx.Module):
     """The ODE whose solution from `z ~ prior` at `t_max` is a sample at `t_min`.
 
     It is a Diffrax vector field: `diffrax.ODETerm(flow)` (or `flow.term()`) works with
-    any Diffrax solver. Its time and state are those of the clock, and `args` is the
+    any Diffrax solver. Its time and state are the clock's, and `args` is the
     condition. `enter` and `leave` convert from and to `(x, t)`. `pidax.solve` does all
     of this.
 

@@ -75,7 +75,7 @@ class Cost:
       a forward and a backward pass through network and residual.
     - `residual`: evaluations of the equation's residual, without those inside products.
     - `solves`: solutions of the equation by its own solver. A refinement needs none;
-      `of_solver` counts those of other methods.
+      `of_solver` counts the solves of other methods.
     - `seconds`: of the compiled run; `compiling`: seconds of compilation, once.
     - `training`: the cost of the network, if it was passed: by `refine(...,
       training=)`, or by adding `of_training`.
@@ -158,7 +158,7 @@ class Cost:
             raise ValueError(
                 "both costs must be those of samples, got "
                 f"{self.samples} and {other.samples} samples. Add the cost of drawing "
-                "some to that of training."
+                "some samples to the cost of training."
             )
         if gained <= 0:
             return 0.0 if ahead <= 0 and gained == 0 else math.inf

@@ -408,7 +408,7 @@ def _check_free(free: Any, shape: Shape) -> np.ndarray:
         raise ValueError(
             f"free is a mask of the entries of one latent, shape {shape}, of which "
             f"some are True, got shape {mask.shape} with {int(mask.sum())} of them. "
-            "Pass ~chart.given, or leave it out."
+            "Pass ~coordinates.given, or leave it out."
         )
     return mask
 
@@ -432,10 +432,9 @@ def _check_hold(hold: Any, problem: Problem) -> np.ndarray:
         both = mask & np.asarray(problem.observation.mask)
         if both.any():
             raise ValueError(
-                "what is held stays as it was drawn, whatever is observed of it: "
-                f"expected other entries in hold than in the observation, got "
-                f"{both.sum()} in both. Leave hold out where the held fields are "
-                "what is asked for."
+                "held entries stay as they were drawn: expected other entries in hold "
+                f"than in the observation, got {both.sum()} in both. Leave hold out if "
+                "you observe these fields."
             )
     return mask
 

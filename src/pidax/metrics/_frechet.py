@@ -48,7 +48,7 @@ class FeatureStatistics:
         require(
             None,
             len(rows) >= 2 and bool(np.isfinite(rows).all()),
-            "features must be finite, those of two images at least, got "
+            "features must be finite, of at least two images, got "
             f"{len(rows)} rows, {int((~np.isfinite(rows)).sum())} numbers in them not "
             "finite. Leave out the images that made them.",
         )
@@ -87,7 +87,7 @@ def frechet_distance(samples: FeatureStatistics, reference: FeatureStatistics) -
             f"and {len(reference.mean)} of them. Use one network for both."
         )
     root = _root(samples.covariance)
-    # The eigenvalues of a product of two covariances are those of this symmetric one.
+    # A product of two covariances has the eigenvalues of this symmetric matrix.
     cross = np.linalg.eigvalsh(root @ reference.covariance @ root)
     overlap = np.sqrt(np.maximum(cross, 0)).sum()
     shift = samples.mean - reference.mean

@@ -4,7 +4,7 @@ r"""The power spectrum of a field.
 
 with û the coefficients of an orthonormal transform over the square root of the number
 of points: Parseval's identity is exact. Along a periodic axis of length L the modes are
-those of Fourier, k = 2π m / L. Along a bounded one they are cosines, k = π m / L, the
+Fourier modes, k = 2π m / L. Along a bounded one they are cosines, k = π m / L, the
 transform DCT-II of the field mirrored half a spacing beyond its ends: The mirrored
 field has no jump at the ends. The periodic continuation of a bounded field has one, and
 its spectrum would fall as k⁻² for any field.

@@ -278,7 +278,7 @@ class SpectralConv(eqx.Module):
         return shape
 
     def _mix(self, c: Array) -> Array:
-        """The coefficients of the answer, in the order of those of the field."""
+        """The coefficients of the result, in the order of the field's."""
         weight = self.weight.astype(c.dtype)
         parts, place = [], 0
         for axis in self.axes:
@@ -358,9 +358,9 @@ class FNO(AbstractNetwork):
       needs more than `2 * (modes - 1)` points. Few suffice where fields are smooth.
     - `basis`: of each axis, or of all (see `SpectralConv`): `"fourier"` for a periodic
       one, `"padded"` where in doubt, `"cosine"` or `"sine"` where fields have no slope
-      or no value at the ends. For rows of time and a periodic axis,
-      `("padded", "fourier")`. `layout` is that of the points, `padding` the fraction
-      of a padded axis that is appended.
+      or no value at the ends. For rows of time and a periodic axis, `("padded",
+      "fourier")`. `layout` is the layout of the points, `padding` the fraction of a
+      padded axis that is appended.
     - `coordinates`: adds the coordinates of the points as channels of the first layer.
       With `"fourier"` on all axes and without coordinates the network commutes with
       translations, and the output for a constant field is constant.

@@ -1,8 +1,8 @@
 r"""The image U-Nets of diffusion models: DDPM++, NCSN++ and ADM.
 
-`SongUNet` is that of Song et al. 2021, "Score-based generative modeling through
+`SongUNet` is the U-Net of Song et al. 2021, "Score-based generative modeling through
 stochastic differential equations", as trained by Karras et al. 2022; `DhariwalUNet`
-(ADM) that of Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis".
+(ADM) the U-Net of Dhariwal & Nichol 2021, "Diffusion models beat GANs on image synthesis".
 They are made for one `resolution`, act on one image `resolution resolution channels`, and
 can load published weights (`pidax.convert`).
 
@@ -23,7 +23,7 @@ can load published weights (`pidax.convert`).
 | decoder | the output |
 |---|---|
 | `"standard"` | normalisation and convolution of the finest level |
-| `"skip"` | the sum of those of all levels, each resampled up to the next |
+| `"skip"` | the sum of the outputs of all levels, each resampled up to the next |
 
 **The block**:
 
@@ -38,7 +38,7 @@ resampled, $A$ attention where there is one. The embedding $e$ enters in $m$:
 | `SONG` | $N_1(r + W e)$ | $\sqrt{1/2}$ | one by one convolution | 1 | 1e-6 |
 | `ADM` | $N_1(r)(1 + s) + b$, $(s, b) = We$ | 1 | none | channels // 64 | 1e-5 |
 
-An `ADM` block of less than 64 channels has no attention, where it is asked for too.
+An `ADM` block of less than 64 channels has no attention, even if it is requested.
 
 **The embedding.** With features $f$ of $c_{noise}$, one-hot class $c$ among $n$, augmentation labels $a$
 and $\phi$ the `silu`,
@@ -199,7 +199,7 @@ ADM = Style(1e-5, 1.0, adaptive=True, project=False, head=64)
 class UNetBlock(eqx.Module):
     """Two convolutions beside a shortcut; then attention, if asked for.
 
-    `embedding` is the length of $e$, `rate` that of dropout; `direction` and `taps`
+    `embedding` is the length of $e$, `rate` the dropout rate; `direction` and `taps`
     say how the image is resampled inside, None for not at all.
     """
 
@@ -585,7 +585,7 @@ class DhariwalUNet(AbstractNetwork):
     at the start of the way up; blocks of less than 64 channels have none. The defaults
     are those for ImageNet at 64 by 64 but for the classes, of which it has 1000.
 
-    `classes`, `augments`, `dropout`, `embedding_multiplier` and `remat` are those of
+    `classes`, `augments`, `dropout`, `embedding_multiplier` and `remat` as in
     `SongUNet`.
     """
 

@@ -222,7 +222,7 @@ class Attention(eqx.Module):
                 f"heads={heads}. Use heads={math.gcd(channels, heads)}."
             )
         first, second = jax.random.split(key)
-        # No bias, unless published weights have one: that of the keys adds the same
+        # No bias, unless published weights have one: the bias of the keys adds the same
         # number to all logits of a softmax.
         self.qkv = Linear(channels, 3 * channels, bias=bias, key=first)
         self.out = Linear(channels, channels, scale=scale, key=second)
@@ -349,8 +349,8 @@ class Block(eqx.Module):
 
     Then attention, if asked for.
 
-    `make(inputs, outputs, scale=...)` makes a layer, `groups` are those of the
-    normalisation, `embedding` is the length of $e$, `rate` that of dropout.
+    `make(inputs, outputs, scale=...)` makes a layer, `groups` is for
+    the normalisation, `embedding` is the length of $e$, `rate` the dropout rate.
     """
 
     norms: tuple[GroupNorm, GroupNorm]
@@ -403,7 +403,7 @@ class Block(eqx.Module):
 
 
 def stream(key: Key | None) -> Iterator[Any]:
-    """As many keys as are asked for; of no key, no keys."""
+    """`count` keys, or as many None without a key."""
     for i in itertools.count():
         yield None if key is None else jax.random.fold_in(key, i)
 

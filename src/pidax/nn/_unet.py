@@ -41,8 +41,8 @@ class UNet(AbstractNetwork):
     r"""Residual convolutions on a hierarchy of grids, modulated by time and class.
 
     Level $l$ has `width * multipliers[l]` channels on a grid $2^l$ times coarser, and
-    `blocks` residual blocks on the way down and as many on the way up; those of the
-    levels in `attention` (0 is the finest) also attend to the whole grid. Each side
+    `blocks` residual blocks on the way down and as many on the way up; the blocks of
+    the levels in `attention` (0 is the finest) also attend to the whole grid. Each side
     of the grid must be a multiple of $2^{levels - 1}$.
 
     `padding="periodic"` is for fields on a torus: the network commutes with shifts by

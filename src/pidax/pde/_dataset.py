@@ -233,7 +233,7 @@ def header_hash(header: Header) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# Of each file, the dtype and the shape of one sample; None is that of the fields.
+# For each file the dtype and the shape of one sample; None is the shape of the fields.
 ARRAYS = {
     FIELDS: (np.dtype(np.float32), None),
     RESIDUALS: (np.dtype(np.float32), (2,)),

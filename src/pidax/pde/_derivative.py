@@ -22,7 +22,7 @@ from ._operator import AbstractOperator
 
 Order = Literal[2, 4, 6, "spectral"]
 ORDERS = (2, 4, 6, "spectral")
-# c_0, c_1, c_2, ...: the other half is minus that of an odd, that of an even power.
+# c_0, c_1, c_2, ...: the other half has the opposite sign for odd powers.
 CENTRAL = {
     (1, 2): (0, 1 / 2),
     (1, 4): (0, 2 / 3, -1 / 12),

@@ -271,8 +271,8 @@ def _source_size(operator: AbstractDiffusion, source: FieldLike) -> Scalar:
     """The norm of the source or, if it is zero, of the contribution of the boundary
     data.
 
-    The relative residual of a zero field is then one, and that of a field scaled to
-    zero does not vanish.
+    The relative residual of a zero field is then one, and the relative residual of a
+    field scaled to zero does not vanish.
     """
     grid, source = operator.grid, jnp.asarray(source)
     norm = rms(_at_unknowns(grid, source))

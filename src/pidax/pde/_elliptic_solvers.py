@@ -112,7 +112,7 @@ def check_resonance(grid: Grid, shift: ScalarLike, dtype: DTypeLike) -> Elementw
 def _resonance(shift: ScalarLike, eigenvalue: str, mode: str) -> str:
     return (
         f"the equation is at resonance: its shift, {show(shift)}, cancels {eigenvalue} "
-        f"of the grid's Laplacian{mode}. There is no solution then, or no only one. "
+        f"of the grid's Laplacian{mode}. There is no unique solution then. "
         "Change the wavenumber, the size of the domain or the number of points."
     )
 

@@ -114,7 +114,7 @@ class Report:
         return self.rows[label]
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers except those of single samples, as in the JSON file."""
+        """All numbers except values of single samples, as in the JSON file."""
         return {
             "settings": self.settings,
             "rows": {label: _as_json(row) for label, row in self.rows.items()},

@@ -126,7 +126,7 @@ def _read(path: Path, equation: AbstractEquation, n: int, key: Key) -> Header:
     require_same(header["made_of"], made_of(equation, key), path)
     if n < header["done"]:
         raise ValueError(
-            f"{path} must hold no more samples than are asked for, got n={n} and "
+            f"{path} must hold no more samples than requested, got n={n} and "
             f"{header['done']} in it. Open it and take some: px.pde.open(path)[:{n}]."
         )
     return header

@@ -34,7 +34,7 @@ class AbstractOperator(lx.AbstractLinearOperator):
         inner = lineax.linear_solve(operator, operator.load(f), lineax.CG(...)).value
         u = grid.extend(inner)
 
-    The dtype that Lineax is told is the session's, unless the operator has arrays.
+    For Lineax the dtype is the session's, unless the operator has arrays.
     """
 
     grid: AbstractVar[Grid]
@@ -45,7 +45,7 @@ class AbstractOperator(lx.AbstractLinearOperator):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The dtype of the vectors that Lineax is told of."""
+        """The dtype of the vectors, for Lineax."""
         return jnp.result_type(float)
 
     @property

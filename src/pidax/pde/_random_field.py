@@ -3,9 +3,9 @@ r"""Gaussian random fields on a grid: a mean, modes, and a standard deviation fo
 $$ u = m + \sum_k \xi_k \sqrt{q_k}\, \varphi_k, \qquad \xi_k \sim N(0, 1), $$
 
 with $\varphi_k$ orthonormal in $\int u v$. `Matern` has the eigenvectors of the
-Laplacian for its modes, so that a draw is one transform; `KarhunenLoeve` has those of
-any covariance. Distributions that are not Gaussian are functions of a Gaussian field:
-`Lognormal`, `Thresholded`.
+Laplacian for its modes, so that a draw is one transform; `KarhunenLoeve` has the modes
+of any covariance. Distributions that are not Gaussian are functions of a Gaussian
+field: `Lognormal`, `Thresholded`.
 """
 
 import abc
@@ -73,7 +73,7 @@ class Matern(AbstractGaussianField):
     `sides` is the condition on every side that is not periodic: with `Neumann()` the
     field is free there, with `Dirichlet()` it is zero; the conditions of `grid` are not
     used.
-    `modes` keeps only that many modes, those of the largest variance, which makes the
+    `modes` keeps only this number of modes, with the largest variance, which makes the
     factor smaller. Without `constant` the constant mode is left out, and every draw has
     zero mean. A draw costs one transform.
     """

@@ -178,7 +178,7 @@ class AbstractSemilinear(AbstractEvolution[Evolution]):
 
     @abc.abstractmethod
     def nonlinear(self, c: Array) -> Array:
-        """The coefficients of $N(u)$, from those of $u$."""
+        """The coefficients of $N(u)$, from the coefficients of $u$."""
 
     @property
     def term(self) -> SemilinearTerm:

@@ -121,13 +121,13 @@ class Curl(AbstractOperator):
 
     In two dimensions a scalar, the vorticity; in three a tuple. Called with one field
     in two dimensions, a stream function $\psi$, it is the velocity $(\partial_y\psi,
-    -\partial_x\psi)$, without divergence. All derivatives are those of `Derivative` of
+    -\partial_x\psi)$, without divergence. All derivatives are `Derivative`s of
     the same `order`, without boundary conditions; they commute, so that the curl of
     `Gradient(grid, at="points")` and the divergence of a curl vanish to rounding.
 
     As a linear map it is the curl of vectors, and its transpose on a periodic grid in
-    two dimensions is that of stream functions. Cost: spectral, one transform for each
-    component that goes in and each that comes out.
+    two dimensions is the curl of stream functions. Cost: spectral, one transform for
+    each component that goes in and each that comes out.
     """
 
     grid: Grid
@@ -149,7 +149,7 @@ class Curl(AbstractOperator):
         if not isinstance(field, tuple):
             if self.grid.ndim != 2:
                 raise ValueError(
-                    "in three dimensions a curl is that of a tuple of three fields, "
+                    "in three dimensions a curl needs a tuple of three fields, "
                     "got one array. Pass (F_x, F_y, F_z)."
                 )
             self.grid.check(stream_function=field)

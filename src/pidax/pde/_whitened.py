@@ -16,9 +16,9 @@ prevents modes that hardly vary from being amplified to noise.
     coefficients = forward(z),      z = inverse(coefficients)
 
 define a basis. `Principal` has the principal directions of all channels together.
-`Conditional` has those of the given fields, and those of the remainder of the others
-after a regression. `Spectral` has sines, cosines or Fourier modes for each channel,
-which cost a product along each axis instead of one dense matrix.
+`Conditional` has the principal directions of the given fields, and of the remainder of
+the other fields after a regression. `Spectral` has sines, cosines or Fourier modes for
+each channel, which cost a product along each axis instead of one dense matrix.
 """
 
 import abc
@@ -169,8 +169,8 @@ class Conditional(AbstractBasis):
         count = len(first.vectors)
         if len(rows) < _SAMPLES_A_MODE * count:
             raise ValueError(
-                "what is given is regressed upon: expected at least "
-                f"{_SAMPLES_A_MODE} samples for each of its modes, got {len(rows)} "
+                "the other fields are regressed on the given ones: expected at least "
+                f"{_SAMPLES_A_MODE} samples for each of their modes, got {len(rows)} "
                 f"samples of {count} modes. Pass more samples, or a rank of at most "
                 f"{len(rows) // _SAMPLES_A_MODE}."
             )
@@ -357,8 +357,8 @@ class Whitened(AbstractNormaliser):
         found = _basis(z - centre, basis, given, rank)
         if form == "grid" and not found.orthonormal:
             raise ValueError(
-                'form="grid" needs an orthonormal basis, got what is given and what it '
-                'leaves unexplained. Leave given out, or take form="modes".'
+                'form="grid" needs an orthonormal basis, got a Conditional '
+                'one. Leave given out, or use form="modes".'
             )
         scale = _scale(found, _coefficients(found, z - centre), damping)
         units = Normaliser.fit(x, channels=channels)
@@ -448,7 +448,7 @@ class Whitened(AbstractNormaliser):
     def _check(self, got: Shape, expected: Shape, what: str) -> None:
         if got[len(got) - len(expected) :] != expected:
             raise ValueError(
-                f"this chart takes {what} of shape {expected} (other axes may lead), "
+                f"expected {what} of shape {expected} (other axes may lead), "
                 f"got shape {got}. It was fitted to fields of shape "
                 f"{self.centre.shape}: fit one to yours with Whitened.fit."
             )

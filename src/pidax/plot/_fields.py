@@ -147,7 +147,7 @@ def _named(equation: AbstractEquation, some: Any) -> dict[str, np.ndarray]:
     require(
         None,
         tuple(some._fields) == equation.names,
-        f"fields must be those of {type(equation).__name__}, "
+        f"fields must be the fields of {type(equation).__name__}, "
         f"{', '.join(equation.names)}, got {', '.join(some._fields)}.",
     )
     named = {name: np.asarray(getattr(some, name)) for name in equation.names}

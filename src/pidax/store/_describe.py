@@ -1,4 +1,4 @@
-"""A configuration in words, to tell whether two runs, or two datasets, are one.
+"""A configuration in words, to compare two runs or two data sets.
 
 Any value becomes a flat dictionary from paths to text: the fields of modules and other
 dataclasses, what a function was closed over (an Optax optimiser is two functions that

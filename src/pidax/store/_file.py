@@ -5,7 +5,7 @@
 The header is JSON (`header(path)`): the tree of classes and fields, and for each array
 its path, dtype, shape and byte offset. Reading runs no constructor and imports nothing:
 a file names classes of pidax, `equinox.nn`, Diffrax or the reader's own, and functions
-of `jax` and pidax; all else is refused. What was built must pass the invariants of its
+of `jax` and pidax; all else is refused. The result must pass the invariants of its
 class (`__check_init__`). The hashes find damage, not malice.
 """
 
@@ -41,10 +41,10 @@ _PREFIX = struct.Struct("<8sIQ32s")
 def save(path: FileName, module: eqx.Module) -> None:
     """Write `module` (a network, a denoiser, a flow, ...) to the file `path`.
 
-    The file appears whole or not at all: a failure leaves what was there before. Any
-    `equinox.Module` will do whose fields hold arrays, keys, numbers, strings, tuples,
-    lists, dicts, dtypes, functions of `jax`, or further modules. A function of your
-    own is code and is refused: make it a module.
+    The file is written completely or not at all; a failure leaves the previous file. It
+    works for any `equinox.Module` whose fields hold arrays, keys, numbers, strings,
+    tuples, lists, dicts, dtypes, functions of `jax`, or further modules. A function of
+    your own is code and is refused: make it a module.
     """
     if not isinstance(module, eqx.Module):
         raise ValueError(
@@ -98,7 +98,7 @@ def load(
 
 
 def header(path: FileName) -> dict[str, Any]:
-    """What the file says of itself, without building anything.
+    """The description in the file, without building anything.
 
     `tree` (classes and fields), `arrays` (by path: dtype, shape, byte offset), the
     versions that wrote it, and the size and SHA-256 of the arrays.

@@ -1,4 +1,4 @@
-"""A module as a tree of names and numbers, its arrays set aside; and back again.
+"""A module as a tree of names and numbers, with its arrays apart; and back.
 
 The names of classes, functions and dtypes are looked up, never imported, and only in
 the modules listed here.

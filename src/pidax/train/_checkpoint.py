@@ -243,8 +243,8 @@ def restore(
     files = checkpoint_files(Path(directory) / "checkpoints")
     if not files:
         raise ValueError(
-            f"directory must be that of a run with checkpoints, got {directory}, which "
-            "has none. It is what was given to fit(directory=...)."
+            f"directory must belong to a run with checkpoints, got {directory}, which "
+            "has none. Pass the directory of fit(directory=...)."
         )
     chosen = _choose(files, step)
     snapshot = load(chosen)

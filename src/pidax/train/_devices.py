@@ -193,7 +193,7 @@ def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
 
     Arguments are pytrees of arrays; the mapped ones have the local devices as their
     first axis. The compiled function returns `(state, kept, record)`. It donates the
-    buffers of the state and, on several devices, those of `kept`.
+    buffers of the state and, on several devices, of `kept`.
     """
     if place.total == 1:
 

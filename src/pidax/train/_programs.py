@@ -20,7 +20,7 @@ import numpy as np
 
 from ._state import is_key
 
-_KEPT = 32  # programs; what has not been used for longest makes room
+_KEPT = 32  # programs; the least recently used is dropped
 _LIBRARIES = ("jax", "optax")  # functions made anew by each call, and alike
 _DEPTH = 40
 
