@@ -109,16 +109,18 @@ def objective(run: Run, problem: Vectors):
 
 def start(run: Run, problem: Vectors, key):
     if isinstance(run, IntegralRun):
-        times, options = (
-            run.nodes.times(problem),
-            {"interpolant": run.nodes.interpolant},
-        )
+        nodes, times = run.nodes, run.nodes.times(problem)
         if run.from_teacher:
             return px.IntegralStudent.from_teacher(
-                problem.flow.denoiser, problem.process, times, **options
+                problem.flow.denoiser,
+                problem.process,
+                times,
+                interpolant=nodes.interpolant,
             )
-        network = problem.network.make(key, run.scale, run.nodes.count)
-        return px.IntegralStudent(network, problem.process, times, **options)
+        network = problem.network.make(key, run.scale, nodes.count)
+        return px.IntegralStudent(
+            network, problem.process, times, interpolant=nodes.interpolant
+        )
     if run.from_teacher:
         return px.Student.from_teacher(problem.flow.denoiser, problem.process)
     return px.Student(problem.network.make(key, run.scale), problem.process)
@@ -191,7 +193,31 @@ def errors(problem: Vectors, model):
         for i, x in enumerate(states, 1)
     ]
     found: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+    if problem.law is not None:
+        found |= elsewhere(problem, states[-1])
     return found, np.asarray(states[-1])
+
+
+def elsewhere(problem: Vectors, samples):
+    """How many end nearer to another mode, and the RMS error of those that do not.
+
+    The first is the share of errors above half the least distance of two modes.
+    """
+    means = np.asarray(problem.law().means).reshape(-1, problem.network.size)
+    apart = np.linalg.norm(means[:, None] - means, axis=-1)
+    limit = apart[apart > 0].min() / 2
+    if problem.per_component:
+        limit /= np.sqrt(problem.network.size)
+    wrong = np.asarray(
+        px.metrics.sample_errors(
+            samples, problem.solved[1][:, -1], per_component=problem.per_component
+        )
+    )
+    others = wrong[wrong <= limit]
+    return {
+        "elsewhere": float((wrong > limit).mean()),
+        "rms_of_others": float(np.sqrt(np.mean(others**2))) if others.size else None,
+    }
 
 
 def _axis(problem):
@@ -238,23 +264,23 @@ class Distilled:
         """What is run on this problem."""
         ours = "RAdam" if self.recipe == "paper" else problem.optimiser
         name, short = self.optimiser or ours, self.steps is not None
-        make, more = Run, {}
-        if self.recipe == "integral":
-            make, more = IntegralRun, {"nodes": self.nodes or Nodes()}
         recipe = "ours" if self.recipe == "integral" else self.recipe
-        return make(
+        steps = problem.steps[recipe] if self.steps is None else self.steps
+        run = Run(
             objective="KnowledgeDistillation" if self.recipe == "kd" else "PID",
             choices=CHOICES[self.recipe] | self.choices,
             optimiser=name,
             rate=RATES[name],
-            steps=self.steps if short else problem.steps[recipe],
+            steps=steps,
             batch_size=problem.batch_size,
             # An average whose memory is short beside the run.
             ema=min(problem.ema, 0.99) if short else problem.ema,
             from_teacher=problem.taught is not None and not self.random_start,
             scale=self.scale,
-            **more,
         )
+        if self.recipe != "integral":
+            return run
+        return IntegralRun(**vars(run), nodes=self.nodes or Nodes())
 
     def trained(self, problem: Vectors, seed: int):
         """The averaged student, and the note about its training."""
@@ -340,24 +366,24 @@ def whole():
 
 
 def integral():
-    """The integral student, and what its parts are worth; and solved pairs seen once.
+    """The integral student, what its parts are worth, and its yardstick.
 
-    A pair that is solved anew for each batch is the yardstick: pairs that are seen many
-    times are learned by heart.
+    The yardstick is regression on solved samples that are each seen once: pairs that
+    are seen many times are learned by heart.
     """
-    register(Distilled("integral"), seeds=SEEDS)
     one = functools.partial(register, quick=False)
+    integral = functools.partial(Distilled, "integral", optimiser="Muon")
+    one(integral(), seeds=SEEDS)
     changes = {
         "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
-        "karras nodes": {"nodes": Nodes(kind="karras")},
         "linear": {"nodes": Nodes(interpolant="linear")},
-        "every node asked": {"choices": {"draw": 20}},
-        "4 nodes asked": {"choices": {"draw": 4}},
+        "5 nodes asked": {"choices": {"draw": 5}},
     }
     for change, options in changes.items():
-        one(Distilled("integral", change, **options))
-    fresh = {"pairs": 16_384, "refresh_every": 64}
-    one(Distilled("kd", "fresh pairs", fresh), seeds=SEEDS)
+        one(integral(change, **options))
+    register(integral("karras nodes", nodes=Nodes(kind="karras")), on=("ring",))
+    fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
+    one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)
 
 
 def one_change():

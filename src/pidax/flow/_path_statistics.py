@@ -118,13 +118,14 @@ def steepest_slopes(
 
     def ask(flow: ProbabilityFlow, x: Array, sigma: Any, alpha: Any, c: Any) -> Array:
         denoise = lambda x: flow.denoiser(x, sigma, alpha, c)
+        length = lambda v: jnp.sqrt(jnp.sum(v**2))
+
+        def again(_: Array, v: Array) -> Array:
+            v = v / jnp.maximum(length(v), jnp.finfo(v.dtype).tiny)
+            return jax.jvp(denoise, (x,), (v,))[1]
+
         v = jax.random.normal(key, x.shape, x.dtype)
-        size = jnp.ones((), x.dtype)
-        for _ in range(iterations):
-            v = v / jnp.maximum(jnp.sqrt(jnp.sum(v**2)), jnp.finfo(v.dtype).tiny)
-            v = jax.jvp(denoise, (x,), (v,))[1]
-            size = jnp.sqrt(jnp.sum(v**2))
-        return alpha * size
+        return alpha * length(jax.lax.fori_loop(0, iterations, again, v))
 
     return _at_times(ask, flow, xs, times, condition).T
 
