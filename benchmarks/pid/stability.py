@@ -73,6 +73,52 @@ def numbers(derivative, n, slope):
     }
 
 
+def numbers_of_integral(weighted, n, slope):
+    """The same for the integral student, whose values are the clean samples.
+
+    L is the identity. With weights w the gradient is W (L - a M): its eigenvalues and
+    symmetric part are in the norm of W. The weights are those of `pidax.distill.Slope`
+    for a slope that is the same at all times.
+    """
+    process = px.EDM()
+    times = px.karras(n, process)
+    network = lambda x, c_noise: jnp.tile(x, n)
+    student = px.IntegralStudent(network, process, times, shape=(1,))
+    unit = jnp.zeros(1)
+    path = lambda clean: student.states(unit, clean[:, None])[:, 0]
+    matrix = np.eye(n) - slope * np.asarray(jax.vmap(path, out_axes=1)(jnp.eye(n)))
+    if weighted:
+        root = (np.asarray(times) / process.t_max) ** max(slope - 1, 0)
+        matrix = root[:, None] * matrix / root
+    return {
+        "n": n,
+        "slope": slope,
+        "least_real_part": float(np.linalg.eigvals(matrix).real.min()),
+        "largest": float(np.abs(np.linalg.eigvals(matrix)).max()),
+        "least_symmetric": float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min()),
+        "amplification": student.amplification,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegralStability:
+    """The eigenvalues of the integral form; a method of the suite."""
+
+    weighted: bool
+
+    def configuration_on(self, problem: Linear):
+        return {"integral": True, "weighted": self.weighted, "of": "stability"}
+
+    def __call__(self, problem: Linear, seed, quick) -> bench.Outcome:
+        with jax.enable_x64(True):
+            rows = [
+                numbers_of_integral(self.weighted, n, slope)
+                for n in problem.nodes
+                for slope in problem.slopes
+            ]
+        return bench.Outcome({"eigenvalues": rows}, dtype="float64")
+
+
 @dataclasses.dataclass(frozen=True)
 class Stability:
     """The eigenvalues of one derivative; a method of the suite."""
@@ -104,6 +150,13 @@ def _register():
         bench.method(
             "pid", f"stability: {name}", label=name, on=("linear",), quick=i == 0
         )(Stability(derivative))
+    for name, weighted in {
+        "integral": False,
+        "integral, weights of `Slope`": True,
+    }.items():
+        bench.method(
+            "pid", f"stability: {name}", label=name, on=("linear",), quick=weighted
+        )(IntegralStability(weighted))
 
 
 _register()
