@@ -151,7 +151,7 @@ def stability(rows):
             cells.append(f"{one['largest'] / one['least_real_part']:,.0f}")
             cells.append(f"{one['amplification']:.1f}")
             lines.append((label(row.method), n, *cells))
-    return bench.markdown([*head, "$\\max\\kappa + 1$"], lines)
+    return bench.markdown([*head, "amplification"], lines)
 
 
 @bench.table("pid_origin", "pid")
