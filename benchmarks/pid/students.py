@@ -257,6 +257,7 @@ class Distilled:
     scale: int = 1
     random_start: bool = False  # though there are weights of a teacher to start from
     steps: int | None = None  # None for the problem's
+    batch_size: int | None = None  # None for the problem's
     optimiser: str = ""  # "" for the recipe's
     nodes: Nodes | None = None  # None for the recipe's
 
@@ -272,7 +273,7 @@ class Distilled:
             optimiser=name,
             rate=RATES[name],
             steps=steps,
-            batch_size=problem.batch_size,
+            batch_size=self.batch_size or problem.batch_size,
             # An average whose memory is short beside the run.
             ema=min(problem.ema, 0.99) if short else problem.ema,
             from_teacher=problem.taught is not None and not self.random_start,
@@ -384,6 +385,12 @@ def integral():
     register(integral("karras nodes", nodes=Nodes(kind="karras")), on=("ring",))
     fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
     one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)
+    long = {"steps": 5000, "batch_size": 512, "optimiser": "Muon"}
+    for recipe, choices in {
+        "integral": {},
+        "kd": fresh | {"refresh_every": 32},
+    }.items():
+        one(Distilled(recipe, "5,000 steps of 512", choices, **long), on=("mixture",))
 
 
 def one_change():
