@@ -17,7 +17,8 @@ from helpers import assert_close, tolerance
 from networks import Network, Trajectory
 
 import pidax as px
-from pidax.evaluate import Report
+from pidax.evaluate import Report, Solution
+from pidax.evaluate._compare import half_distance
 from pidax.evaluate._measure import Along, Way, accurate, two_sets, with_seconds
 
 KEY = jax.random.key(3)
@@ -139,6 +140,21 @@ def test_errors_per_component_are_smaller_by_the_root_of_their_number(scene, mov
     assert_close(each.student.errors, moved.student.errors / np.sqrt(2), 1e-5)
     ours, theirs = (r.relative(r.student.along["rms"]) for r in (each, moved))
     assert_close(ours, theirs, 1e-5)
+
+
+def test_samples_that_end_elsewhere_are_counted_apart():
+    """Nine errors of 0.1 and 0.3, and one of 5: by hand."""
+    errors = np.array([[9.0, e] for e in [0.1] * 8 + [0.3, 5.0]])
+    some = Solution("some", 1.0, errors, errors, errors)
+    assert_close(some.elsewhere(1.0), (0.1, np.sqrt((8 * 0.01 + 0.09) / 9)), 1e-12)
+    assert_close(some.elsewhere(), (0.1, np.sqrt((8 * 0.01 + 0.09) / 9)), 1e-12)
+    assert_close(some.elsewhere(0.2), (0.2, 0.1), 1e-12)
+    assert some.elsewhere(0.0)[0] == 1.0
+    # Neighbours on a ring of eight: 2 r sin(pi / 8), of which half.
+    ring, half = px.GaussianMixture.ring(8, radius=0.7), 0.7 * np.sin(np.pi / 8)
+    assert_close(half_distance(ring, False), half, 1e-6)
+    assert_close(half_distance(ring, True), half / np.sqrt(2), 1e-6)
+    assert half_distance(px.Circle(0.7), False) is None
 
 
 # --- the teacher on the student's grid -----------------------------------------------

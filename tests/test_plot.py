@@ -90,7 +90,7 @@ def comparison(*event, clean=True):
         grid=TIMES,
         scale=np.hypot(0.5, TIMES),
         floor=Floor("exact samples", samples, 1.0, 0.1, 0.0) if clean else None,
-        settings={"per_component": False},
+        settings={"per_component": False, "half_distance": None},
     )
 
 

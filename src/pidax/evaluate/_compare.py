@@ -6,6 +6,7 @@ of the grid. The student's distance to them, and to an accurate solve, shows the
 of the network.
 """
 
+import math
 from importlib.metadata import version
 from typing import Any, Unpack
 
@@ -23,6 +24,7 @@ from .._compatibility import (
     check_same_shape,
 )
 from .._progress import progress_bar
+from ..denoiser import GaussianMixture
 from ..flow import AbstractClock, ProbabilityFlow, SolveOptions, TimeClock
 from ..process import AbstractProcess, karras
 from ..types import (
@@ -171,8 +173,21 @@ def compare(
         grid=np.asarray(grid),
         scale=np.asarray(flow.process.scale(times)),
         floor=floor,
-        settings=_settings(flow.process, along, clock, given, repeats),
+        settings={
+            **_settings(flow.process, along, clock, given, repeats),
+            "half_distance": half_distance(flow.denoiser, per_component),
+        },
     )
+
+
+def half_distance(denoiser: Any, per_component: bool) -> float | None:
+    """Half the least distance of two modes of an exact mixture; None for others."""
+    if not isinstance(denoiser, GaussianMixture) or len(denoiser.means) < 2:
+        return None
+    means = np.asarray(denoiser.means, np.float64).reshape(len(denoiser.means), -1)
+    apart = np.linalg.norm(means[:, None] - means, axis=-1)
+    least = apart[~np.eye(len(means), dtype=bool)].min() / 2
+    return float(least / math.sqrt(means.shape[1]) if per_component else least)
 
 
 def _settings(

@@ -14,9 +14,11 @@ from jaxtyping import Float, PyTree
 from .._table import number, row
 
 _NAMES = ("student", "adaptive", "euler", "heun")
+_ELSEWHERE = ("elsewhere", "rms_of_others")
 _ERRORS = ("rms", "median", "p99", "max")
 _LABEL = 34  # columns of a row's name
 _MOST_TIMES = 10  # lines of the table along the path
+_MEDIANS = 10  # times the median error is elsewhere, where no modes are known
 _row = partial(row, label=_LABEL)
 
 
@@ -59,6 +61,18 @@ class Solution:
     def endpoint_rms(self) -> float:
         """The root mean square error at `t_min`."""
         return self.endpoint["rms"]
+
+    def elsewhere(self, limit: float | None = None) -> tuple[float, float]:
+        """The share of samples that end elsewhere, and the RMS error of the others.
+
+        A sample ends elsewhere if its error at `t_min` is above `limit`; by default
+        above ten times the median error.
+        """
+        end = np.asarray(self.errors[:, -1], np.float64)
+        wrong = end > (_MEDIANS * np.median(end) if limit is None else limit)
+        others = end[~wrong]
+        rms = math.sqrt(np.mean(others**2)) if others.size else math.nan
+        return float(wrong.mean()), rms
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,6 +152,16 @@ class Report:
         size = 1 if self.settings["per_component"] else self.z[0].size
         return errors / (np.sqrt(size) * self.scale)
 
+    def elsewhere(self, name: str) -> tuple[float, float]:
+        """The share of this solution's samples that end elsewhere, and the RMS error of
+        the others.
+
+        An RMS error alone does not tell a few samples near another mode from a small
+        error of all. Elsewhere is an error above half the least distance of two modes
+        of an exact mixture, and otherwise above ten times this solution's median error.
+        """
+        return self.solutions[name].elsewhere(self.settings["half_distance"])
+
     def speed_up(self, name: str) -> float | None:
         """How many times faster the student is than this solution; None if untimed."""
         ours, theirs = self.student.seconds, self.solutions[name].seconds
@@ -159,6 +183,7 @@ class Report:
             found[name] = {
                 **_numbers(solution),
                 "endpoint": solution.endpoint,
+                **dict(zip(_ELSEWHERE, self.elsewhere(name), strict=True)),
                 "along": {key: value.tolist() for key, value in along.items()},
                 "seconds_per_batch": solution.seconds,
                 "samples_per_second": self.samples_per_second(name),
@@ -221,7 +246,8 @@ def summary(errors: Float[np.ndarray, "sample ..."]) -> dict[str, np.ndarray]:
 
 def table(found: dict[str, Any]) -> str:
     """The text of `Report.as_dict()`."""
-    parts = [_title(found), _endpoint(found), _cost(found), _laws(found), _along(found)]
+    sections = (_title, _endpoint, _elsewhere, _cost, _laws, _along)
+    parts = [section(found) for section in sections]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -255,6 +281,21 @@ def _endpoint(found: dict[str, Any]) -> list[str]:
     calls = reference["evaluations"]
     many = "" if calls is None else f", {_calls(calls)} evaluations"
     return [*lines, f"x_ref: the teacher's solve with {options or 'defaults'}{many}"]
+
+
+def _elsewhere(found: dict[str, Any]) -> list[str]:
+    half, widths = found["settings"]["half_distance"], (14, 20)
+    limit = f"{_MEDIANS} medians" if half is None else f"{half:.3g}, half the least "
+    limit += "" if half is None else "distance of two modes"
+    lines = [
+        f"Samples that end elsewhere: an error above {limit}",
+        _row("", "elsewhere", "RMS of the others", widths=widths),
+    ]
+    for name in _NAMES:
+        some = found[name]
+        cells = f"{100 * some['elsewhere']:.2f}%", number(some["rms_of_others"])
+        lines.append(_row(some["label"], *cells, widths=widths))
+    return lines
 
 
 def _cost(found: dict[str, Any]) -> list[str]:
