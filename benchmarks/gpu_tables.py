@@ -126,8 +126,8 @@ def pmap(rows):
     more = 1e3 * (row["pmap_seconds"] - row["jit_seconds"])
     return (
         f"`eqx.filter_pmap` on {row['devices']} GPU: weights after a step differ by "
-        f"{row['weights_differ_by']:g} from those of `eqx.filter_jit`; a step takes "
-        f"{more:.0f} ms more on the host. `fit` uses it from two devices on."
+        f"{row['weights_differ_by']:g} from the weights with `eqx.filter_jit`; a step "
+        f"takes {more:.0f} ms more on the host. `fit` uses it from two devices on."
     )
 
 

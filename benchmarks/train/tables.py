@@ -25,8 +25,8 @@ def step(rows, sampled):
             "device, or the first.",
             steps(found),
             "The same network on two cores (`python -m benchmarks run --suite solvers "
-            "--problem images32`), with random weights; of the adaptive solver the "
-            "number of evaluations is theirs:",
+            "--problem images32`), with random weights, which "
+            "determine the number of evaluations of the adaptive solver:",
             samples(sampled.where(problem="images32")),
             "The full CIFAR-10 network in bf16, on a GPU: [On a GPU](gpu.md).",
         ]
@@ -163,8 +163,8 @@ def reliability(rows):
     return (
         f"Killed with SIGKILL {killed['kills']} times in {killed['steps']:,} steps, at "
         f"random moments of start-up, training and writing, and resumed each time: the "
-        f"final state is {'bit for bit' if same else 'NOT'} that of the run left "
-        "alone. "
+        f"final state is {'bit for bit' if same else 'NOT'} the state of the run "
+        "without kills. "
         f"On a {full['file_system']} with room for {kept} checkpoints "
         f"{full['checkpoints_refused']} later ones were refused, the {kept} stayed "
         f"whole, and resumed with room the run ended "
