@@ -203,6 +203,7 @@ def elsewhere(problem: Vectors, samples):
 
     The first is the share of errors above half the least distance of two modes.
     """
+    assert problem.law is not None
     means = np.asarray(problem.law().means).reshape(-1, problem.network.size)
     apart = np.linalg.norm(means[:, None] - means, axis=-1)
     limit = apart[apart > 0].min() / 2
@@ -210,7 +211,9 @@ def elsewhere(problem: Vectors, samples):
         limit /= np.sqrt(problem.network.size)
     wrong = np.asarray(
         px.metrics.sample_errors(
-            samples, problem.solved[1][:, -1], per_component=problem.per_component
+            samples,
+            problem.solved[1][: len(samples), -1],
+            per_component=problem.per_component,
         )
     )
     others = wrong[wrong <= limit]

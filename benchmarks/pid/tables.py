@@ -154,6 +154,25 @@ def stability(rows):
     return bench.markdown([*head, "amplification"], lines)
 
 
+@bench.table("pid_quadrature", "pid")
+def quadrature(rows):
+    """The error of the trajectory at zero residual, by the number of nodes."""
+    found = [row for row in rows if row.method.startswith("quadrature")]
+    sizes = [one["nodes"] for one in found[0]["rows"]] if found else []
+    lines = [
+        (
+            row.problem,
+            label(row.method),
+            *(
+                f"{one['rms']:.5f} ({100 * one['elsewhere']:.1f}%)"
+                for one in row["rows"]
+            ),
+        )
+        for row in sorted(found, key=lambda row: row.problem)
+    ]
+    return bench.markdown(["problem", "nodes", *map(str, sizes)], lines)
+
+
 @bench.table("pid_origin", "pid")
 def origin(rows):
     """What the teacher's ODE makes of the student's state at each time."""

@@ -180,7 +180,12 @@ class IntegralStudent(AbstractNetworkStudent):
     @property
     def amplification(self) -> float:
         r"""$\max_i \sum_j |B_{ij}|$: how much of an error in all $\hat D_j$ is in F."""
-        return float(np.abs(self._rule.mean).sum(1).max())
+        return float(np.abs(self.weights).sum(1).max())
+
+    @property
+    def weights(self) -> np.ndarray:
+        r"""The weights $B_j(t_i)$ at the nodes, in float64; each row adds up to 1."""
+        return self._rule.mean
 
     @property
     def _rule(self) -> "_Rule":
@@ -223,7 +228,7 @@ class IntegralStudent(AbstractNetworkStudent):
         """The states at the nodes `which`, as the integral of the predictions."""
         sigma, alpha = np.array(self.levels).T
         gap = alpha - sigma * (alpha[0] / sigma[0])
-        mean = (gap[:, None] * self._rule.mean).astype(unit.dtype)
+        mean = (gap[:, None] * self.weights).astype(unit.dtype)
         noise = jnp.asarray(sigma.astype(unit.dtype))[which]
         moved = jnp.tensordot(jnp.asarray(mean)[which], predicted, axes=1)
         return noise.reshape(-1, *[1] * unit.ndim) * unit + moved
