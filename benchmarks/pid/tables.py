@@ -124,13 +124,21 @@ def summary(rows):
     """The recipes on all problems, RMS alone: for the README."""
     problems = ("ring", "mixture", "digits", "learned")
     lines = []
-    for recipe, said in RECIPES.items():
+    more = {"integral": "integral student", "kd, fresh pairs": "pairs seen once"}
+    for recipe, said in (RECIPES | more).items():
         found = [rows.where(problem=p, method=recipe) for p in problems]
-        cells = [f"{mean(some, 'rms')} ({steps(some[0]):,} steps)" for some in found]
-        lines.append((said, *cells))
+        lines.append((said, *map(error_and_steps, found)))
     return bench.markdown(
         ["method", *(suite().problems[p].label for p in problems)], lines
     )
+
+
+def error_and_steps(rows):
+    """The mean error, the steps, and the seeds if there are fewer than three."""
+    if not rows:
+        return "not measured"
+    seeds = "" if len(rows) > 2 else ", one seed" if len(rows) == 1 else ", two seeds"
+    return f"{mean(rows, 'rms')} ({steps(rows[0]):,} steps{seeds})"
 
 
 @bench.table("pid_stability", "pid")
