@@ -1,14 +1,14 @@
-"""Batches of few sizes, so that another number of samples is not another program."""
+"""Batches of few sizes, so that another number of samples needs no new program."""
 
 import numpy as np
 from jaxtyping import Int
 
 
 def batch_length(count: int, most: int) -> int:
-    """How many samples are computed at once: `most`, or the next power of two.
+    """The number of samples computed at once: `most`, or the next power of two.
 
     The last batch is filled up. A program is compiled for each length, and there are
-    few lengths: from 65 to 128 samples all make batches of 128.
+    few lengths: 65 to 128 samples make batches of 128.
     """
     return min(most, 1 << max(count - 1, 0).bit_length())
 

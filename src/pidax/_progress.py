@@ -1,4 +1,4 @@
-"""A bar on stderr: how much is done, and that the first part of it is compiled."""
+"""A progress bar on stderr, which says "compiling" at first."""
 
 from typing import Any
 
@@ -13,6 +13,6 @@ def progress_bar(total: int, what: str, unit: str, shown: bool, done: int = 0) -
 
 
 def advance(bar: Any, count: int, doing: str = "") -> None:
-    """Move the bar by `count`, and say what comes next, if there is more to say."""
+    """Move the bar by `count`, with a text for the next part, if any."""
     bar.set_postfix_str(doing, refresh=False)
     bar.update(count)

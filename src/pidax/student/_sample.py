@@ -47,15 +47,15 @@ def sample(
 
     - `model`: a student, which makes a sample in one evaluation, or a
       `ProbabilityFlow`, which is solved from draws of the prior by `solve_batch`.
-    - `condition`: handed to the model; arrays carry the sample as their first axis,
-      scalars are shared by all.
-    - `batch_size`: samples that are computed at once, what bounds the memory; by
-      default 256 of a student, and all of a flow. The draws are the same for any. The
+    - `condition`: passed to the model; arrays have the sample as their first axis,
+      scalars are shared by all samples.
+    - `batch_size`: the number of samples computed at once, which limits the memory; by
+      default 256 for a student, and all for a flow. It does not change the draws. The
       last batch is filled up, so that another `count` compiles nothing new.
-    - `devices`: of a student, over which each batch is divided; by default all of this
-      process.
+    - `devices`: for a student, the devices among which each batch is divided; by
+      default all of this process.
     - `progress`: show a bar.
-    - `denoise`, `options`: of a flow's solve; see `solve_batch`.
+    - `denoise`, `options`: for the solve of a flow; see `solve_batch`.
     """
     count = whole_number("count", count)
     if batch_size is not None:
@@ -81,7 +81,7 @@ def sample(
 
 
 def _cure(model: Any) -> str:
-    """What a user who passed another model probably meant."""
+    """Advice for a user who passed another model."""
     if hasattr(model, "ema"):
         return "Of what fit returns pass result.ema() or result.model."
     if hasattr(model, "interval"):
@@ -185,6 +185,6 @@ def _samples(
 
 @eqx.filter_jit
 def sample_keys(key: Key, rows: Int[Array, " sample"], purpose: int) -> Array:
-    """The key of each sample, which depends on its number and on nothing else."""
+    """The key of each sample, which depends on its number only."""
     own = jax.random.fold_in(key, purpose)
     return jax.vmap(lambda i: jax.random.fold_in(own, i))(rows)
