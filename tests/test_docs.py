@@ -80,6 +80,21 @@ def test_the_site_loads_nothing_from_elsewhere():
         assert "https://" not in text
 
 
+RIDDLES = r"\b(those of|that of the|what is given|whoever|the rooms?|ledgers?)\b"
+
+
+def test_the_pages_name_their_nouns():
+    """The phrases that CONTRIBUTING's list of words replaces; see "Words" there."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = [
+        f"{page.relative_to(ROOT)}: ... {text[max(m.start() - 30, 0) : m.end() + 20]}"
+        for page in pages
+        for text in [page.read_text()]
+        for m in re.finditer(RIDDLES, text)
+    ]
+    assert not found
+
+
 def test_no_table_has_an_empty_header():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     found = [
