@@ -357,7 +357,7 @@ def survey(root: Any) -> list[Persistent]:
 
 
 def _measure(node: Any, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Levels and branches below a node, from those of its children."""
+    """Levels and branches below a node, from its children's."""
     levels, branches = 0, 1
     for child in _children(node):
         below = sizes.get(id(child), (0, 1)) if isinstance(child, _INNER) else (0, 1)

@@ -46,7 +46,7 @@ class LogNormal(AbstractTimeLaw):
     choice.
 
     It is in units of `sigma_data`, so it means the same for data of any scale and every
-    process. The defaults are those of Karras et al. 2022 for images, in the middle of
+    process. The defaults are from Karras et al. 2022 for images, in the middle of
     the noise levels. Levels outside the process's interval are moved to its ends.
     """
 

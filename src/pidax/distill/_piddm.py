@@ -84,7 +84,7 @@ class PIDDM(AbstractDistillation):
       their sum, `ConFIG()` for a direction that lowers both (two backward passes; the
       weight then only changes the length of the step).
 
-    Reported terms: those of the distillation; `physics`, the mean square of the
+    Reported terms: the terms of the distillation; `physics`, the mean square of the
     relative residual; and the default `weight`.
     """
 

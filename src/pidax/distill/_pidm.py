@@ -36,7 +36,7 @@ class PIDM(AbstractObjective):
     **Arguments:** `matching`, the denoising score matching; the `constraint`; `weight`
     $\lambda$, a number or a function of the progress.
 
-    Reported terms: those of the matching, and `physics`, the mean square of the
+    Reported terms: the terms of the matching, and `physics`, the mean square of the
     relative residual of $D(x_t)$.
     """
 

@@ -212,7 +212,8 @@ def refine(
       deviation at each point; the paper's $\lambda$ is $1/\text{slack}^2$. The scale of
       the residual is fixed: the median over the starting samples. The residual is not
       perturbed, because an equation has no noise. If student and equation are linear,
-      the samples become those of the posterior given the equation as `slack` goes to 0.
+      the samples tend to samples of the posterior given the equation as `slack` goes to
+      0.
     - `anchor`: `"draw"` anchors each latent at its draw, and perturbs noisy
       observations by their noise: posterior samples. `"norm"` anchors at zero: MAP, the
       most probable latent, the same from every start (or the nearest of several

@@ -3,7 +3,7 @@
 Residuals of elliptic solutions multiply rounding errors by $1/h^2$: for fields solved
 in float32 they are mostly rounding. So functions called from Python compute in a local
 float64 context and return the session's precision. Inside a compiled or mapped program
-the precision is that of the program.
+the program's precision is used.
 """
 
 import functools

@@ -165,7 +165,7 @@ class AbstractSemilinear(AbstractEvolution[Evolution]):
     r"""$u_t = Lu + N(u)$ with $L$ diagonal in Fourier series.
 
     A final class has `eigenvalues` of $L$, and `nonlinear(c)`, the coefficients of $N$
-    from those of $u$; it must dealias products. From one row to
+    from the coefficients of $u$; it must dealias products. From one row to
     the next are `substeps` steps of ETDRK4, of order four in their length.
     """
 

@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5
 def given_or_new(
     ax: "Axes | None", figsize: tuple[float, float] = (5.0, 4.0)
 ) -> "Axes":
-    """The axes that were passed, or those of a new figure."""
+    """The axes that were passed, or new ones."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
