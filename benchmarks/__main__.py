@@ -2,16 +2,24 @@
 
 python -m benchmarks run                          # what is missing, of every suite
 python -m benchmarks run --suite pid --problem ring --method 'ours*' --seed 0
-python -m benchmarks run --quick                  # everything, tiny; nothing is kept
+python -m benchmarks run --quick                  # every suite, tiny; nothing is kept
 python -m benchmarks list [--suite pid]
 python -m benchmarks tables [--check | --figures]
 """
 
 import argparse
+import os
+import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
-from . import bench
-from .bench import _registry, _runner
+from . import SUITES
+
+# Of a trial run only the compiling takes long.
+FAST_COMPILING = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 
 def main() -> int:
@@ -22,7 +30,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="make the rows that are missing")
-    run.add_argument("--suite", default="", help=", ".join(_registry.NAMES))
+    run.add_argument("--suite", default="", help=", ".join(SUITES))
     run.add_argument("--problem", default="", help="a name, or a pattern with *")
     run.add_argument("--method", default="", help="a name, or a pattern with *")
     run.add_argument("--seed", type=int, help="default: the method's own seeds")
@@ -46,11 +54,41 @@ def run(chosen: argparse.Namespace) -> int:
     if not chosen.suite and (chosen.problem or chosen.method):
         raise ValueError(
             "expected --suite beside --problem and --method, got none; give one of "
-            f"{', '.join(_registry.NAMES)}"
+            f"{', '.join(SUITES)}"
         )
-    suites = [chosen.suite] if chosen.suite else list(_registry.NAMES)
+    if not chosen.quick:
+        return rows(chosen)
+    # Read by JAX when it is imported, here and in the processes that suites start.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILING}"
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        return rows(chosen) if chosen.suite else every_suite()
+
+
+def every_suite() -> int:
+    """A trial run of every suite, two at a time, in processes of their own."""
+
+    def one(suite: str) -> int:
+        command = [sys.executable, "-m", "benchmarks", "run", "--quick"]
+        done = subprocess.run(
+            [*command, "--suite", suite], capture_output=True, text=True, check=False
+        )
+        print(done.stdout, done.stderr if done.returncode else "", flush=True)
+        return done.returncode
+
+    with ThreadPoolExecutor(2) as pool:
+        failed = [s for s, code in zip(SUITES, pool.map(one, SUITES)) if code]  # noqa: B905
+    print(f"failed: {', '.join(failed)}" if failed else "every suite ran")
+    return bool(failed)
+
+
+def rows(chosen: argparse.Namespace) -> int:
+    from . import bench
+
     made, failed = bench.run(
-        suites,
+        [chosen.suite] if chosen.suite else list(SUITES),
         chosen.problem,
         chosen.method,
         chosen.seed,
@@ -58,23 +96,24 @@ def run(chosen: argparse.Namespace) -> int:
         again=chosen.again,
     )
     print()
-    for suite, rows in made.by("suite"):
-        print(f"{suite}\n{bench.grid(rows)}\n")
+    for suite, part in made.by("suite"):
+        print(f"{suite}\n{bench.grid(part)}\n")
     seconds = sum(row.cost["seconds"] for row in made)
     print(f"{len(made)} rows made in {seconds:.0f} s, {len(failed)} failed")
-    print(*(f"failed: {title}" for title in failed), sep="\n", end="")
+    for title in failed:
+        print(f"failed: {title}")
     return bool(failed)
 
 
 def show(chosen: argparse.Namespace) -> int:
-    for name in [chosen.suite] if chosen.suite else _registry.NAMES:
+    from . import bench
+
+    for name in [chosen.suite] if chosen.suite else SUITES:
         suite = bench.suite(name)
         print(f"{name}: {suite.doc}")
-        if chosen.stale:
-            print(*(f"  {line}" for line in _runner.stale(name)), sep="\n")
-            continue
-        print(*_runner.standing(name), sep="\n")
-        if chosen.suite:
+        lines = bench.stale(name) if chosen.stale else bench.standing(name)
+        print(*(f"  {line}" for line in lines), sep="\n")
+        if chosen.suite and not chosen.stale:
             for method in suite.methods.values():
                 said = f" ({method.label})" if method.label != method.name else ""
                 print(f"  method {method.name}{said}")
@@ -82,6 +121,8 @@ def show(chosen: argparse.Namespace) -> int:
 
 
 def tables(chosen: argparse.Namespace) -> int:
+    from . import bench
+
     if not chosen.check:
         bench.render(figures=chosen.figures)
         return 0

@@ -271,7 +271,7 @@ def test_a_row_that_fails_is_named_and_the_others_are_made(toy, capsys):
     assert "no such thing" in capsys.readouterr().err
 
 
-def test_quick_runs_each_problem_and_each_method_once(toy):
+def test_quick_runs_each_problem_and_each_method(toy):
     for name in ("a", "b", "c"):
         bench.problem("toy", name, quick=name != "c")(lambda quick: 0)
     bench.problem("toy", "other", kind="other")(lambda quick: 0)
@@ -279,12 +279,8 @@ def test_quick_runs_each_problem_and_each_method_once(toy):
         bench.method("toy", name, on=on)(lambda problem, seed, quick: None)
     bench.method("toy", "slow", quick=False)(lambda problem, seed, quick: None)
     names = [(p.name, m.name) for p, m in bench.pairs(toy, quick=True)]
-    assert names == [
-        ("a", "first"),
-        ("a", "second"),
-        ("b", "first"),
-        ("other", "third"),
-    ]
+    # A method has a problem of its own as far as there is one; "c" is not quick.
+    assert names == [("a", "first"), ("b", "second"), ("other", "third")]
     every = [(p.name, m.name) for p, m in bench.pairs(toy)]
     assert len(every) == 3 * 3 + 1
     some = [m.name for _, m in bench.pairs(toy, "a", "s*")]

@@ -11,7 +11,7 @@
 from ._configuration import describe, digest
 from ._registry import SUITES, Method, Outcome, Problem, method, pairs, problem, suite
 from ._rows import Row, Rows, processor, provenance, read, write
-from ._runner import run
+from ._runner import run, stale, standing
 from ._store import kept, store_at
 from ._tables import (
     check,
@@ -50,6 +50,8 @@ __all__ = [
     "run",
     "seconds",
     "short",
+    "stale",
+    "standing",
     "store_at",
     "suite",
     "table",

@@ -9,11 +9,10 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .. import SUITES as NAMES
 from ._configuration import describe
 
 PACKAGE = __name__.split(".")[0]
-# In this order they are run and listed; each is a package beside this one.
-NAMES = ("pid", "piddm", "solvers", "pde", "train", "reliability", "fuzz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,13 +187,15 @@ def pairs(
 
 
 def _once(every: list[tuple[Problem, Method]]) -> list[tuple[Problem, Method]]:
-    """A pair is kept if its problem or its method is new."""
-    kept, seen = [], set()
-    for pair in every:
-        if not set(pair) <= seen:
-            kept.append(pair)
-            seen |= set(pair)
-    return kept
+    """Every method on a problem of its own if there is one; then other problems."""
+    kept: list[tuple[Problem, Method]] = []
+    for method in dict.fromkeys(m for _, m in every):
+        mine = [pair for pair in every if pair[1] is method]
+        fresh = [pair for pair in mine if pair[0] not in dict(kept)]
+        kept.append((fresh or mine)[0])
+    seen = dict(kept)
+    left = [pair for pair in every if pair[0] not in seen]
+    return kept + [(p, m) for p, m in left if seen.setdefault(p, m) is m]
 
 
 def _chosen(suite: Suite, what: str, name: str, known: dict[str, Any]) -> list[Any]:

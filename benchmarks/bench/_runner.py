@@ -137,7 +137,7 @@ def standing(name: str) -> list[str]:
         methods = [m for m in suite.methods.values() if m.takes(problem)]
         mine = rows.where(problem=problem.name)
         lines.append(
-            f"  {problem.name}: {len(methods)} methods, {len(mine)} rows"
+            f"{problem.name}: {len(methods)} methods, {len(mine)} rows"
             + (f" ({problem.label})" if problem.label != problem.name else "")
         )
     return lines

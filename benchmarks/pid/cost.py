@@ -62,7 +62,8 @@ def steps(problem: Vectors, seed, quick):
             times[name].append(1e3 / float(result.history["steps_per_second"][-1]))
     options = {"classes": problem.classes}
     few = px.KnowledgeDistillation(problem.flow, pairs=1024, **options)
-    jax.block_until_ready(few.init(model, key=key))  # compiles
+    if not quick:
+        jax.block_until_ready(few.init(model, key=key))  # compiles
     start = time.perf_counter()
     count = 64 if quick else 16_384
     kd = px.KnowledgeDistillation(problem.flow, pairs=count, **options)
@@ -85,6 +86,7 @@ def steps(problem: Vectors, seed, quick):
     label="samples a second",
     on=("ring", "digits"),
     group="cost",
+    quick=False,  # `compare` compiles for half a minute
 )
 def samples(problem: Vectors, seed, quick):
     """Samples a second at equal batch."""

@@ -200,6 +200,7 @@ def smaller(problem: Vectors, quick: bool) -> Vectors:
         count=128,
         truth_count=128,
         tolerance=1e-3,
+        times=2,
     )
 
 

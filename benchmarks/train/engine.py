@@ -310,7 +310,8 @@ def in_processes(work: Work, devices: int, processes: int) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += f" --xla_force_host_platform_device_count={devices}"
     started = []
     for rank in range(processes):
         place = {"rank": rank, "processes": processes, "port": port}

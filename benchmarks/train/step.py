@@ -68,18 +68,22 @@ class Case:
 
     def child(self, command):
         """Run in this environment; what the command prints last is its answer."""
-        env = dict(os.environ, OMP_NUM_THREADS=str(self.cores), XLA_FLAGS=self.flags)
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {self.flags}"
+        env = dict(os.environ, OMP_NUM_THREADS=str(self.cores), XLA_FLAGS=flags)
         env |= KEPT if self.kept else {}
-        mine = sorted(os.sched_getaffinity(0))[-self.cores :]
-        run = subprocess.run(
-            command,
-            env=env,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, mine),
-        )
+        every = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, sorted(every)[-self.cores :])  # children inherit it
+        try:
+            run = subprocess.run(
+                command,
+                env=env,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+        finally:
+            os.sched_setaffinity(0, every)
         return json.loads(run.stdout.splitlines()[-1])
 
 
