@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 import re
 import subprocess
 import sys
@@ -11,7 +12,14 @@ import jax
 import numpy as np
 import pytest
 from benchmarks import bench
-from benchmarks.bench import _configuration, _marks, _registry, _rows, _tables
+from benchmarks.bench import (
+    _configuration,
+    _marks,
+    _registry,
+    _rows,
+    _runner,
+    _tables,
+)
 
 import pidax as px
 
@@ -350,6 +358,50 @@ def test_a_problem_added_to_pid_is_in_the_page(monkeypatch):
     text = tables.ablation(_rows.Rows([*bench.read("pid"), *rows]))
     part = text.split("### A spiral")[1].split("###")[0]
     assert "| guessing | 3 | 5,000 | 0.0073 (0.0072 to 0.0076) |" in part
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """The file that the README of the bench adds to `pid`."""
+    text = (ROOT / "benchmarks/README.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.S | re.M)
+    suite = bench.suite("pid")
+    grown = _registry.Suite("pid", dict(suite.problems), dict(suite.methods))
+    monkeypatch.setitem(bench.SUITES, "pid", grown)
+    file = tmp_path / "ring12.py"
+    file.write_text(block)
+    name = "benchmarks.pid.ring12"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    return grown
+
+
+def test_the_readmes_example_is_a_problem_and_a_method(example):
+    problem, method = example.problems["ring12"], example.methods["mean"]
+    assert method.takes(problem)
+    assert example.methods["ours"].takes(problem)
+    small = problem.made(quick=True)
+    assert small.law().weights.shape == (12,)
+    names = [_runner.row_of(problem, method, seed, quick=True)[0] for seed in (0, 1)]
+    assert len(set(names)) == 2
+
+
+@pytest.mark.slow
+def test_the_readmes_example_is_seen_in_the_tables(example):
+    """Compiles a solve for ten seconds."""
+    from benchmarks.pid import tables
+
+    made, failed = bench.run(["pid"], "ring12", "mean", quick=True)
+    assert not failed
+    # Modes lie on a circle of 0.9: the mean of all samples is in its middle.
+    assert made[0]["rms"] == pytest.approx(0.9, rel=0.05)
+    assert "| mean | 0.9" in bench.grid(made).replace("0.89", "0.9")
+    text = tables.ablation(_rows.Rows([*bench.read("pid"), *made]))
+    assert "| everyone at the mean | 1 |" in text.split("### ring of 12, d = 2")[1]
 
 
 def test_a_mark_is_found_on_any_page_and_its_links_fit_the_page(tmp_path, monkeypatch):

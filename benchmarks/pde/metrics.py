@@ -239,8 +239,8 @@ def published(problem: Judged, seed, quick):
         drawn = jax.tree.map(np.asarray, drawn)
         held = jax.tree.map(lambda a: a[problem.true :], drawn)
         sets = problem.sets(equation, held)
-        resamples = 4 if quick else 100
-        found = px.pde.report(equation, sets, drawn, key=key, resamples=resamples)
+        options = {"resamples": 4 if quick else 100, "progress": False}
+        found = px.pde.report(equation, sets, drawn, key=key, **options)
         rows = []
         for label, fields in {"held-out data": held, **sets}.items():
             row = found[label]

@@ -94,7 +94,7 @@ def samples(problem: Vectors, seed, quick):
     student = px.Student(problem.network.make(key), problem.process)
     count = 64 if quick else 1024
     report = px.compare(
-        problem.flow, student, key=key, count=count, block=count,
+        problem.flow, student, key=key, count=count, block=count, progress=False,
         classes=problem.classes,
     )  # fmt: skip
     rows = [

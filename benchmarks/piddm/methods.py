@@ -37,7 +37,7 @@ def judged(problem: Fields, fields, cost, *, trivial=False) -> bench.Outcome:
     count = len(problem.test) // 2
     found = pde.report(
         problem.equation, fields[:count], problem.test, key=jax.random.key(1),
-        resamples=problem.resamples, projections=256,
+        resamples=problem.resamples, projections=256, progress=False,
     )  # fmt: skip
     one = lambda row: (
         {
@@ -245,6 +245,7 @@ def refine(problem: Fields, model, z, how: Refinement):
         model, constraint=problem.constraint, z=z, key=jax.random.key(3),
         anchor=how.anchor, slack=SLACK, free=~given if cut else None,
         hold=fields if how.held == "fields" else None, solver=how.solver,
+        progress=False,
     )  # fmt: skip
 
 
@@ -369,7 +370,7 @@ METHODS = {
 }
 QUICK = (
     "data", "teacher", "PIDDM (a)", "PIDDM (a) + refinement",
-    "PIDDM (a) + refinement, fields held", "PIDDM (b)", "direct optimisation, held",
+    "PIDDM (a) + refinement, fields held", "PIDDM (b)",
 )  # fmt: skip
 ONCE = (  # one seed, even where there are three
     "data through the coordinates", "distillation + refinement, fields held",

@@ -124,17 +124,18 @@ class Posterior:
         refined = px.refine(
             problem.student, observation, problem.constraint,
             key=jax.random.key(100 + seed), samples=count, batch_size=count,
-            antithetic=True, **self.options,
+            antithetic=True, progress=False, **self.options,
         )  # fmt: skip
         mean, std = (a / problem.sizes for a in problem.posterior(observation))
         fields = refined.fields / problem.sizes
         norm = np.linalg.norm(mean)
         spread, some = fields.std(axis=0, ddof=1), std.mean() > 1e-2
         known = std > 1e-3 * std.max()  # prescribed and observed values have no spread
+        ratio = float((spread[known] / std[known]).mean())
         metrics = {
             "mean_error": float(np.linalg.norm(fields.mean(axis=0) - mean) / norm),
             "sampling_error": float(np.linalg.norm(std) / np.sqrt(count) / norm),
-            "spread_ratio": float((spread / std)[known].mean()) if some else None,
+            "spread_ratio": ratio if some else None,
             "ratio_of_means": float(spread.mean() / std.mean()) if some else None,
             "spread": float(spread.mean()),
             "exact_spread": float(std.mean()),

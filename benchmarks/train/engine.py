@@ -362,7 +362,7 @@ class Moons:
     draws: int = 10
 
 
-@bench.problem("train", label="two moons", kind="moons")
+@bench.problem("train", label="two moons", kind="moons", quick=False)
 def moons(quick):
     if quick:
         return Moons(16, 10, 32, train=128, count=64, draws=1)
