@@ -60,7 +60,7 @@ class Method:
     suite: str
     name: str
     label: str
-    run: Callable[..., Outcome]
+    run: Any  # a function `(problem, seed, quick) -> Outcome`, or an object that is one
     on: tuple[str, ...]
     seeds: tuple[int, ...]
     quick: bool

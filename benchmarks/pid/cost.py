@@ -7,6 +7,7 @@ nothing else run.
 """
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,7 +61,7 @@ def steps(problem: Vectors, seed, quick):
             )
             # The first third compiles.
             times[name].append(1e3 / float(result.history["steps_per_second"][-1]))
-    options = {"classes": problem.classes}
+    options: Any = {"classes": problem.classes}
     few = px.KnowledgeDistillation(problem.flow, pairs=1024, **options)
     if not quick:
         jax.block_until_ready(few.init(model, key=key))  # compiles

@@ -171,7 +171,7 @@ def without_physics(problem: Fields, recipe: Recipe, at: Seeded):
     """The distillation of a recipe alone."""
     flow = at.flow
     ends = jnp.asarray([flow.process.t_max, flow.process.t_min], float)
-    options = dict(SOLVE) if recipe.steps is None else {"steps": recipe.steps}
+    options: Any = dict(SOLVE) if recipe.steps is None else {"steps": recipe.steps}
     pairs = KnowledgeDistillation(
         flow, times=ends, pairs=min(recipe.pairs or problem.pairs, problem.pairs),
         block=2048, refresh_every=recipe.refresh, **options,
