@@ -60,10 +60,9 @@ def where_it_moves(
     )
     times = uniform_log_snr(_FINE, flow.process)
     xs = trajectories(flow, times, key=key, draws=draws, condition=condition)
-    denoise = lambda flow, *of: flow.denoiser(*of)
-    clean = np.asarray(_at_times(denoise, flow, xs, times, condition), np.float64)
-    steps = np.diff(clean.reshape(_FINE, xs.shape[0], -1), axis=0)
-    motion = _smooth(np.quantile(np.sqrt((steps**2).sum(-1)), _QUANTILE, axis=1))
+    clean = _at_times(_denoised, flow, xs, times, condition).astype(np.float64)
+    steps = np.diff(clean.reshape(xs.shape[0], _FINE, -1), axis=1)
+    motion = _smooth(np.quantile(np.sqrt((steps**2).sum(-1)), _QUANTILE, axis=0))
     share = np.concatenate([[0.0], np.cumsum(motion)]) / motion.sum()
     share = (1 - even) * share + even * np.linspace(0.0, 1.0, _FINE)
     place = np.interp(np.linspace(0.0, 1.0, n), share, np.arange(_FINE))
@@ -115,19 +114,24 @@ def steepest_slopes(
     derivative of an exact denoiser is symmetric and not negative:
     $\alpha\,\partial D/\partial x = (\alpha/\sigma)^2\, Cov(x_0 | x)$.
     """
+    v = np.asarray(jax.random.normal(key, xs.shape, xs.dtype))
+    for _ in range(iterations):
+        v = _at_times(_slope_along, flow, xs, times, condition, v)
+    size = np.sqrt((v.reshape(*v.shape[:2], -1) ** 2).sum(-1))
+    return jnp.asarray(flow.process.alpha(times) * size)
 
-    def ask(flow: ProbabilityFlow, x: Array, sigma: Any, alpha: Any, c: Any) -> Array:
-        denoise = lambda x: flow.denoiser(x, sigma, alpha, c)
-        length = lambda v: jnp.sqrt(jnp.sum(v**2))
 
-        def again(_: Array, v: Array) -> Array:
-            v = v / jnp.maximum(length(v), jnp.finfo(v.dtype).tiny)
-            return jax.jvp(denoise, (x,), (v,))[1]
+def _denoised(flow: Any, x: Array, sigma: Any, alpha: Any, condition: Any) -> Array:
+    return flow.denoiser(x, sigma, alpha, condition)
 
-        v = jax.random.normal(key, x.shape, x.dtype)
-        return alpha * length(jax.lax.fori_loop(0, iterations, again, v))
 
-    return _at_times(ask, flow, xs, times, condition).T
+def _slope_along(
+    flow: Any, x: Array, sigma: Any, alpha: Any, condition: Any, v: Array
+) -> Array:
+    """The derivative of the denoiser along `v`, which is first made a unit vector."""
+    v = v / jnp.maximum(jnp.sqrt(jnp.sum(v**2)), jnp.finfo(v.dtype).tiny)
+    denoise = lambda x: flow.denoiser(x, sigma, alpha, condition)
+    return jax.jvp(denoise, (x,), (v,))[1]
 
 
 def _smooth(motion: np.ndarray) -> np.ndarray:
@@ -140,16 +144,33 @@ def _smooth(motion: np.ndarray) -> np.ndarray:
 def _at_times(
     ask: Callable[..., Array],
     flow: ProbabilityFlow,
-    xs: Float[Array, "draw time *event"],
+    xs: Any,
     times: Times,
     condition: Condition,
+    *more: np.ndarray,
+) -> np.ndarray:
+    """`ask(flow, x, sigma, alpha, condition, ...)` of every state, time by time.
+
+    A loop of Python: XLA's CPU backend is slow in convolutions inside a loop.
+    """
+    xs, condition = np.asarray(xs), check_condition(condition, xs.shape[0])
+    levels = zip(*map(np.asarray, flow.process.level(times)), strict=True)
+    rows = [
+        _of_all_draws(ask, flow, xs[:, i], *level, condition, *(m[:, i] for m in more))
+        for i, level in enumerate(levels)
+    ]
+    return np.stack([np.asarray(row) for row in rows], axis=1)
+
+
+@eqx.filter_jit
+def _of_all_draws(
+    ask: Callable[..., Array],
+    flow: ProbabilityFlow,
+    x: Array,
+    sigma: Array,
+    alpha: Array,
+    condition: Condition,
+    *more: Array,
 ) -> Array:
-    """`ask(flow, x, sigma, alpha, condition)` of every state, time by time."""
-
-    @eqx.filter_jit
-    def run(flow: Any, xs: Array, times: Array, condition: Condition) -> Array:
-        each = jax.vmap(lambda *of: ask(flow, *of), (0, None, None, 0))
-        rows = jnp.moveaxis(xs, 1, 0), *flow.process.level(times)
-        return jax.lax.map(lambda row: each(*row, condition), rows)
-
-    return run(flow, xs, times, check_condition(condition, xs.shape[0]))
+    one = lambda x, c, *more: ask(flow, x, sigma, alpha, c, *more)
+    return jax.vmap(one)(x, condition, *more)
