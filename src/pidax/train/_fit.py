@@ -23,6 +23,7 @@ from ._programs import kept
 from ._sources import AbstractSource, as_source
 from ._state import M, Numbers, Result, TrainState, average_of, is_key, own_copy
 from ._step import RESERVED, Recipe, sample_loss, split_objective
+from ._validation import Validation
 
 if TYPE_CHECKING:
     import optax
@@ -39,6 +40,8 @@ def fit(
     batch_size: int,
     key: Key,
     data: PyTree = None,
+    validation: PyTree = None,
+    validate_every: int = 1000,
     optimiser: "optax.GradientTransformation | None" = None,
     clip: float | None = None,
     accumulate: int = 1,
@@ -69,6 +72,12 @@ def fit(
     - `steps`, `batch_size`: the batch is the whole one, over all devices and
       processes. `key` determines everything random: the order of the data, the noise.
 
+    - `validation`: held-out samples in the form of `data`, in arrays. Every
+      `validate_every` steps, and after the last, the means of the loss and its terms
+      over all of them join the line as `validation_loss`, ...: computed on one device
+      with the weights of that step, dropout included, and with the same noise every
+      time. `best="validation_loss"` keeps the checkpoint at which it was lowest.
+
     **How:**
 
     - `optimiser`: any of Optax; default `optax.radam(2e-4)` (as Tee et al. 2024). See
@@ -90,8 +99,9 @@ def fit(
       that is resumed, on the CPU to the last bit; `steps` may grow, and devices,
       accumulation and intervals may change. The last `keep` checkpoints are kept and
       the one in whose interval the mean of the term `best` was lowest.
-    - `callback(step, terms, result)` is called every `log_every` steps; what terms it
-      returns join the line. It may raise `StopTraining`.
+    - `callback(step, terms, result)` is called every `log_every` steps, and with every
+      validation. `terms` are the numbers of the line by name, floats all but the step;
+      what terms it returns join the line. It may raise `StopTraining`.
 
     What is compiled is kept, and serves the next call with a model, objective and
     optimiser of the same structure, whatever its data, key and `steps`.
@@ -106,7 +116,7 @@ def fit(
     steps = whole_number("steps", steps)
     batch_size = whole_number("batch_size", batch_size)
     require_whole(accumulate=accumulate, log_every=log_every, keep=keep)
-    require_whole(checkpoint_every=checkpoint_every)
+    require_whole(checkpoint_every=checkpoint_every, validate_every=validate_every)
     require_whole(steps_per_dispatch=steps_per_dispatch or 1)
     check_arguments(objective, optimiser, key, clip, ema, ema_ramp)
     check_batch_size(batch_size, accumulate, place)
@@ -145,10 +155,16 @@ def fit(
         for name, value in dict(clip=clip, ema=decays, ema_ramp=ema_ramp).items():
             config |= describe(value, name, values=True)
         checkpoints = Checkpoints(Path(directory), config, keep, decays)
-    looks = Looks(log_every, checkpoint_every, best, callback, progress)
+    looks = Looks(log_every, checkpoint_every, validate_every, best, callback, progress)
+    held_out = None
+    if validation is not None:
+        held_out_key = jax.random.fold_in(data_key, 1)
+        held_out = Validation(
+            validation, model, objective, loss, held_out_key, batch_size
+        )
     numbers = Numbers.of(steps, clip, decays, ema_ramp)
     what = recipe, steps, decays, numbers, objective, place, source, refresh_key
-    run = Run(*what, checkpoints, looks)
+    run = Run(*what, checkpoints, looks, held_out)
     weights = eqx.filter(model, trainable)
     helpers, _ = split_objective(objective, own)
     state = TrainState(

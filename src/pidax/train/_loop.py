@@ -27,6 +27,7 @@ from ._log import Log
 from ._sources import AbstractSource, Dispatch, batches, plan, prefetched
 from ._state import NonFiniteError, Numbers, Result, TrainState, gathered
 from ._step import LOSS_FAILED, RESERVED, UPDATE_FAILED, Recipe, Record
+from ._validation import Validation
 
 
 class DisagreementError(RuntimeError):
@@ -39,6 +40,7 @@ class Looks:
 
     log_every: int
     checkpoint_every: int
+    validate_every: int
     best: str
     callback: Callable[..., Any] | None
     progress: bool
@@ -58,6 +60,7 @@ class Run:
     refresh_key: Key
     checkpoints: Checkpoints | None
     looks: Looks
+    validation: Validation | None = None
     asked: bool = False  # by the callback, to stop
 
     def go(self, state: TrainState) -> Result:
@@ -65,6 +68,7 @@ class Run:
         recipe, looks = self.recipe, self.looks
         numbers = [self.steps, recipe.batch_size, recipe.accumulate]
         numbers += [recipe.per_dispatch, looks.log_every, looks.checkpoint_every]
+        numbers += [looks.validate_every, self.validation is not None]
         config = self.checkpoints and sorted(self.checkpoints.config.items())
         same_everywhere(self.place, (numbers, config))
         try:
@@ -168,6 +172,8 @@ class Run:
         intervals = [self.looks.log_every, self.objective.refresh_every]
         if self.checkpoints is not None:
             intervals.append(self.looks.checkpoint_every)
+        if self.validation is not None:
+            intervals.append(self.looks.validate_every)
         return [n for n in intervals if n is not None]
 
     def _state_is_wanted(self, end: int) -> bool:
@@ -175,7 +181,17 @@ class Run:
         due = [self.objective.refresh_every]
         due.append(self.looks.checkpoint_every if self.checkpoints else None)
         due.append(self.looks.log_every if self.looks.callback else None)
+        due.append(self.looks.validate_every if self.validation else None)
         return end == self.steps or any(n and end % n == 0 for n in due)
+
+    def _validates(self, end: int) -> bool:
+        """Whether the loss on held-out data is asked for after this step."""
+        due = end % self.looks.validate_every == 0 or end == self.steps
+        return self.validation is not None and due
+
+    def _calls_back(self, end: int) -> bool:
+        due = end % self.looks.log_every == 0 or self._validates(end)
+        return self.looks.callback is not None and due
 
     def _absorb(self, sent: Dispatch, record: Record, devices: Devices) -> bool:
         """Wait for a dispatch's record and read it; whether a process asks to stop."""
@@ -194,7 +210,8 @@ class Run:
         if good < sent.count:
             code, state = int(failures[good]), devices.state
             self._fail(sent.first + good, code, values, good, state)
-        if end % self.looks.log_every == 0 and self.looks.callback is None:
+        awaited = self._calls_back(end) or self._validates(end)
+        if end % self.looks.log_every == 0 and not awaited:
             self._write_line(end)
         return asked
 
@@ -215,20 +232,25 @@ class Run:
         raise NonFiniteError(step, term, last, self._result(state))
 
     def _look(self, devices: Devices, end: int) -> bool:
-        """Call the callback, write a checkpoint; whether the callback asked to stop."""
+        """Validation, callback, checkpoint; whether the callback asked to stop."""
         stop = False
-        if self.looks.callback is not None and end % self.looks.log_every == 0:
-            stop = self._call_back(devices.state, end)
+        if self._calls_back(end) or self._validates(end):
+            stop = self._line_of_state(devices.state, end)
         if end % self.looks.checkpoint_every == 0:
             self._checkpoint(devices.state, end)
         return stop
 
-    def _call_back(self, state: TrainState, end: int) -> bool:
-        assert self.looks.callback is not None
+    def _line_of_state(self, state: TrainState, end: int) -> bool:
+        """Write the line for which the state is needed; whether to stop."""
         line, stop, extra = self.log.line(end), False, None
         result = self._result(state)
+        if self.validation is not None and self._validates(end):
+            own = eqx.combine(result.state.objective, self.recipe.state)
+            line |= self.validation(result.model, own, end / self.steps)
         try:
-            extra = self.looks.callback(end, dict(line), result)
+            if self._calls_back(end):
+                assert self.looks.callback is not None
+                extra = self.looks.callback(end, dict(line), result)
         except StopTraining:
             stop = True
         finally:

@@ -131,7 +131,7 @@ class ArrayData(AbstractSource):
         for epoch in np.unique(epochs):
             here = epochs == epoch
             index[here] = self._order(int(epoch))[offsets[here]]
-        batch = jax.tree.map(lambda a: _take(a, index), self.arrays)
+        batch = jax.tree.map(lambda a: take(a, index), self.arrays)
         if self.in_files:  # those in memory were checked at the start
             self.check_labels(batch)
         return batch
@@ -220,7 +220,7 @@ class Dispatch:
     samples: PyTree
 
 
-def _take(array: Any, index: np.ndarray) -> np.ndarray:
+def take(array: Any, index: np.ndarray) -> np.ndarray:
     """Rows in any order, from a file that only reads them in ascending order (HDF5)."""
     if isinstance(array, np.ndarray):
         return np.take(array, index, axis=0)
@@ -239,6 +239,14 @@ def _is_array(value: Any) -> bool:
     """An array, or an object with a shape and row slices: HDF5, zarr."""
     wanted = ("shape", "dtype", "__len__", "__getitem__")
     return all(hasattr(value, name) for name in wanted)
+
+
+def is_rows(data: Any) -> bool:
+    """Arrays, or a pytree of arrays, with one row for each sample."""
+    if _is_array(data):
+        return True
+    leaves = jax.tree.leaves(data) if isinstance(data, _CONTAINERS) else []
+    return bool(leaves) and all(map(_is_array, leaves))
 
 
 def require_finite_data(leaf: np.ndarray, where: str, name: str) -> None:
@@ -260,10 +268,10 @@ def as_source(
     """The source for the `data` argument of `fit`."""
     if data is None:
         return NoData(batch_size)
+    if is_rows(data):
+        return ArrayData(data, batch_size, seed)
     if _is_array(data) or (not callable(data) and isinstance(data, _CONTAINERS)):
         leaves = jax.tree.leaves(data)
-        if leaves and all(map(_is_array, leaves)):
-            return ArrayData(data, batch_size, seed)
         got = f"a {type(data).__name__} of {sorted({type(x).__name__ for x in leaves})}"
     elif callable(data) or (isinstance(data, Iterable) and not isinstance(data, str)):
         return StepData(data, batch_size)
