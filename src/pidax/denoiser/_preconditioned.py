@@ -48,6 +48,7 @@ from .._checks import (
     one_sample,
     require_positive,
 )
+from .._table import network_title, samples_line, screen
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, SampleLike, Scalar, ScalarLike, Shape, typed
 from ._denoiser import AbstractDenoiser, as_arrays
@@ -285,6 +286,14 @@ class Preconditioned(AbstractDenoiser):
         self.process = process
         self.coefficients = EDMCoefficients() if coefficients is None else coefficients
         self.event = getattr(network, "shape", None) if shape is None else shape
+
+    def __repr__(self) -> str:
+        return screen(
+            network_title("Preconditioned", self.network),
+            process=self.process,
+            coefficients=type(self.coefficients).__name__,
+            samples=samples_line(self.shape, getattr(self, "classes", None)),
+        )
 
     @property
     def shape(self) -> Shape | None:

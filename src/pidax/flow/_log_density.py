@@ -23,6 +23,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, require_whole
@@ -133,6 +134,25 @@ class LogDensity(eqx.Module):
     z: Sample
     stats: dict[str, Any]
     result: diffrax.RESULTS
+
+    def __repr__(self) -> str:
+        known = isinstance(self.value, jax.Array | np.ndarray) and not is_traced(self)
+        if not known:
+            return eqx.tree_pformat(self)
+        value, error = np.asarray(self.value), np.asarray(self.standard_error)
+        if value.ndim:
+            text = (
+                f"log-densities of {value.size} samples: median {np.median(value):.6g}"
+                f" nats, from {value.min():.6g} to {value.max():.6g}"
+            )
+        else:
+            text = f"log-density {float(value):.6g} nats"
+        if (error != 0).any():
+            text += f", standard error {float(error.max()):.2g}"
+        if self.stats["evaluations"] is not None:
+            text += f", {int(np.max(self.stats['evaluations']))} evaluations"
+        solved = np.asarray(diffrax.is_successful(self.result)).all()
+        return text if solved else f"FAILED: {text}"
 
 
 @typed

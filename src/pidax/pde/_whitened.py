@@ -150,7 +150,7 @@ class Conditional(AbstractBasis):
     first: Principal
     regression: Float[np.ndarray | Array, "mode rest"]
     second: Principal
-    given: tuple[int, ...] = eqx.field(static=True)
+    given: tuple[int, ...] = eqx.field(static=True, repr=False)  # one an entry
     shape: Shape = eqx.field(static=True)
 
     @staticmethod

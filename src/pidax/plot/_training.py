@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ _LONG = 200  # points from which on a curve is smoothed unless asked otherwise
 
 
 def loss_curves(
-    histories: Mapping[str, History],
+    histories: Any,
     *,
     term: str = "loss",
     smooth: int | None = None,
@@ -31,9 +32,10 @@ def loss_curves(
 
     **Arguments:**
 
-    - `histories`: by label; each a mapping with `"step"` and the named terms as 1-D
-      arrays of one length (`fit(...).history`), or the path of a file of JSON lines
-      such as `{"step": 100, "loss": 0.3}`; lines without the term and an
+    - `histories`: one history, or several in a mapping by label. A history is what
+      `fit` returned; a mapping with `"step"` and the named terms as 1-D arrays of one
+      length; the directory of a run; or the path of a file of JSON lines such as
+      `{"step": 100, "loss": 0.3}`. Lines without the term and an
       unfinished last line are passed over. Of a step that occurs twice, as in a run
       that was resumed, the last counts.
     - `term`: which one to draw.
@@ -44,6 +46,7 @@ def loss_curves(
     The vertical axis is logarithmic if every value is positive. Values that are not
     finite are gaps in the curve.
     """
+    histories = _by_label(histories, term)
     require_few(len(histories))
     curves = {label: _curve(label, h, term) for label, h in histories.items()}
     ax = given_or_new(ax)
@@ -66,6 +69,12 @@ def loss_curves(
     ax.grid(True, which="major", color="0.9", lw=0.6)
     ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _by_label(given: Any, term: str) -> Mapping[str, Any]:
+    """Histories by label, of one history by the name of the term."""
+    one = not isinstance(given, Mapping) or "step" in given
+    return {term: given} if one else given
 
 
 def moving_average(value: np.ndarray, width: int) -> np.ndarray:
@@ -93,6 +102,10 @@ def _width(points: int, smooth: int | None) -> int:
 
 def _curve(label: str, history: History, term: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps in order and the term's value at each."""
+    if hasattr(history, "history"):  # what fit returns: lines may lack the term
+        lines = history.history
+        there = np.isfinite(np.asarray(lines.get(term, np.ones(0)), float))
+        history = {n: v[there] for n, v in lines.items()} if there.any() else lines
     if not isinstance(history, Mapping):
         history = _read(history, term)
     missing = [name for name in ("step", term) if name not in history]
@@ -118,6 +131,8 @@ def _curve(label: str, history: History, term: str) -> tuple[np.ndarray, np.ndar
 def _read(path: str | os.PathLike[str], term: str) -> Mapping[str, Any]:
     """The columns of a file of JSON lines, of those lines that have the term."""
     rows = []
+    path = Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:

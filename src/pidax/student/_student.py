@@ -41,6 +41,7 @@ from .._checks import (
     one_sample,
     require,
 )
+from .._table import network_title, samples_line, screen
 from ..denoiser import (
     AbstractCoefficients,
     AbstractDenoiser,
@@ -258,6 +259,14 @@ class Student(AbstractNetworkStudent):
             self.coefficients, self.trained_for = teacher.coefficients, teacher.process
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = boundary
+
+    def __repr__(self) -> str:
+        return screen(
+            network_title("Student", self.network),
+            process=self.process,
+            boundary=self.boundary,
+            samples=samples_line(self.shape, getattr(self, "classes", None)),
+        )
 
     @staticmethod
     @typed

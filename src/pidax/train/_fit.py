@@ -1,5 +1,7 @@
 """`fit`: one engine for teachers and students."""
 
+import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +111,7 @@ def fit(
     Ctrl-C, once, writes a checkpoint and returns what there is. A loss or gradient that
     is not finite raises `NonFiniteError`, and nothing is overwritten.
     """
-    place = Place(devices)
+    begun, place = time.perf_counter(), Place(devices)
     array = lambda a: jnp.asarray(a) if isinstance(a, np.ndarray | np.generic) else a
     model = jax.tree.map(array, model)
     trainable = nn.trainable(model, _FIXED) if trainable is None else trainable
@@ -149,11 +151,12 @@ def fit(
         unroll=slow,
     )
     decays = tuple(float(decay) for decay in ema)
+    config = configuration(model, objective, recipe, source, key)
+    for name, value in dict(clip=clip, ema=decays, ema_ramp=ema_ramp).items():
+        config |= describe(value, name, values=True)
+    mark = hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:12]
     checkpoints = None
     if directory is not None:
-        config = configuration(model, objective, recipe, source, key)
-        for name, value in dict(clip=clip, ema=decays, ema_ramp=ema_ramp).items():
-            config |= describe(value, name, values=True)
         checkpoints = Checkpoints(Path(directory), config, keep, decays)
     looks = Looks(log_every, checkpoint_every, validate_every, best, callback, progress)
     held_out = None
@@ -164,7 +167,7 @@ def fit(
         )
     numbers = Numbers.of(steps, clip, decays, ema_ramp)
     what = recipe, steps, decays, numbers, objective, place, source, refresh_key
-    run = Run(*what, checkpoints, looks, held_out)
+    run = Run(*what, checkpoints, looks, held_out, mark, begun)
     weights = eqx.filter(model, trainable)
     helpers, _ = split_objective(objective, own)
     state = TrainState(

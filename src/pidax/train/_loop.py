@@ -8,6 +8,7 @@ refresh, a callback.
 import contextlib
 import dataclasses
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,7 +61,9 @@ class Run:
     refresh_key: Key
     checkpoints: Checkpoints | None
     looks: Looks
-    validation: Validation | None = None
+    validation: Validation | None
+    configuration: str  # a hash of all that makes the run what it is
+    begun: float  # by the clock
     asked: bool = False  # by the callback, to stop
 
     def go(self, state: TrainState) -> Result:
@@ -304,6 +307,9 @@ class Run:
             state=state,
             decays=self.decays,
             checkpoint=self.checkpoints.last_good if self.checkpoints else None,
+            steps=self.steps,
+            seconds=time.perf_counter() - self.begun,
+            configuration=self.configuration,
         )
 
 

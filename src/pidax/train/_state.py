@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._table import screen
 from ..types import Key, Scalar
 
 M = TypeVar("M")
@@ -74,7 +75,7 @@ class NonFiniteError(RuntimeError):
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Result(Generic[M]):
     """A trained model, its averages, and how it came about.
 
@@ -94,6 +95,23 @@ class Result(Generic[M]):
     state: TrainState
     decays: tuple[float, ...]
     checkpoint: Path | None
+    steps: int
+    seconds: float
+    configuration: str
+
+    def __repr__(self) -> str:
+        done = "finished" if self.finished else "stopped"
+        of = "" if self.finished else f" of {self.steps:,}"
+        lines: dict[str, Any] = {}
+        for name in ("loss", "validation_loss"):
+            if name in self.history:
+                lines[name] = _first_and_last(self.history, name)
+        kept = ", ".join(map(str, self.decays)) or "none"
+        lines["model"] = f"{type(self.model).__name__}, averages: {kept}"
+        lines["configuration"] = self.configuration
+        lines["saved"] = self.checkpoint or "no: pass directory= to fit"
+        title = f"{done}: {self.step:,}{of} steps in {self.seconds:.3g} s"
+        return screen(title, **lines)
 
     def ema(self, decay: float | None = None) -> M:
         """The model with averaged weights: the average of this decay, or the only one.
@@ -110,6 +128,18 @@ class Result(Generic[M]):
         mean = self.state.averages[self.decays.index(decay)]
         ours = lambda w, m: m if w is None else w.astype(m.dtype)
         return jax.tree.map(ours, mean, self.model, is_leaf=lambda leaf: leaf is None)
+
+
+def _first_and_last(history: dict[str, np.ndarray], name: str) -> str:
+    """The first and the last mean of a term, and at which steps they are."""
+    some = np.flatnonzero(np.isfinite(history[name]))
+    if not some.size:
+        return "no finite value"
+    said = [
+        f"{history[name][i]:.4g} at step {int(history['step'][i]):,}"
+        for i in dict.fromkeys((some[0], some[-1]))
+    ]
+    return ", ".join(said)
 
 
 class Numbers(eqx.Module):
