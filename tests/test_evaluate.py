@@ -28,7 +28,7 @@ COVARIANCE = np.array([[0.30, 0.17], [0.17, 0.12]])
 
 
 def compared(student, flow, **options: Any) -> Report:
-    """Three blocks of sixteen, not timed."""
+    """Blocks of twenty, the last filled up, not timed."""
     options = {"key": KEY, "block": 20, "repeats": 0, **options}
     return px.compare(flow, student, **options)
 
