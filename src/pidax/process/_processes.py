@@ -24,7 +24,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -53,9 +53,10 @@ from ..types import (
 
 RATIO_CAP = 160.0  # in units of sigma_data
 number = functools.partial(eqx.field, converter=as_float)
+_Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def _by_noise_levels(init: Callable[..., None]) -> Callable[..., None]:
+def _by_noise_levels(init: _Init) -> _Init:
     """Names `sigma_min` and `sigma_max` to those who pass `t_min` or `t_max`."""
 
     @functools.wraps(init)
@@ -71,7 +72,7 @@ def _by_noise_levels(init: Callable[..., None]) -> Callable[..., None]:
             )
         init(self, *args, **kwargs)
 
-    return made
+    return cast(_Init, made)
 
 
 def _shown(value: Any) -> str:
