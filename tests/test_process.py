@@ -261,17 +261,18 @@ def test_the_signal_of_a_level_is_not_negative_and_keeps_its_slope(x32):
 )
 def test_it_prints_what_makes_it_again(process, text):
     assert repr(process) == text
-    again = eval(text, vars(px))
+    again = eval(text, dict(vars(px)))
     assert_close(again.t_max, process.t_max, 1e-15)
     assert_close(again.t_min, process.t_min, 1e-15)
     names = list(inspect.signature(type(process)).parameters)
     assert [part.split("=")[0] for part in text.split("(")[1].split(", ")] == names
-    assert all(f"`{name}`" in type(process).__doc__ for name in names)
+    said = type(process).__doc__ or ""
+    assert all(f"`{name}`" in said for name in names)
 
 
 def test_a_process_of_noise_levels_names_them():
     with pytest.raises(ValueError, match=r"got t_min\. Pass sigma_min \(t is") as e:
-        px.EDM(t_min=0.01)
+        px.EDM(t_min=0.01)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"and sigma_max \(t is sigma squared"):
-        px.VE(t_min=0.01, t_max=3.0)
+        px.VE(t_min=0.01, t_max=3.0)  # type: ignore[call-arg]
     assert "EDM is made by its noise levels" in str(e.value)
