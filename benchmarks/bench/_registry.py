@@ -187,15 +187,21 @@ def pairs(
 
 
 def _once(every: list[tuple[Problem, Method]]) -> list[tuple[Problem, Method]]:
-    """Every method on a problem of its own if there is one; then other problems."""
+    """Every method on a problem of its own if there is one; then other problems.
+
+    The methods that take the fewest problems choose first.
+    """
+    of: dict[Method, list[Problem]] = {}
+    for problem, method in every:
+        of.setdefault(method, []).append(problem)
     kept: list[tuple[Problem, Method]] = []
-    for method in dict.fromkeys(m for _, m in every):
-        mine = [pair for pair in every if pair[1] is method]
-        fresh = [pair for pair in mine if pair[0] not in dict(kept)]
-        kept.append((fresh or mine)[0])
-    seen = dict(kept)
-    left = [pair for pair in every if pair[0] not in seen]
-    return kept + [(p, m) for p, m in left if seen.setdefault(p, m) is m]
+    for method in sorted(of, key=lambda method: len(of[method])):
+        fresh = [problem for problem in of[method] if problem not in dict(kept)]
+        kept.append(((fresh or of[method])[0], method))
+    for problem, method in every:
+        if problem not in dict(kept):
+            kept.append((problem, method))
+    return sorted(kept, key=every.index)
 
 
 def _chosen(suite: Suite, what: str, name: str, known: dict[str, Any]) -> list[Any]:

@@ -39,7 +39,12 @@ QUICK = ("ours, Adam",)
 
 
 @bench.method(
-    "pid", "cost: steps", label="ms a step", on=("ring", "digits"), group="cost"
+    "pid",
+    "cost: steps",
+    label="ms a step",
+    on=("ring", "digits"),
+    group="cost",
+    quick=False,
 )
 def steps(problem: Vectors, seed, quick):
     """Milliseconds a step of each case, in turns; and seconds of the pairs' solve."""
@@ -87,7 +92,7 @@ def steps(problem: Vectors, seed, quick):
     label="samples a second",
     on=("ring", "digits"),
     group="cost",
-    quick=False,  # `compare` compiles for half a minute
+    quick=False,
 )
 def samples(problem: Vectors, seed, quick):
     """Samples a second at equal batch."""

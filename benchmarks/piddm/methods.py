@@ -370,7 +370,7 @@ METHODS = {
 }
 QUICK = (
     "data", "teacher", "PIDDM (a)", "PIDDM (a) + refinement",
-    "PIDDM (a) + refinement, fields held", "PIDDM (b)",
+    "PIDDM (a) + refinement, fields held",
 )  # fmt: skip
 ONCE = (  # one seed, even where there are three
     "data through the coordinates", "distillation + refinement, fields held",

@@ -154,8 +154,7 @@ def solves():
                     yield Solve(clock, solver, "adaptive", rtol, sigma_data)
 
 
-QUICK = ("angle, default, adaptive, 0.0001", "time, EDM's Heun, fixed, 17",
-         "angle, Dopri5, fixed, 6")  # fmt: skip
+QUICK = "angle, default, adaptive, 0.0001", "angle, Dopri5, fixed, 6"
 for _solve in solves():
     _name = name_of(_solve)
     bench.method("solvers", _name, on=("",), quick=_name in QUICK)(_solve)
