@@ -226,7 +226,7 @@ def ring(quick):
     return smaller(problem, quick)
 
 
-@bench.problem("pid", label="digits, learned")
+@bench.problem("pid", label="digits, learned", quick=False)
 def digits(quick):
     """8 by 8 digits as vectors, ten classes."""
     problem = Vectors(

@@ -368,10 +368,7 @@ METHODS = {
     "PID alone": Distilled(STUDENTS["PID alone"]),
     "PIDM teacher": Made("PIDM teacher"),
 }
-QUICK = (
-    "data", "teacher", "PIDDM (a)", "PIDDM (a) + refinement",
-    "PIDDM (a) + refinement, fields held",
-)  # fmt: skip
+QUICK = ("data", "PIDDM (a)", "PIDDM (a) + refinement, fields held")
 ONCE = (  # one seed, even where there are three
     "data through the coordinates", "distillation + refinement, fields held",
     "PIDDM (b) + refinement, fields held", "direct optimisation",
