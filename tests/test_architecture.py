@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -175,7 +176,8 @@ def test_a_wrong_type_takes_a_screen_and_names_the_function():
     ]
     assert caught.value.__suppress_context__
     # An error inside a call that is checked itself is the inner one's.
-    flow = px.ProbabilityFlow(px.from_function(lambda x, t: 1, px.EDM()), px.EDM())
+    wrong: Any = lambda x, t: 1
+    flow = px.ProbabilityFlow(px.from_function(wrong, px.EDM()), px.EDM())
     with pytest.raises(ValueError, match="the wrapped model must return one array"):
         flow(0.5, jnp.ones(2))
     with pytest.raises(jaxtyping.TypeCheckError, match=r"of pidax\.evaluate\.compare"):

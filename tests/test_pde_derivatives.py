@@ -282,7 +282,7 @@ def test_curls_need_a_plane_or_space():
     with pytest.raises(ValueError, match="two or three dimensions"):
         Curl(Grid(5))
     space = Grid((4, 4, 4))
-    with pytest.raises(ValueError, match="that of a tuple of three fields"):
+    with pytest.raises(ValueError, match="a curl needs a tuple of three fields"):
         Curl(space)(jnp.ones((4, 4, 4)))
     with pytest.raises(ValueError, match="one array for each of x, y"):
         Curl(Grid((4, 4)))((jnp.ones((4, 4)),))

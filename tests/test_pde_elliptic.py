@@ -496,6 +496,7 @@ def test_a_tuple_in_place_of_fields_is_named():
         equation.without,
         lambda pair: px.pde.report(equation, pair, pair, key=jax.random.key(0)),
     ):
+        wrong: Any = pair
         with pytest.raises(ValueError, match=message):
-            ask(pair)
+            ask(wrong)
     assert float(equation.relative_residual(equation.Fields(*pair))) == 0

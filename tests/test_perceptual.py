@@ -236,7 +236,7 @@ def test_the_score_is_the_number_of_labels_that_are_told_apart():
     ("make", "message"),
     [
         (lambda: FeatureStatistics(np.zeros(3), np.eye(2)), r"shape \(3, 3\), got"),
-        (lambda: FeatureStatistics.of(np.zeros((1, 3))), "two images at least, got 1"),
+        (lambda: FeatureStatistics.of(np.zeros((1, 3))), "at least two images, got 1"),
         (lambda: FeatureStatistics.of(np.full((2, 3), np.nan)), "6 numbers in them"),
         (lambda: inception_score(np.zeros((5, 2))), "sum to 0 to 0.*softmax"),
         (lambda: inception_score(np.ones((5, 1))), "5 images and splits=10"),

@@ -1,6 +1,7 @@
 """What is printed: one screen, the verdict first, with the right numbers in it."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,8 @@ def test_coordinates_do_not_list_their_entries():
     fields = px.pde.draw(poisson, 32, key=jax.random.key(0))
     stacked = jax.vmap(poisson.stack)(fields)
     chart = px.pde.Whitened.fit(stacked, given=poisson.given_mask)
-    assert len(chart.basis.given) == grid.shape[0] ** 2
+    basis: Any = chart.basis
+    assert len(basis.given) == grid.shape[0] ** 2
     assert len(str(chart).splitlines()) < 40
     assert max(map(len, str(chart).splitlines())) < 120
 
@@ -98,10 +100,10 @@ def test_one_history_is_drawn_whatever_it_is(kind, tmp_path):
     _, ax = plt.subplots()
     px.plot.loss_curves(given, ax=ax)
     expected = np.stack([[4, 8], run.history["loss"]], axis=1)
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), expected)
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_xydata()), expected)
     if kind == "result":
         ax.clear()
         px.plot.loss_curves(run, term="validation_loss", ax=ax)
         last = [[8, run.history["validation_loss"][-1]]]
-        np.testing.assert_allclose(ax.lines[0].get_xydata(), last)
+        np.testing.assert_allclose(np.asarray(ax.lines[0].get_xydata()), last)
     plt.close("all")

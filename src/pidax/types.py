@@ -99,8 +99,9 @@ def _given_class(
     for name, value in given.items():
         hint = getattr(fn, "__annotations__", {}).get(name)
         for kind in (hint, *get_args(hint)):
-            fits = inspect.isclass(value) and inspect.isclass(kind)
-            if fits and issubclass(value, kind) and not issubclass(kind, type):
+            if not (isinstance(value, type) and isinstance(kind, type)):
+                continue
+            if issubclass(value, kind) and not issubclass(kind, type):
                 return ValueError(
                     f"{name} must be an instance of {kind.__name__}, got the class "
                     f"{value.__name__}. Make one of it: {value.__name__}(...)."

@@ -147,7 +147,7 @@ def _at_times(
     xs: Any,
     times: Times,
     condition: Condition,
-    *more: np.ndarray,
+    *more: Any,
 ) -> np.ndarray:
     """`ask(flow, x, sigma, alpha, condition, ...)` of every state, time by time.
 

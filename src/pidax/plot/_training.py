@@ -102,8 +102,8 @@ def _width(points: int, smooth: int | None) -> int:
 
 def _curve(label: str, history: History, term: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps in order and the term's value at each."""
-    if hasattr(history, "history"):  # what fit returns: lines may lack the term
-        lines = history.history
+    lines: Any = getattr(history, "history", None)
+    if lines is not None:  # what fit returns; lines may lack the term
         there = np.isfinite(np.asarray(lines.get(term, np.ones(0)), float))
         history = {n: v[there] for n, v in lines.items()} if there.any() else lines
     if not isinstance(history, Mapping):
