@@ -133,6 +133,7 @@ def test_statistics_are_over_samples_at_each_time(scene, moved):
     assert moved.student.evaluations == 3
 
 
+@pytest.mark.slow
 def test_errors_per_component_are_smaller_by_the_root_of_their_number(scene, moved):
     flow, _, z, times = scene
     student = Moved(scene[1], jnp.array([0.3, 0.4]), True)

@@ -60,10 +60,8 @@ def exact_path(process, z, times):
 # --- the quadrature ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n == "EDM" else pytest.mark.slow) for n in PROCESSES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSES)
 def test_at_the_start_it_is_the_latent_and_at_the_nodes_the_path(name, x32):
     student = table(PROCESSES[name](), 9)
     z = student.process.prior(KEY, (3,))
@@ -106,6 +104,7 @@ def test_the_mean_of_what_the_interpolant_can_be_is_exact(interpolant, x64):
         assert_close(rows.sum(1), 1.0, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interpolant", "order"), [("linear", 2), ("cubic", 4)])
 def test_it_converges_at_its_order_to_the_exact_trajectory(interpolant, order, x64):
     """The integral of the exact clean samples, on 40 and on 160 nodes."""
@@ -124,6 +123,7 @@ def test_it_converges_at_its_order_to_the_exact_trajectory(interpolant, order, x
     assert_close(np.log(errors[0] / errors[1]) / np.log(4), order, 0.0, 0.2)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_network_is_amplified_no_more_than_stated(x64):
     """The largest mean, at any time, of clean samples between -1 and 1."""
     student = table(EDM, 12)
@@ -154,6 +154,7 @@ def collocation(student, flow, z):
     return np.linalg.solve(matrix, np.asarray(right(zero))).reshape(n, 3)
 
 
+@pytest.mark.slow
 def test_no_loss_is_the_collocation_solution_and_nothing_else(x64):
     """Lemma 1 of Tee et al. 2024 for this quadrature."""
     process = px.VP()
