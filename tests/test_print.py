@@ -44,7 +44,7 @@ def test_a_run_that_was_stopped_says_so():
     assert "no: pass directory= to fit" in str(run)
 
 
-def test_a_teacher_and_a_student_take_a_screen():
+def test_a_teacher_and_a_student_take_a_screen(x32):
     """Of hundreds of arrays: their number, and what they are for."""
     teacher = px.convert.load_edm(PICKLE)
     leaves = jax.tree.leaves(teacher.network)
