@@ -37,7 +37,7 @@ TWO_DEVICES = (
 ROOT = Path(__file__).parents[2]
 
 
-@bench.problem("train", label="DDPM++, 32 x 32", kind="images")
+@bench.problem("train", label="DDPM++, 32 x 32", kind="images", quick=False)
 def ddpmpp32(quick):
     return SMALL if quick else Images()
 
