@@ -18,12 +18,13 @@ from jaxtyping import Array
 from .._checks import require_whole
 from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
 from ._base import (
+    AbstractFeatures,
     AbstractNetwork,
     as_sample,
     refuse_augment,
     require_rate,
 )
-from ._embedding import AbstractFeatures, Embedding
+from ._embedding import Embedding
 from ._layers import SMALL, Block, GroupNorm, Linear, stream
 
 
