@@ -745,7 +745,7 @@ def test_training_pays_off_after_a_number_of_samples():
     assert teacher.pays_off_after(student) == np.inf
     assert drawn.pays_off_after(teacher) == 0
     assert teacher.pays_off_after(teacher) == 0
-    with pytest.raises(ValueError, match="both costs must be those of samples"):
+    with pytest.raises(ValueError, match="both must be costs of sampling"):
         trained.pays_off_after(teacher)
     said = student.as_dict()
     assert said["training"]["pair_evaluations"] == 1e4

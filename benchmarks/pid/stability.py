@@ -58,6 +58,16 @@ def operators(derivative, process, times, slope):
     return np.asarray(implied)[:, 1:], np.asarray(asked)[:, 1:]
 
 
+def eigenvalues(matrix):
+    """The least real part, the largest modulus, the least of the symmetric part."""
+    found = np.linalg.eigvals(matrix)
+    return {
+        "least_real_part": float(found.real.min()),
+        "largest": float(np.abs(found).max()),
+        "least_symmetric": float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min()),
+    }
+
+
 def numbers(derivative, n, slope):
     """Eigenvalues of A, of its symmetric part, and the largest weight of a value."""
     process = px.EDM()
@@ -66,9 +76,7 @@ def numbers(derivative, n, slope):
     return {
         "n": n,
         "slope": slope,
-        "least_real_part": float(np.linalg.eigvals(matrix).real.min()),
-        "largest": float(np.abs(np.linalg.eigvals(matrix)).max()),
-        "least_symmetric": float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min()),
+        **eigenvalues(matrix),
         "amplification": float(np.abs(implied).max()),
     }
 
@@ -93,9 +101,7 @@ def numbers_of_integral(weighted, n, slope):
     return {
         "n": n,
         "slope": slope,
-        "least_real_part": float(np.linalg.eigvals(matrix).real.min()),
-        "largest": float(np.abs(np.linalg.eigvals(matrix)).max()),
-        "least_symmetric": float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min()),
+        **eigenvalues(matrix),
         "amplification": student.amplification,
     }
 

@@ -218,7 +218,8 @@ class Slope(AbstractWeighting):
             None,
             (0 < self.least <= 1) & (0 < self.quantile <= 1),
             "least and quantile must be in (0, 1], got least="
-            f"{self.least}, quantile={self.quantile}.",
+            f"{self.least}, quantile={self.quantile}. The defaults are least=1e-3 and "
+            "quantile=0.95; least=1.0 means no weights.",
         )
 
     def measure(
@@ -234,9 +235,9 @@ class Slope(AbstractWeighting):
         count = whole_number("draws", self.draws)
         condition = jax.vmap(draw)(jax.random.split(condition_key, count))
         # Rows may begin after t_max, where trajectories do.
-        starts = times[0] < flow.process.t_max
-        grid = jnp.append(jnp.asarray(flow.process.t_max, times.dtype), times)
-        grid = grid if starts else times
+        grid, last = times, jnp.asarray(flow.process.t_max, times.dtype)
+        if times[0] < last:
+            grid = jnp.append(last, times)
         xs = trajectories(
             flow, grid, key=z_key, draws=count, condition=condition, shape=shape
         )
@@ -314,18 +315,18 @@ def draw_rows(
 ) -> tuple[Array, Rows]:
     r"""The indices of `count` rows, and what their losses are multiplied by.
 
-    All rows, in their order, if there are no more; their probabilities then multiply.
-    Fewer are drawn systematically: at $u, u + 1/k, \ldots$ of the cumulated
-    probabilities, so that they lie apart, and each row is as likely as it should be.
+    If `count` is the number of rows or more, all rows in their order, with their
+    probabilities among the factors. Fewer rows are drawn systematically, at $u, u +
+    1/k, \ldots$ of the cumulative probabilities with one uniform $u$: the rows lie
+    apart, and the probability of each is the one asked for.
     """
     weights = weighting(times, losses, progress, measured)
     chances = sampling(times, losses, progress)
     chances = chances / chances.sum()
     even = chances * times.size
     if count >= times.size:
-        return jnp.arange(
-            times.size
-        ), weights if sampling.compensates else weights * even
+        every = jnp.arange(times.size)
+        return every, weights if sampling.compensates else weights * even
     start = jax.random.uniform(key, (), chances.dtype)
     points = (start + jnp.arange(count, dtype=chances.dtype)) / count
     rows = jnp.searchsorted(jnp.cumsum(chances), points)

@@ -156,7 +156,7 @@ class Cost:
         gained = other.per_sample - self.per_sample
         if math.isnan(gained):
             raise ValueError(
-                "both costs must be those of samples, got "
+                "both must be costs of sampling, got "
                 f"{self.samples} and {other.samples} samples. Add the cost of drawing "
                 "some samples to the cost of training."
             )

@@ -38,7 +38,7 @@ from ..denoiser import AbstractCoefficients, AbstractDenoiser, Preconditioned
 from ..flow import ProbabilityFlow
 from ..process import AbstractProcess
 from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
-from ._student import AbstractNetworkStudent, CleanCoefficients, usable_teacher
+from ._student import AbstractNetworkStudent, coefficients_of, usable_teacher
 
 Interpolant = Literal["cubic", "linear"]
 Clean = Float[Array, "node *event"]  # predicted clean samples
@@ -100,10 +100,7 @@ class IntegralStudent(AbstractNetworkStudent):
             )
         self.network = check_network(network)
         self.process = process
-        if teacher is None:
-            self.coefficients, self.trained_for = CleanCoefficients(), process
-        else:
-            self.coefficients, self.trained_for = teacher.coefficients, teacher.process
+        self.coefficients, self.trained_for = coefficients_of(teacher, process)
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = "hard"
         self.interpolant = interpolant

@@ -253,10 +253,7 @@ class Student(AbstractNetworkStudent):
             )
         self.network = check_network(network)
         self.process = process
-        if teacher is None:
-            self.coefficients, self.trained_for = CleanCoefficients(), process
-        else:
-            self.coefficients, self.trained_for = teacher.coefficients, teacher.process
+        self.coefficients, self.trained_for = coefficients_of(teacher, process)
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = boundary
 
@@ -317,6 +314,15 @@ class Student(AbstractNetworkStudent):
         cure = "The network's last layer must have as many channels as its input."
         out = one_sample(out, unit, "the network", cure).astype(unit.dtype)
         return (c_skip * start[0]) * unit + c_out * out
+
+
+def coefficients_of(
+    teacher: Preconditioned | None, process: AbstractProcess
+) -> tuple[AbstractCoefficients, AbstractProcess]:
+    """What maps a network to a clean sample: the teacher's, or a new network's own."""
+    if teacher is None:
+        return CleanCoefficients(), process
+    return teacher.coefficients, teacher.process
 
 
 def usable_teacher(

@@ -108,8 +108,8 @@ def fit(
     What is compiled is kept, and serves the next call with a model, objective and
     optimiser of the same structure, whatever its data, key and `steps`.
 
-    Ctrl-C, once, writes a checkpoint and returns what there is. A loss or gradient that
-    is not finite raises `NonFiniteError`, and nothing is overwritten.
+    Ctrl-C, once, writes a checkpoint and returns the run so far. A loss or gradient
+    that is not finite raises `NonFiniteError`, and nothing is overwritten.
     """
     begun, place = time.perf_counter(), Place(devices)
     array = lambda a: jnp.asarray(a) if isinstance(a, np.ndarray | np.generic) else a
