@@ -5,15 +5,24 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Compiling takes most of a session, and a test runs its programs a few times only: few
+# optimisations and XLA's older emitters halve the session. Set both variables for what
+# users run. XLA ends the process at a flag that it does not know.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+)
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 # What one test of this session has compiled its others, on either process, need not:
 # in a directory of the session's own, so that no earlier one can hide a failure.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp("-of-pidax")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
