@@ -28,6 +28,13 @@ def is_traced(*values: object) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
+def settled(value: Any) -> Any:
+    """A known array as NumPy's, in which a check compiles nothing; a traced one as it
+    is.
+    """
+    return value if is_traced(value) else np.asarray(value)
+
+
 def require(value: PyTree, ok: ArrayLike, message: str) -> PyTree:
     """Return `value`, having checked `ok`. The returned value must be used.
 

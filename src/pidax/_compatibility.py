@@ -3,14 +3,14 @@
 They run before anything is compiled, for everything that trains or compares students.
 """
 
-import contextlib
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ._checks import classes_of, is_known, is_traced, require, show
+from ._checks import classes_of, is_known, is_traced, require, settled, show
 from .flow import ProbabilityFlow
 from .process import AbstractProcess
 from .types import Batch, Condition, Shape, Times, TimesLike
@@ -23,20 +23,18 @@ def check_grid(
 ) -> Times:
     """The times, if two or more decrease from `t_max` to `t_min`."""
     times = jnp.asarray(times, None if hasattr(times, "dtype") else float)
-    known = not is_traced(times, process)
-    # What is known is a number inside jit too, and stays one.
-    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
-        ends = jnp.array([process.t_max, process.t_min], times.dtype)
-        given = times[jnp.array([0, -1])] if times.size > 1 else jnp.nan
-        fits = (jnp.abs(given - ends) <= _SLACK * ends).all()
-        fits = fits & (jnp.diff(times) < 0).all()
-        return require(
-            times,
-            fits,
-            f"{name} must be two or more that decrease from t_max to t_min, here from "
-            f"{show(ends[0])} to {show(ends[1])}, got {show(times)}. Use a time grid "
-            "of the process without a final zero, such as karras(18, process).",
-        )
+    traced = is_traced(process)
+    ends = (jnp if traced else np).array([process.t_max, process.t_min], times.dtype)
+    grid = settled(times)
+    given = grid[np.array([0, -1])] if grid.size > 1 else np.nan
+    fits = (abs(given - ends) <= _SLACK * ends).all() & (grid[1:] < grid[:-1]).all()
+    return require(
+        times,
+        fits,
+        f"{name} must be two or more that decrease from t_max to t_min, here from "
+        f"{show(ends[0])} to {show(ends[1])}, got {show(grid)}. Use a time grid "
+        "of the process without a final zero, such as karras(18, process).",
+    )
 
 
 def check_same_process(process: Any, flow: ProbabilityFlow) -> None:

@@ -24,7 +24,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import is_traced, require, require_finite, show
+from .._checks import is_traced, require, require_finite, settled, show
 from ..types import (
     Condition,
     Elementwise,
@@ -64,15 +64,16 @@ class Covariance(eqx.Module):
     ) -> "Covariance":
         """A matrix over the flattened event."""
         matrix = jnp.asarray(matrix)
-        asymmetry = jnp.abs(matrix - matrix.T).max()
+        known = settled(matrix)
+        asymmetry = abs(known - known.T).max()
         matrix = require(
             matrix,
-            is_small(asymmetry, jnp.abs(matrix).max()),
+            is_small(asymmetry, abs(known).max()),
             "a covariance must be symmetric; the largest |cov - cov.T| is "
             f"{show(asymmetry)}. Pass (cov + cov.T) / 2 if this is rounding.",
         )
         variances, vectors = jnp.linalg.eigh(matrix)
-        variances = _require_psd(variances, jnp.abs(matrix).max())
+        variances = _require_psd(variances, matrix)
         basis = vectors.reshape((*shape, -1))
         return cls(basis, variances, jnp.zeros((), matrix.dtype))
 
@@ -334,16 +335,16 @@ def _rows(
 
 def _require_psd(variances: Array, scale: Array) -> Array:
     """Clip rounding errors below zero; refuse anything larger."""
-    least = jnp.min(variances)
+    known = settled(variances)
+    least = known.min()
     variances = require(
         variances,
-        is_small(jnp.maximum(-least, 0.0), jnp.abs(scale).max())
-        & jnp.isfinite(variances).all(),
+        is_small(-least, abs(settled(scale)).max()) & (abs(known) < math.inf).all(),
         "a covariance must be positive semi-definite and finite; its smallest "
         f"eigenvalue is {show(least)}. Add a multiple of the identity, or pass a "
         "factor to Covariance.low_rank.",
     )
-    return jnp.maximum(variances, 0.0)
+    return variances if not is_traced(least) and least >= 0 else variances.clip(0.0)
 
 
 def is_small(value: Array, scale: Array) -> Array:

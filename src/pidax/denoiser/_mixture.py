@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from .._checks import require, show, whole_number
+from .._checks import require, settled, show, whole_number
 from ..types import (
     Condition,
     ElementwiseLike,
@@ -235,12 +235,13 @@ class GaussianMixture(AbstractExactDenoiser):
 
 
 def _log_weights(weights: Array) -> Array:
-    total = weights.sum()
+    known = settled(weights)
+    total = known.sum()
     weights = require(
         weights,
-        (weights >= 0).all() & is_small(jnp.abs(total - 1), jnp.ones_like(total)),
+        (known >= 0).all() & is_small(abs(total - 1), 1.0),
         "mixture weights must be non-negative and sum to 1; they sum to "
-        f"{show(total)} with least {show(weights.min())}. "
+        f"{show(total)} with least {show(known.min())}. "
         "Pass weights / weights.sum().",
     )
     return jnp.log(weights)
@@ -256,11 +257,12 @@ def _diagonal(scales: Array, means: Array) -> Covariance:
             f"{means.shape} of the means (standard deviations of every component), "
             f"got {scales.shape}. Matrices are passed as covariances=."
         )
+    known = settled(scales)
     scales = require(
         scales,
-        (scales >= 0).all(),
+        (known >= 0).all(),
         "scales are standard deviations and must not be negative, the least is "
-        f"{show(scales.min())}.",
+        f"{show(known.min())}.",
     )
     return Covariance(None, scales**2, jnp.zeros(count, means.dtype))
 
