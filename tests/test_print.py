@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,14 +64,14 @@ def test_a_teacher_and_a_student_take_a_screen(x32):
 def test_a_log_density_shows_its_value(x64):
     """Of a Gaussian of the variance 1 + t_min^2 in two dimensions."""
     flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(2), jnp.ones(2)), px.EDM())
-    solved = px.log_density(flow, jnp.ones(2), rtol=1e-7)
+    solved = px.log_density(flow, jnp.ones(2), rtol=1e-5, solver=diffrax.Bosh3())
     exact = -np.log(2 * np.pi * (1 + 0.002**2)) - 1 / (1 + 0.002**2)
     text = str(solved)
     assert text.startswith("log-density ")
     assert abs(float(text.split()[1]) - exact) < 1e-3
     assert f", {int(solved.stats['evaluations'])} evaluations" in text
     seen = []
-    jax.jit(lambda x: seen.append(str(px.log_density(flow, x))))(jnp.ones(2))
+    jax.eval_shape(lambda x: seen.append(str(px.log_density(flow, x))), jnp.ones(2))
     assert "value=f64[]" in seen[0]
 
 
