@@ -16,13 +16,14 @@ observations ($s = 0$) are treated exactly.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from .._checks import is_traced, require, require_finite, settled, show
 from ..types import (
@@ -333,7 +334,7 @@ def _rows(
     return rows.reshape(count, -1)
 
 
-def _require_psd(variances: Array, scale: Array) -> Array:
+def _require_psd(variances: Array, scale: ArrayLike) -> Array:
     """Clip rounding errors below zero; refuse anything larger."""
     known = settled(variances)
     least = known.min()
@@ -347,6 +348,6 @@ def _require_psd(variances: Array, scale: Array) -> Array:
     return variances if not is_traced(least) and least >= 0 else variances.clip(0.0)
 
 
-def is_small(value: Array, scale: Array) -> Array:
+def is_small(value: Any, scale: Any) -> Any:
     """Whether `value` is a rounding error relative to `scale`."""
     return value <= 100 * jnp.finfo(value.dtype).eps * scale

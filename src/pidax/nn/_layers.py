@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import require_whole
+from .._checks import require_whole, settled
 from ..types import Key, Scalar, ScalarLike, Shape, at_least_float32, typed
 
 Padding = Literal["zeros", "periodic", "edge"]
@@ -422,17 +422,13 @@ def normal(key: Key, shape: Shape, spread: float) -> Array:
     count, size = math.prod(shape), 4096
     while size < count:
         size *= 4
-    return _cut(_draw(key, size), spread, shape)
+    numbers = settled(_draw(key, size))[:count].reshape(shape)
+    return jnp.asarray(spread * numbers)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _draw(key: Key, size: int) -> Array:
     return jax.random.normal(key, (size,), jnp.zeros(()).dtype)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _cut(numbers: Array, spread: float, shape: Shape) -> Array:
-    return spread * numbers[: math.prod(shape)].reshape(shape)
 
 
 def upsample(x: Float[Array, "*grid channels"]) -> Array:

@@ -203,7 +203,9 @@ class Grid(eqx.Module):
     @property
     def coordinates(self) -> tuple[Field, ...]:
         """The coordinates of every point: a field for each axis."""
-        return tuple(jnp.meshgrid(*self.points, indexing="ij"))
+        return tuple(
+            jnp.asarray(x, float) for x in np.meshgrid(*self._points, indexing="ij")
+        )
 
     @property
     def weights(self) -> Field:
