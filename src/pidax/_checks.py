@@ -161,6 +161,7 @@ def check_condition(condition: PyTree, count: int) -> PyTree:
     return jax.tree.map(spread, condition)
 
 
+@functools.partial(jax.jit, inline=True)
 def not_negative(alpha: Array) -> Array:
     """`alpha`, and zero where it rounds below, with the derivative of `alpha`."""
     return alpha + jax.lax.stop_gradient(jnp.maximum(-alpha, 0))
