@@ -22,6 +22,7 @@ from pidax.student import (
     SolverStep,
     Student,
     Upwind,
+    residual,
 )
 
 # --- Lemma 1 -------------------------------------------------------------------------
@@ -257,6 +258,29 @@ def test_labels_reach_the_student_and_the_teacher(x64):
         assert_close(denoised, x[:, :-1] / (1 + t) + label, 1e-8)
         answers.append(implied)
     assert np.abs(answers[1] - answers[0]).max() > 1e-3
+
+
+class Noisy(Network):
+    """The network, one more where it is given a key."""
+
+    def __call__(self, x, c_noise, condition=None, *, augment=None, key=None):
+        return super().__call__(x, c_noise) + (0.0 if key is None else 1.0)
+
+
+def test_a_slow_copy_is_asked_without_dropout(x64):
+    process, derivative = px.EDM(), Upwind(TIME)
+    flow = px.ProbabilityFlow(gaussian(), process)
+    student = Student(Noisy(), process)
+    row = derivative.stencil(process, px.karras(4, process))[1]
+    asked = jax.jit(
+        lambda unit, key: residual(
+            student, flow, derivative, row, unit, inside=student, key=key
+        )
+    )
+    unit = jnp.ones(3)
+    noisy, plain = asked(unit, jax.random.key(0)), asked(unit, None)
+    assert_close(noisy[0], plain[0] + 1, 1e-9)  # the factors of F sum to one
+    assert_close(noisy[1], plain[1], 1e-12)
 
 
 HISTORY_OR_IMPLICIT = [

@@ -112,7 +112,6 @@ def test_distances_and_forms(x64):
             assert_close(terms["residual"], np.mean(error**2), 1e-9)
 
 
-@pytest.mark.slow
 def test_the_teacher_is_asked_in_the_state_of_the_slow_copy(x64):
     student = Student(Network(), EDM)
     slow = jax.tree.map(lambda a: 0.8 * a if eqx.is_array(a) else a, student)

@@ -105,7 +105,6 @@ def test_it_is_the_odes_left_side_and_the_teacher_sees_the_same_state(name, x64)
         assert_close(side, part, 1e-8)
 
 
-@pytest.mark.slow
 def test_any_node_may_be_the_reference(x64):
     """From which differences of the network are taken: the sum is one number."""
     process, derivative = px.VP(), CoupledAutomaticNumerical()
@@ -119,6 +118,16 @@ def test_any_node_may_be_the_reference(x64):
         for choice in (rows, first)
     ]
     assert_close(implied[0], implied[1], 1e-9)
+
+
+def test_a_row_has_the_clocks_rates_and_the_time_of_the_ode(x64):
+    """In EDM's time sigma = t and alpha = 1; in the angle t = tan(phi)/2."""
+    process, times = px.EDM(), px.karras(9, px.EDM())
+    rates = Upwind(TIME).stencil(process, times).rows.rates
+    assert_close(rates, np.tile([1.0, 0.0, 1.0], (8, 2, 1)), 1e-12)
+    phi = np.arctan2(np.asarray(times), 0.5)
+    middle = 0.5 * np.tan((phi[1:] + phi[:-1]) / 2)
+    assert_close(Central().stencil(process, times).rows.at_time, middle, 1e-9)
 
 
 # --- rounding ------------------------------------------------------------------------
