@@ -12,7 +12,16 @@ from helpers import PROCESSES, assert_close, gaussian
 from networks import Network
 
 import pidax as px
-from pidax.distill import PID, AbstractWeighting, Slope, Unweighted
+from pidax.distill import (
+    PID,
+    AbstractWeighting,
+    ByLoss,
+    PowerLaw,
+    Slope,
+    Uniform,
+    Unweighted,
+)
+from pidax.distill._row_sampling import draw_rows
 from pidax.student import IntegralStudent, integral_residual
 
 EDM = px.EDM()
@@ -166,6 +175,9 @@ def test_no_loss_is_the_collocation_solution_and_nothing_else(x64):
     unit = z / student.levels[0][0]
     predicted, denoised = integral_residual(student, flow, unit)
     assert_close(predicted, denoised, 0.0, 1e-12)
+    runs = jnp.arange(10).reshape(2, 5)
+    predicted, denoised = integral_residual(student, flow, unit, which=runs)
+    assert_close(predicted, denoised, 0.0, 1e-12)
     # Each other table has a residual: the map of the errors to it is regular.
     residual = lambda clean: jnp.subtract(
         *integral_residual(
@@ -195,7 +207,7 @@ def latent(key, count=3):
 def test_the_loss_is_the_weighted_residual_at_the_nodes(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student, weights = table(EDM, 8), np.linspace(1.0, 0.2, 8)
-    pid = PID(flow, weighting=Measured())
+    pid = PID(flow, weighting=Measured(), reach=1)
     state = pid.init(student, key=KEY)
     state = eqx.tree_at(lambda s: s.measured, state, jnp.asarray(weights))
     loss, (_, terms) = eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)
@@ -210,24 +222,29 @@ def test_the_loss_is_the_weighted_residual_at_the_nodes(x64):
 def test_the_gradient_goes_through_the_prediction_alone(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 8)
-    of = lambda student, pid: pid.loss(
-        student, pid.init(student, key=KEY), None, NOW, key=KEY
-    )[0]
-    held = PID(flow, weighting=Unweighted())
-    whole = PID(flow, weighting=Unweighted(), stop_gradient=False)
-    grad = lambda pid: eqx.filter_grad(of)(student, pid).network.clean
-    sides = integral_residual(student, flow, latent(KEY))
-    assert_close(grad(held), 2 / 24 * (sides[0] - sides[1]), 1e-9)
+    held = PID(flow, weighting=Unweighted(), reach=4)
+    whole = PID(flow, weighting=Unweighted(), reach=4, stop_gradient=False)
+    state = held.init(student, key=KEY)
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def loss(clean, pid):
+        moved = eqx.tree_at(lambda s: s.network.clean, student, clean)
+        return pid.loss(moved, state, None, NOW, key=KEY)[0]
+
+    clean = student.network.clean
+    rows, _ = draw_rows(
+        8, 4, Uniform(), Unweighted(), state.measured, state.measured, NOW, NOW,
+        jax.random.split(KEY, 3)[1],
+    )  # fmt: skip
+    sides = integral_residual(student, flow, latent(KEY), which=rows)
+    residual = jnp.zeros((8, 3)).at[rows].set(sides[0] - sides[1])
+    assert_close(loss(clean, held)[1], 2 / 24 * residual, 1e-9)
     # Through the states too, against a difference of the loss.
     direction = jnp.asarray(np.random.default_rng(1).normal(size=(8, 3)))
-    moved = lambda h: of(
-        eqx.tree_at(
-            lambda s: s.network.clean, student, student.network.clean + h * direction
-        ),
-        whole,
-    )
-    slope = (moved(1e-4) - moved(-1e-4)) / 2e-4
-    assert_close(jnp.sum(grad(whole) * direction), slope, 1e-6)
+    at = lambda h: loss(clean + h * direction, whole)[0]
+    slope = (at(1e-4) - at(-1e-4)) / 2e-4
+    assert_close(jnp.sum(loss(clean, whole)[1] * direction), slope, 1e-6)
 
 
 @pytest.mark.slow
@@ -235,7 +252,7 @@ def test_the_teacher_is_asked_at_as_many_nodes_as_are_drawn(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 9)
     state = PID(flow, weighting=Unweighted()).init(student, key=KEY)
-    of = lambda draw, key: PID(flow, draw=draw, weighting=Unweighted()).loss(
+    of = lambda draw, key: PID(flow, draw=draw, weighting=Unweighted(), reach=1).loss(
         student, state, None, NOW, key=key
     )[0]
     keys = jax.random.split(KEY, 4000)
@@ -259,6 +276,67 @@ def test_the_teacher_is_asked_in_the_states_of_the_slow_copy(x64):
     assert_close(predicted, student.network.clean, 1e-12)
     states = slow.path(80.0 * unit)
     assert_close(denoised, jax.vmap(gaussian())(states, student.times), 1e-10)
+
+
+def along(student, unit, runs, slope):
+    """The teacher's answers along runs, for the denoiser `slope[j] * x` at node j."""
+    sigma, alpha = np.array(student.levels).T
+    gap = (alpha - sigma * alpha[0] / sigma[0])[:, None] * student.weights
+    predicted = np.asarray(student.network.clean)
+    found = []
+    for run in runs:
+        values = predicted.copy()
+        for node in run:
+            if node == 0:  # a trajectory begins
+                values = predicted.copy()
+            state = sigma[node] * unit + gap[node] @ values
+            found.append(slope[node] * state)
+            values[node] = found[-1]
+    return np.reshape(found, (*np.shape(runs), 3))
+
+
+def test_along_a_run_the_states_contain_the_answers_before(x64):
+    exact = px.Gaussian(jnp.zeros(3), 0.25 * jnp.eye(3))
+    flow = px.ProbabilityFlow(exact, EDM)
+    student, unit = table(EDM, 8), np.asarray(latent(KEY))
+    slope = 0.25 / (0.25 + np.array(student.nodes) ** 2)
+    runs = np.array([[1, 2, 3], [4, 5, 6], [6, 7, 0], [7, 0, 1]])
+    ask = lambda runs: integral_residual(student, flow, jnp.asarray(unit), which=runs)
+    predicted, denoised = jax.jit(ask)(jnp.asarray(runs))
+    assert_close(denoised, along(student, unit, runs, slope), 1e-9)
+    np.testing.assert_array_equal(predicted, student.network.clean[runs])
+    # Runs of one node are the student's own states.
+    one = jax.jit(ask)(jnp.arange(8)[:, None])[1][:, 0]
+    assert_close(one, ask(jnp.arange(8))[1], 1e-12)
+
+
+def test_evenly_drawn_runs_cover_each_node_once(x64):
+    laws = Uniform(), Unweighted()
+    draw = lambda key: draw_rows(20, 5, *laws, *[jnp.ones(20)] * 2, NOW, NOW, key)
+    rows, factors = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 50))
+    assert rows.shape == (50, 4, 5)
+    np.testing.assert_array_equal(
+        np.sort(rows.reshape(50, 20), axis=1), np.tile(np.arange(20), (50, 1))
+    )
+    np.testing.assert_array_equal(np.diff(rows, axis=2) % 20, 1)
+    assert len(np.unique(rows[:, 0, 0])) > 3
+    assert_close(factors, 1.0, 1e-12)
+
+
+@pytest.mark.parametrize("compensates", [False, True])
+def test_factors_make_up_for_how_often_a_row_is_in_a_run(compensates, x64):
+    """The mean over draws is the law's mean; the plain mean, if the law compensates."""
+    losses = jnp.asarray(np.random.default_rng(2).uniform(0.1, 3.0, 7))
+    law = ByLoss() if compensates else PowerLaw()
+    draw = lambda key: draw_rows(3, 3, law, Unweighted(), losses, losses, NOW, NOW, key)
+    rows, factors = jax.jit(jax.vmap(draw))(jax.random.split(KEY, 20_000))
+    values = np.asarray(np.random.default_rng(3).normal(size=7))
+    chances = np.asarray(law(losses, losses, NOW))
+    wanted = values.mean() if compensates else values @ chances / chances.sum()
+    found = (np.asarray(factors) * values[rows]).mean(axis=(1, 2))
+    error = found.std() / np.sqrt(len(found))
+    assert_close(found.mean(), wanted, 0.0, 4 * error)
+    assert abs(wanted) > 20 * error
 
 
 # --- weights -------------------------------------------------------------------------
@@ -406,6 +484,10 @@ def make(n=4, **options):
         (
             lambda: PID(px.ProbabilityFlow(gaussian(), EDM), draw=0),
             "draw must be a whole number of at least 1",
+        ),
+        (
+            lambda: PID(px.ProbabilityFlow(gaussian(), EDM), reach=0),
+            "reach must be a whole number of at least 1",
         ),
         (lambda: Slope(least=0.0), "least and quantile must be in"),
         (

@@ -81,7 +81,24 @@ def numbers(derivative, n, slope):
     }
 
 
-def numbers_of_integral(weighted, n, slope):
+def carried(states, slope, reach):
+    """The teacher's answers to the values, along runs of `reach` nodes.
+
+    In a run the state contains the answers before it: (1 - a N) answers = a (M - N)
+    values, with N the part of M that lies below the diagonal and within a run. The mean
+    over where runs begin.
+    """
+    n = len(states)
+    found = []
+    for begin in range(reach):
+        run = (np.arange(n) + begin) // reach
+        inside = np.tril(states, -1) * (run[:, None] == run)
+        rest = slope * (states - inside)
+        found.append(np.linalg.solve(np.eye(n) - slope * inside, rest))
+    return np.mean(found, axis=0)
+
+
+def numbers_of_integral(weighted, reach, n, slope):
     """The same for the integral student, whose values are the clean samples.
 
     L is the identity. With weights w the gradient is W (L - a M): its eigenvalues and
@@ -94,7 +111,8 @@ def numbers_of_integral(weighted, n, slope):
     student = px.IntegralStudent(network, process, times, shape=(1,))
     unit = jnp.zeros(1)
     path = lambda clean: student.states(unit, clean[:, None])[:, 0]
-    matrix = np.eye(n) - slope * np.asarray(jax.vmap(path, out_axes=1)(jnp.eye(n)))
+    states = np.asarray(jax.vmap(path, out_axes=1)(jnp.eye(n)))
+    matrix = np.eye(n) - carried(states, slope, reach)
     if weighted:
         root = (np.asarray(times) / process.t_max) ** max(slope - 1, 0)
         matrix = root[:, None] * matrix / root
@@ -110,15 +128,17 @@ def numbers_of_integral(weighted, n, slope):
 class IntegralStability:
     """The eigenvalues of the integral form; a method of the suite."""
 
-    weighted: bool
+    weighted: bool = False
+    reach: int = 1
 
     def configuration_on(self, problem: Linear):
-        return {"integral": True, "weighted": self.weighted, "of": "stability"}
+        kind = {"integral": True, "weighted": self.weighted, "of": "stability"}
+        return kind if self.reach == 1 else kind | {"reach": self.reach}
 
     def __call__(self, problem: Linear, seed, quick) -> bench.Outcome:
         with jax.enable_x64(True):
             rows = [
-                numbers_of_integral(self.weighted, n, slope)
+                numbers_of_integral(self.weighted, self.reach, n, slope)
                 for n in problem.nodes
                 for slope in problem.slopes
             ]
@@ -156,13 +176,16 @@ def _register():
         bench.method(
             "pid", f"stability: {name}", label=name, on=("linear",), quick=i == 0
         )(Stability(derivative))
-    for name, weighted in {
-        "integral": False,
-        "integral, weights of `Slope`": True,
-    }.items():
+    integral = {
+        "integral": IntegralStability(),
+        "integral, weights of `Slope`": IntegralStability(weighted=True),
+        "integral, reach 5": IntegralStability(reach=5),
+        "integral, reach 10": IntegralStability(reach=10),
+    }
+    for name, how in integral.items():
         bench.method(
-            "pid", f"stability: {name}", label=name, on=("linear",), quick=weighted
-        )(IntegralStability(weighted))
+            "pid", f"stability: {name}", label=name, on=("linear",), quick=how.weighted
+        )(how)
 
 
 _register()

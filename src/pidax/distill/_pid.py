@@ -68,6 +68,7 @@ _TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 _DRAWN = 4  # nodes of a pass at which a learned teacher is asked
+_REACH = 5  # consecutive nodes along which its answers are carried
 Form = Literal["clean", "velocity"]
 
 
@@ -91,15 +92,15 @@ class PID(AbstractDistillation):
     sample: by default two and three. Networks run without dropout. `PID.paper(flow)`
     and `PID.authors(flow)` are the choices of the paper and of its authors' code.
 
-    **Arguments:**
-
-    - `flow`: the teacher's ODE.
     A student is either a function of time (`Student`), whose residual needs its
     derivative in time, or the integral of clean samples at nodes of its own
     (`IntegralStudent`), whose residual does not. For the second, `times` and
     `derivative` are not used: a step costs one pass of the student, without a
     derivative, and `draw` evaluations of the teacher.
 
+    **Arguments:**
+
+    - `flow`: the teacher's ODE.
     - `times`: process times from `t_max` to `t_min`; by default `karras(35, process)`.
     - `derivative`: of the student in time, and its clock; by default twelve long steps
       of a third-order solver, `SolverStep(diffrax.Bosh3(), steps=12)`. See
@@ -118,6 +119,13 @@ class PID(AbstractDistillation):
     - `draw`: the number of nodes of an `IntegralStudent` at which the teacher is
       evaluated in a pass; by default all nodes of an exact teacher, and 4 of a learned
       one.
+    - `reach`: the number of consecutive nodes of an `IntegralStudent` along which the
+      teacher's answers are carried. The nodes are drawn in runs of `reach`. The state
+      at a node of a run contains the teacher's answers at the nodes before it in the
+      run, where otherwise it contains the student's predictions. The trajectory at zero
+      residual is the same for any `reach`; a longer one learns it in fewer steps. With
+      1 the teacher is always evaluated in the student's own states, as in the paper;
+      with all nodes every trajectory is solved, and the student regresses on it.
     - `slow`: evaluate the teacher at the state of a moving average of the student with
       this decay, for additional passes. None for the student itself.
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
@@ -143,6 +151,7 @@ class PID(AbstractDistillation):
     clamp: tuple[float, float] | None
     boundary_weight: float
     draw: int | None = eqx.field(static=True)
+    reach: int = eqx.field(static=True)
     form: Form = eqx.field(static=True)
     stop_gradient: bool = eqx.field(static=True)
     condition: Draw | None
@@ -161,6 +170,7 @@ class PID(AbstractDistillation):
         sampling: AbstractSampling | None = None,
         weighting: AbstractWeighting | None = None,
         draw: WholeLike | None = None,
+        reach: WholeLike = _REACH,
         slow: float | None = None,
         clamp: tuple[float | int, float | int] | None = None,
         classes: WholeLike | None = None,
@@ -180,6 +190,7 @@ class PID(AbstractDistillation):
         self.sampling = Uniform() if sampling is None else sampling
         self.weighting = weighting
         self.draw = None if draw is None else whole_number("draw", draw)
+        self.reach = whole_number("reach", reach)
         self.slow = slow
         self.clamp = None if clamp is None else check_interval("clamp", clamp)
         self.boundary_weight = float(boundary_weight)
@@ -266,8 +277,8 @@ class PID(AbstractDistillation):
         laws = (self.sampling, self._weighting(model))
         seen = (times, losses, progress, state.measured, row_key)
         if integral:
-            rows, weights = draw_rows(self._draw_of(model), *laws, *seen)
-            implied, clean = integral_residual(
+            rows, weights = draw_rows(*self._rows_of(model), *laws, *seen)
+            sides = integral_residual(
                 model,
                 self.flow,
                 unit,
@@ -276,6 +287,8 @@ class PID(AbstractDistillation):
                 inside=state.slow,
                 hold=self.stop_gradient,
             )
+            rows, weights = rows.reshape(-1), weights.reshape(-1)
+            implied, clean = (side.reshape(-1, *unit.shape) for side in sides)
         else:
             rows, weights = jax.tree.map(lambda a: a[None], draw_row(*laws, *seen))
             row = self.stencil[rows[0]]
@@ -320,11 +333,14 @@ class PID(AbstractDistillation):
             return model.times
         return self.stencil.rows.at_time
 
-    def _draw_of(self, model: IntegralStudent) -> int:
-        if self.draw is not None:
-            return min(self.draw, len(model.nodes))
-        exact = isinstance(self.flow.denoiser, AbstractExactDenoiser)
-        return len(model.nodes) if exact else min(_DRAWN, len(model.nodes))
+    def _rows_of(self, model: IntegralStudent) -> tuple[int, int]:
+        """How many nodes of a pass are drawn, in runs of how many."""
+        count, draw = len(model.nodes), self.draw
+        if draw is None:
+            exact = isinstance(self.flow.denoiser, AbstractExactDenoiser)
+            draw = count if exact else _DRAWN
+        draw = min(draw, count)
+        return draw, min(self.reach, draw)
 
     def _weighting(self, model: PyTree) -> AbstractWeighting:
         if self.weighting is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._checks import require, require_positive, whole_number
 from ..denoiser import log_ratio
@@ -305,6 +305,7 @@ def draw_row(
 
 def draw_rows(
     count: int,
+    reach: int,
     sampling: AbstractSampling,
     weighting: AbstractWeighting,
     times: Times,
@@ -312,24 +313,28 @@ def draw_rows(
     progress: Scalar,
     measured: Rows,
     key: Array,
-) -> tuple[Array, Rows]:
-    r"""The indices of `count` rows, and what their losses are multiplied by.
+) -> tuple[Int[Array, "run reach"], Float[Array, "run reach"]]:
+    r"""The indices of about `count` rows, and what their losses are multiplied by.
 
-    If `count` is the number of rows or more, all rows in their order, with their
-    probabilities among the factors. Fewer rows are drawn systematically, at $u, u +
-    1/k, \ldots$ of the cumulative probabilities with one uniform $u$: the rows lie
-    apart, and the probability of each is the one asked for.
+    They come in runs of `reach` consecutive rows; after the last row a run goes on with
+    the first. The starts are drawn systematically, at $u, u + 1/k, \ldots$ of the
+    cumulative probabilities with one uniform $u$: the runs lie apart, and evenly drawn
+    runs that are as many as fit do not overlap. A factor corrects for the probability
+    with which a row is in a run. All rows one by one, and a run over all rows, are in
+    their order.
     """
     weights = weighting(times, losses, progress, measured)
     chances = sampling(times, losses, progress)
-    chances = chances / chances.sum()
-    even = chances * times.size
-    if count >= times.size:
-        every = jnp.arange(times.size)
-        return every, weights if sampling.compensates else weights * even
-    start = jax.random.uniform(key, (), chances.dtype)
-    points = (start + jnp.arange(count, dtype=chances.dtype)) / count
-    rows = jnp.searchsorted(jnp.cumsum(chances), points)
-    rows = jnp.minimum(rows, times.size - 1)
-    weights = weights / even if sampling.compensates else weights
-    return rows, weights[rows]
+    size, reach = times.size, min(reach, times.size)
+    even = size * chances / chances.sum()
+    wanted = weights if sampling.compensates else weights * even
+    if count >= size and reach in (1, size):
+        return jnp.arange(size).reshape(-1, reach), wanted.reshape(-1, reach)
+    runs = max(1, min(count, size) // reach)
+    begin = jax.random.uniform(key, (), chances.dtype)
+    points = (begin + jnp.arange(runs, dtype=chances.dtype)) / runs
+    starts = jnp.searchsorted(jnp.cumsum(even) / size, points)
+    starts = jnp.minimum(starts, size - 1)[:, None]
+    rows = (starts + jnp.arange(reach, dtype=starts.dtype)) % size
+    inside = sum(jnp.roll(even, i) for i in range(reach)) / reach
+    return rows, (wanted / inside)[rows]

@@ -219,16 +219,17 @@ class IntegralStudent(AbstractNetworkStudent):
         clean = jnp.moveaxis(apart, -2, 0).astype(unit.dtype)
         return (c_skip * start[0]) * unit + c_out * clean
 
-    def states(
-        self, unit: Sample, predicted: Clean, which: Array | slice = slice(None)
-    ) -> Clean:
-        """The states at the nodes `which`, as the integral of the predictions."""
+    def states(self, unit: Sample, predicted: Clean) -> Clean:
+        """The states at the nodes, as the integral of the predictions."""
+        sigma = jnp.asarray(np.array(self.levels)[:, 0], unit.dtype)
+        moved = jnp.tensordot(self._moved_by(unit.dtype), predicted, axes=1)
+        return sigma.reshape(-1, *[1] * unit.ndim) * unit + moved
+
+    def _moved_by(self, dtype: Any) -> Float[Array, "node node"]:
+        """How much of each prediction is in the state at each node."""
         sigma, alpha = np.array(self.levels).T
         gap = alpha - sigma * (alpha[0] / sigma[0])
-        mean = (gap[:, None] * self.weights).astype(unit.dtype)
-        noise = jnp.asarray(sigma.astype(unit.dtype))[which]
-        moved = jnp.tensordot(jnp.asarray(mean)[which], predicted, axes=1)
-        return noise.reshape(-1, *[1] * unit.ndim) * unit + moved
+        return jnp.asarray(gap[:, None] * self.weights, dtype)
 
     def clean(
         self, unit: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
@@ -319,24 +320,46 @@ def integral_residual(
     unit: Sample,
     condition: Condition = None,
     *,
-    which: Array | slice = slice(None),
+    which: Array | None = None,
     inside: IntegralStudent | None = None,
     hold: bool = True,
 ) -> tuple[Clean, Clean]:
-    r"""The two sides at the nodes `which`: `(predicted, denoised)`.
+    r"""The two sides at the nodes `which`, by default all: `(predicted, denoised)`.
 
     The residual $\hat D_j - D(x(z, t_j), t_j)$ is their difference. `inside` is another
     student, in whose states the teacher is asked. With `hold` no gradient flows through
     the states.
+
+    Indices with two axes are *runs*, one in each row: consecutive nodes along which the
+    teacher's answers are carried. In the state at a node of a run, the predictions at
+    the nodes before it in the run are replaced by the teacher's answers there. If all
+    residuals are zero the two are equal, so that the trajectory at zero residual does
+    not depend on the runs. A run over all nodes solves the trajectory; runs of one node
+    leave the student's states as they are. An index smaller than the one before it
+    begins a new run.
     """
+    count = len(student.nodes)
+    which = jnp.arange(count) if which is None else which
     predicted = student.predicted(unit, condition)
-    if inside is None:
-        states = student.states(unit, predicted, which)
-    else:
-        states = inside.states(unit, inside.predicted(unit, condition), which)
+    asked = predicted if inside is None else inside.predicted(unit, condition)
     if hold:
-        states = jax.lax.stop_gradient(states)
-    sigma, alpha = np.array(student.levels).T
-    at = lambda level: jnp.asarray(level.astype(unit.dtype))[which]
-    ask = lambda x, sigma, alpha: flow.denoiser(x, sigma, alpha, condition)
-    return predicted[which], jax.vmap(ask)(states, at(sigma), at(alpha))
+        asked = jax.lax.stop_gradient(asked)
+    source = student if inside is None else inside
+    states, moved = source.states(unit, asked), source._moved_by(unit.dtype)
+    levels = [jnp.asarray(level, unit.dtype) for level in np.array(student.levels).T]
+
+    def along(run: Array) -> Clean:
+        answers, changes = [], []
+        for i, node in enumerate(run):
+            x = states[node]
+            for before, change in zip(run[:i], changes, strict=True):
+                share = jnp.where(before < node, moved[node, before], 0.0)
+                x = x + share.astype(x.dtype) * change
+            answer = flow.denoiser(x, *(level[node] for level in levels), condition)
+            answers.append(answer)
+            changes.append(answer - asked[node])
+        return jnp.stack(answers)
+
+    runs = which if which.ndim == 2 else which[:, None]
+    denoised = jax.vmap(along)(runs)
+    return predicted[which], denoised.reshape(*which.shape, *unit.shape)
