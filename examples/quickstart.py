@@ -19,15 +19,18 @@ import optax
 import pidax as px
 
 KEY = jax.random.key(0)
-STEPS = 1_500
+STEPS, NODES = 1_500, 20
 
 
 def distil(flow, pid):
-    """A student of this flow: one network, the whole trajectory."""
+    """A student of this flow: one evaluation of its network, the whole trajectory."""
     process = flow.process
-    network = px.nn.MLP(2, 2, width=128, depth=3, key=jax.random.fold_in(KEY, 0))
+    times = px.where_it_moves(flow, NODES, key=jax.random.fold_in(KEY, 3))
+    network = px.nn.MLP(
+        2, NODES * 2, width=128, depth=3, key=jax.random.fold_in(KEY, 0)
+    )
     result = px.fit(
-        px.Student(network, process),
+        px.IntegralStudent(network, process, times),
         pid,
         steps=STEPS,
         batch_size=256,

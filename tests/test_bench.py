@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from benchmarks import bench
@@ -178,6 +179,14 @@ def test_what_the_recipe_calls_ours_is_what_pidax_does(monkeypatch):
     np.testing.assert_array_equal(plain.times, ours["times"].times(problem.process))
     same = _configuration.describe
     assert same(plain.derivative) == same(ours["derivative"])
+    integral = CHOICES["integral"]
+    assert set(integral) == {"weighting", "reach"}
+    assert plain.reach == integral["reach"]
+    network = lambda x, c_noise: jnp.tile(x, 20)
+    student = px.IntegralStudent(
+        network, problem.process, px.karras(20, problem.process), shape=(2,)
+    )
+    assert same(plain._weighting(student)) == same(integral["weighting"])
 
 
 def test_comments_and_docstrings_change_no_hash(tmp_path):

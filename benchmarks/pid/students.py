@@ -72,7 +72,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "times": Grid(35),
         "derivative": px.student.SolverStep(diffrax.Bosh3(), steps=12),
     },
-    "integral": {},
+    "integral": {"weighting": px.distill.Slope(strength=0.5), "reach": 5},
     "kd": {},
 }
 
@@ -381,6 +381,12 @@ def integral():
     changes = {
         "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
         "linear": {"nodes": Nodes(interpolant="linear")},
+        "full weights": {"choices": {"weighting": px.distill.Slope()}},
+        "own states": {"choices": {"reach": 1}},
+        "own states, full weights": {
+            "choices": {"reach": 1, "weighting": px.distill.Slope()}
+        },
+        "whole paths": {"choices": {"reach": Nodes().count}},
         "5 nodes asked": {"choices": {"draw": 5}},
     }
     for change, options in changes.items():

@@ -68,6 +68,7 @@ _TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 _DRAWN = 4  # nodes of a pass at which a learned teacher is asked
+_STRENGTH = 0.5  # of the weights of an integral student (docs/pid.md)
 _REACH = 5  # consecutive nodes along which its answers are carried
 Form = Literal["clean", "velocity"]
 
@@ -115,7 +116,7 @@ class PID(AbstractDistillation):
     - `sampling`, `weighting`: the probability and the weight of each time: `Uniform()`,
       `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`, `Slope()`,
       all in `pidax.distill`. By default uniform, with `Unweighted()` for a `Student`
-      and `Slope()` for an `IntegralStudent`.
+      and `Slope(strength=0.5)` for an `IntegralStudent`.
     - `draw`: the number of nodes of an `IntegralStudent` at which the teacher is
       evaluated in a pass; by default all nodes of an exact teacher, and 4 of a learned
       one.
@@ -345,7 +346,8 @@ class PID(AbstractDistillation):
     def _weighting(self, model: PyTree) -> AbstractWeighting:
         if self.weighting is not None:
             return self.weighting
-        return Slope() if isinstance(model, IntegralStudent) else Unweighted()
+        integral = isinstance(model, IntegralStudent)
+        return Slope(strength=_STRENGTH) if integral else Unweighted()
 
     def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
         losses = None if state.losses is None else state.losses.update(*update)
