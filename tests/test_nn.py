@@ -144,7 +144,6 @@ def linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
 # --- layers --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("padding", MODES)
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_convolution_is_scipys_correlation(dims, padding, x64):
@@ -220,7 +219,6 @@ def test_statistics_and_softmax_are_not_in_half_precision():
     assert all(dtype == jnp.bfloat16 for name, dtype in done if name == "dot_general")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("heads", [1, 2])
 def test_attention_is_its_formula(heads, x64):
     attention = nn.Attention(4, heads=heads, key=KEY)
@@ -313,7 +311,6 @@ def test_conditions_that_are_refused(condition, classes, message):
         nn.class_vector(condition, classes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2])
 def test_an_embedding_is_its_formula(depth, x64):
     embedding = nn.Embedding(4, features=6, classes=CLASSES, depth=depth, key=KEY)
@@ -353,7 +350,6 @@ def test_a_network_hears_its_label_and_its_time(name):
 # --- the contract --------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_perceptron_is_its_formula(x64):
     net, x = network("MLP"), draw(3)
     h = linear(net.input, np.asarray(x)) + np.asarray(net.embedding(0.3, 1))
@@ -361,7 +357,6 @@ def test_the_perceptron_is_its_formula(x64):
     assert_close(call(net, x, 0.3, 1), expected, 1e-12)
 
 
-@pytest.mark.slow
 def test_the_residual_perceptron_is_its_formula(x64):
     net, x = network("ResidualMLP"), draw(3)
     hat = lambda h: (h - h.mean()) / np.sqrt(h.var() + 1e-5)
@@ -505,7 +500,6 @@ def test_features_and_activation_can_be_chosen():
 # --- dropout -------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_dropout_drops_and_keeps_the_mean():
     x = jnp.ones(20_000)
     assert dropout(x, 0.3, None) is x

@@ -124,6 +124,31 @@ def test_the_residual_of_an_iterated_solution_is_zero(name, x64):
     check_own_residual(lognormal(grid), np.exp(some(grid.shape)))
 
 
+def test_without_a_value_on_a_side_the_solution_has_zero_mean(x64):
+    grid = GRIDS["closed"]
+    fields = check_own_residual(lognormal(grid), np.exp(some(grid.shape)))
+    assert abs(grid.mean(fields.solution)) < 1e-15
+
+
+def test_a_rough_coefficient_is_smoothed_in_the_preconditioner(x64, monkeypatch):
+    """Between 100 and 150 steps were seen, and without smoothing more than 400."""
+    monkeypatch.setattr("pidax.pde._elliptic_solvers.MAX_STEPS", 200)
+    a, ones = np.exp(2 * some((24, 24))), jnp.ones((24, 24))
+    u = jax.jit(lambda a: solve_diffusion(Grid((24, 24)), a, ones))(a)
+    assert jnp.isfinite(u).all()  # or it raises
+
+
+def test_resonance_is_noticed_in_a_compiled_program(x64):
+    grid = Grid((8, 8))
+    solve = eqx.filter_jit(
+        lambda k: Helmholtz(grid, k, 0.0).solve(jnp.ones((8, 8))).solution
+    )
+    wavenumber = jnp.sqrt(-laplacian_eigenvalues(grid)[0, 0])
+    assert jnp.isfinite(solve(1.01 * wavenumber)).all()
+    with pytest.raises(RuntimeError, match="at resonance"):
+        solve(wavenumber)
+
+
 @pytest.mark.slow
 def test_so_it_is_on_every_kind_of_grid(x64):
     for name, grid in GRIDS.items():
