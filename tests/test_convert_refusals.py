@@ -14,7 +14,13 @@ from forge import Global, Persistent, Raw, Reduce
 from mutations import WATCH, outcome
 
 from pidax.convert import CheckpointError, read_checkpoint
-from pidax.convert._pickles import _STEPS
+from pidax.convert._pickles import (
+    _STEPS,
+    ORDERED,
+    Budget,
+    read_pickle,
+    survey,
+)
 
 
 @pytest.fixture
@@ -32,6 +38,58 @@ def refuse(tmp_path):
         assert list(tmp_path.iterdir()) == [path], "something was written"
 
     return refuse
+
+
+# --- words ----------------------------------------------------------------------------
+
+CALLABLE = {ORDERED: "call"}
+DICT = b"ccollections\nOrderedDict\n)R"  # an OrderedDict without arguments
+
+
+def value(words: bytes):
+    """Of these words between a pickle's first two bytes and its last."""
+    return read_pickle(memoryview(b"\x80\x02" + words + b"."), 0, CALLABLE, Budget())[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (b"\x8a\x11" + bytes(17), "an integer of at most 16 bytes, got one of 17"),
+        (b"K\x01(\x85", "1 objects on the stack, got fewer"),  # from below the mark
+        (b"]q\x00q\x00", "memo number 1, got 0"),
+        (b"}J\x00\x00\x10\x00Ns", "keys that are strings or small integers"),
+        (b"}J\xff\xff\xff\xffNs", "keys that are strings or small integers"),
+        (DICT + b"}(X\x09\x00\x00\x00_metadataNK\x01Nub", "nothing but _metadata"),
+        (b"ccollections\nOrderedDict\n)\x81", "names to new"),
+    ],
+    ids="length mark memo large negative state use".split(),
+)
+def test_a_word_that_no_writer_needs_is_refused(words, message):
+    with pytest.raises(CheckpointError, match=message):
+        value(words)
+
+
+def test_numbers_are_those_of_pickle():
+    for words, number in (
+        (b"J\xff\xff\xff\xff", -1),
+        (b"M\xff\xff", 65535),
+        (b"K\xff", 255),
+        (b"\x8a\x02\x00\x80", -(2**15)),
+        (b"G" + struct.pack(">d", -0.1), -0.1),
+        (b"\x8a\x10" + bytes(15) + b"\x01", 1 << 120),
+    ):
+        assert value(words) == number == pickle.loads(b"\x80\x02" + words + b".")
+    assert value(b"}J\xff\xff\x0f\x00Ns") == {(1 << 20) - 1: None}
+
+
+def test_what_grows_without_end_is_refused_without_growing():
+    """Pairs of one pair before, 2^40 leaves; and a list that contains itself."""
+    pairs = b"(]q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))
+    with pytest.raises(CheckpointError, match=r"a tree of at most \d+ branches"):
+        survey(value(pairs + b"t"))
+    with pytest.raises(CheckpointError, match="a list that contains itself"):
+        survey(value(b"]q\x00h\x00a"))
+    assert survey(value(b"](K\x01K\x02e")) == []
 
 
 # --- names ----------------------------------------------------------------------------
