@@ -62,7 +62,7 @@ def value(words: bytes):
         (DICT + b"}(X\x09\x00\x00\x00_metadataNK\x01Nub", "nothing but _metadata"),
         (b"ccollections\nOrderedDict\n)\x81", "names to new"),
     ],
-    ids="length mark memo large negative state use".split(),
+    ids=["length", "mark", "memo", "large", "negative", "state", "use"],
 )
 def test_a_word_that_no_writer_needs_is_refused(words, message):
     with pytest.raises(CheckpointError, match=message):
