@@ -260,17 +260,21 @@ def test_labels_reach_the_student_and_the_teacher(x64):
     assert np.abs(answers[1] - answers[0]).max() > 1e-3
 
 
-class Noisy(Network):
-    """The network, one more where it is given a key."""
+class Noisy(eqx.Module):
+    """A network, and one more where it is given a key."""
+
+    network: Network
+    classes: None = None
+    shape: tuple[int, ...] = eqx.field(static=True, default=(3,))
 
     def __call__(self, x, c_noise, condition=None, *, augment=None, key=None):
-        return super().__call__(x, c_noise) + (0.0 if key is None else 1.0)
+        return self.network(x, c_noise) + (0.0 if key is None else 1.0)
 
 
 def test_a_slow_copy_is_asked_without_dropout(x64):
     process, derivative = px.EDM(), Upwind(TIME)
     flow = px.ProbabilityFlow(gaussian(), process)
-    student = Student(Noisy(), process)
+    student = Student(Noisy(Network()), process)
     row = derivative.stencil(process, px.karras(4, process))[1]
     asked = jax.jit(
         lambda unit, key: residual(
