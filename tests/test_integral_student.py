@@ -41,11 +41,11 @@ class Table(eqx.Module):
         return self.clean.reshape(-1)
 
 
-def table(process, n, interpolant="cubic", clean=None):
+def table(process, n, interpolant="cubic", clean=None, **options):
     clean = np.random.default_rng(0).normal(size=(n, 3)) if clean is None else clean
     network = Table(jnp.asarray(clean, float))
     times = px.uniform_log_snr(n, process)
-    return IntegralStudent(network, process, times, interpolant=interpolant)
+    return IntegralStudent(network, process, times, interpolant=interpolant, **options)
 
 
 def ratios(student):
@@ -339,6 +339,98 @@ def test_factors_make_up_for_how_often_a_row_is_in_a_run(compensates, x64):
     assert abs(wanted) > 20 * error
 
 
+# --- several starts ------------------------------------------------------------------
+
+
+def known(starts, n=16):
+    """A student whose predictions are a function of rho, and its integral."""
+    student = table(EDM, n, starts=starts)
+    value, total = antiderivative("cubic", student.shift)
+    clean = np.outer(value(ratios(student)), [1.0, -2.0, 0.5])
+    at = lambda t: total(1 / np.asarray(t))[..., None] * np.array([1.0, -2.0, 0.5])
+    return table(EDM, n, clean=clean, starts=starts), at
+
+
+def test_it_goes_from_a_start_to_any_later_time(x64):
+    """x_t / t = x_s / s + the integral over rho, in closed form."""
+    student, total = known(4)
+    assert student.start_nodes == (0, 4, 8, 12)
+    x = np.array([0.3, -1.0, 2.0])
+    for s in student.start_times:
+        times = np.geomspace(0.9 * s, EDM.t_min * 1.001, 7)
+        to = jax.jit(jax.vmap(lambda t, s=s: student.transport(x, s, t)))
+        wanted = times[:, None] * (x / s + total(times) - total(s))
+        assert_close(to(jnp.asarray(times)), wanted, 1e-8)
+    np.testing.assert_array_equal(student.transport(x, s, s), x)
+
+
+def test_several_steps_are_the_maps_one_after_the_other(x64):
+    student, _ = known(4)
+    moved = eqx.tree_at(lambda s: s.network, student, Bent(student.network.clean))
+    z = EDM.prior(KEY, (3,))
+    stops = moved.start_times[::2]
+    middle = moved.transport(z, stops[0], stops[1])
+    two = moved.in_steps(2)
+    early, late = np.sqrt(80.0 * stops[1]), 0.5 * stops[1]
+    assert_close(two(z, early), moved(z, early), 1e-10)
+    assert_close(two(z, late), moved.transport(middle, stops[1], late), 1e-10)
+    assert abs(two(z, late) - moved(z, late)).max() > 1e-3
+    one = moved.in_steps(1)
+    assert_close(one.sample(z), moved.sample(z), 1e-10)
+    # `px.sample` takes the same number.
+    draws = px.sample(moved, 5, key=KEY, steps=2)
+    assert_close(draws, px.sample(two, 5, key=KEY), 1e-10)
+
+
+class Bent(eqx.Module):
+    """Predictions that depend on the state and on where it is."""
+
+    clean: jax.Array
+    classes = None
+    shape = (3,)
+
+    def __call__(self, x, c_noise, condition=None, *, key=None):
+        return (self.clean * (1 + 0.1 * c_noise) + jnp.sin(x)).reshape(-1)
+
+
+def test_a_pass_from_a_later_start_has_the_residual_of_its_own_states(x64):
+    student, total = known(3)
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    node = student.start_nodes[1]
+    x, s = np.array([0.3, -1.0, 2.0]), student.nodes[node]
+    times = np.array(student.nodes[node:])
+    predicted, denoised = jax.jit(
+        lambda unit: integral_residual(student, flow, unit, start=1)
+    )(jnp.asarray(x / s))
+    states = times[:, None] * (x / s + total(times) - total(s))
+    wanted = jax.vmap(gaussian())(jnp.asarray(states), jnp.asarray(times))
+    assert_close(denoised[node:], wanted, 1e-8)
+    np.testing.assert_array_equal(predicted, student.network.clean)
+
+
+def test_the_loss_of_the_legs(x64):
+    """Their share, with weights from the start on; with none the plain loss."""
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    one, two = table(EDM, 8), table(EDM, 8, starts=2)
+    weights = jnp.asarray(np.linspace(1.0, 0.2, 8))
+    state = PID(flow, weighting=Unweighted()).init(one, key=KEY)
+    state = eqx.tree_at(lambda s: s.measured, state, weights)
+
+    def loss(student, legs):
+        pid = PID(flow, weighting=Measured(), reach=1, legs=legs)
+        return eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)[0]
+
+    plain = loss(one, 0.5)
+    assert loss(two, 0) == plain
+    # One later start, node 4: from the state there, on the nodes 4 to 7.
+    unit, node = latent(KEY), two.start_nodes[1]
+    there = two.path(80.0 * unit)[node] / two.nodes[node]
+    sides = integral_residual(two, flow, there, start=1)
+    squares = np.mean(np.square(sides[0] - sides[1]), axis=1)[4:]
+    leg = np.mean(squares * np.asarray(weights[4:] / weights[4]))
+    assert_close(loss(two, 0.3), 0.7 * plain + 0.3 * leg, 1e-9)
+
+
 # --- weights -------------------------------------------------------------------------
 
 
@@ -484,6 +576,35 @@ def make(n=4, **options):
         (
             lambda: PID(px.ProbabilityFlow(gaussian(), EDM), draw=0),
             "draw must be a whole number of at least 1",
+        ),
+        (
+            lambda: make(8, starts=4),
+            "leave 2 after the last start, expected at least 4",
+        ),
+        (lambda: make(starts=0), "starts must be a whole number of at least 1"),
+        (lambda: make(8, starts=2).in_steps(3), r"one of \[1, 2\] steps, got steps=3"),
+        (lambda: make(8, starts=2).in_steps(0), "steps must be a whole number of at"),
+        (
+            lambda: make(8, starts=2).transport(jnp.ones(3), 80.0, 81.0),
+            "t must lie in the process's interval",
+        ),
+        (
+            lambda: make(8, starts=2).transport(
+                jnp.ones(3), make(8, starts=2).start_times[1], 40.0
+            ),
+            "t must not be larger than s: .* got t=40.0",
+        ),
+        (
+            lambda: make(8, starts=2).transport(jnp.ones(3), 33.0, 1.0),
+            r"starts from one of the times \(80.0, .*\), got s=33.0",
+        ),
+        (
+            lambda: px.sample(make(8), 3, key=KEY, rtol=1e-3),
+            "got rtol. Leave them out. An IntegralStudent",
+        ),
+        (
+            lambda: PID(px.ProbabilityFlow(gaussian(), EDM), legs=1.0),
+            r"legs is the share .* in \[0, 1\), got legs=1.0",
         ),
         (
             lambda: PID(px.ProbabilityFlow(gaussian(), EDM), reach=0),

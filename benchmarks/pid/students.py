@@ -72,7 +72,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "times": Grid(35),
         "derivative": px.student.SolverStep(diffrax.Bosh3(), steps=12),
     },
-    "integral": {"weighting": px.distill.Slope(strength=0.5), "reach": 5},
+    "integral": {"weighting": px.distill.Slope(), "reach": 5},
     "kd": {},
 }
 
@@ -99,6 +99,13 @@ class IntegralRun(Run):
     nodes: Nodes = Nodes()
 
 
+@dataclasses.dataclass(frozen=True)
+class LegsRun(IntegralRun):
+    """The same for one with several starts."""
+
+    starts: int = 4
+
+
 def objective(run: Run, problem: Vectors):
     choices = dict(run.choices)
     if "times" in choices:
@@ -110,17 +117,15 @@ def objective(run: Run, problem: Vectors):
 def start(run: Run, problem: Vectors, key):
     if isinstance(run, IntegralRun):
         nodes, times = run.nodes, run.nodes.times(problem)
+        options: dict[str, Any] = {"interpolant": nodes.interpolant}
+        if isinstance(run, LegsRun):
+            options["starts"] = run.starts
         if run.from_teacher:
             return px.IntegralStudent.from_teacher(
-                problem.flow.denoiser,
-                problem.process,
-                times,
-                interpolant=nodes.interpolant,
+                problem.flow.denoiser, problem.process, times, **options
             )
         network = problem.network.make(key, run.scale, nodes.count)
-        return px.IntegralStudent(
-            network, problem.process, times, interpolant=nodes.interpolant
-        )
+        return px.IntegralStudent(network, problem.process, times, **options)
     if run.from_teacher:
         return px.Student.from_teacher(problem.flow.denoiser, problem.process)
     return px.Student(problem.network.make(key, run.scale), problem.process)
@@ -263,6 +268,7 @@ class Distilled:
     batch_size: int | None = None  # None for the problem's
     optimiser: str = ""  # "" for the recipe's
     nodes: Nodes | None = None  # None for the recipe's
+    starts: int = 1  # of an integral student
 
     def configuration_on(self, problem: Vectors) -> Run:
         """What is run on this problem."""
@@ -284,7 +290,10 @@ class Distilled:
         )
         if self.recipe != "integral":
             return run
-        return IntegralRun(**vars(run), nodes=self.nodes or Nodes())
+        nodes = self.nodes or Nodes()
+        if self.starts == 1:
+            return IntegralRun(**vars(run), nodes=nodes)
+        return LegsRun(**vars(run), nodes=nodes, starts=self.starts)
 
     def trained(self, problem: Vectors, seed: int):
         """The averaged student, and the note about its training."""
@@ -298,6 +307,10 @@ class Distilled:
         except px.NonFiniteError as error:
             return bench.Outcome({"diverged": str(error)[:80]})
         found, samples = errors(problem, student)
+        steps = [k for k in range(2, self.starts + 1) if self.starts % k == 0]
+        for k in steps:
+            more, _ = errors(problem, student.in_steps(k))
+            found[f"in_{k}_steps"] = more
         found["sliced_wasserstein"] = distances(problem, samples)
         found["times"] = np.asarray(problem.grid[1:], float).tolist()
         if not quick:
@@ -381,16 +394,14 @@ def integral():
     changes = {
         "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
         "linear": {"nodes": Nodes(interpolant="linear")},
-        "full weights": {"choices": {"weighting": px.distill.Slope()}},
+        "half weights": {"choices": {"weighting": px.distill.Slope(strength=0.5)}},
         "own states": {"choices": {"reach": 1}},
-        "own states, full weights": {
-            "choices": {"reach": 1, "weighting": px.distill.Slope()}
-        },
         "whole paths": {"choices": {"reach": Nodes().count}},
         "5 nodes asked": {"choices": {"draw": 5}},
     }
     for change, options in changes.items():
         one(integral(change, **options))
+    register(integral("4 starts", starts=4), on=("ring", "mixture"))
     register(integral("karras nodes", nodes=Nodes(kind="karras")), on=("ring",))
     fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
     one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)

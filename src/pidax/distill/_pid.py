@@ -8,6 +8,7 @@ x - t\,dx/dt$: eq. 9 and 11 of Tee, Zhang et al. 2024, "Physics informed distill
 for diffusion models". Only noise is drawn; there are no data and no solves.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,8 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+import numpy as np
+from jaxtyping import Array, PyTree
 
 from .._checks import check_interval, require, whole_number
 from .._compatibility import check_grid
@@ -32,6 +34,7 @@ from ..student import (
     residual,
 )
 from ..types import (
+    Condition,
     Key,
     Sample,
     Scalar,
@@ -68,7 +71,6 @@ _TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 _DRAWN = 4  # nodes of a pass at which a learned teacher is asked
-_STRENGTH = 0.5  # of the weights of an integral student (docs/pid.md)
 _REACH = 5  # consecutive nodes along which its answers are carried
 Form = Literal["clean", "velocity"]
 
@@ -116,7 +118,7 @@ class PID(AbstractDistillation):
     - `sampling`, `weighting`: the probability and the weight of each time: `Uniform()`,
       `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`, `Slope()`,
       all in `pidax.distill`. By default uniform, with `Unweighted()` for a `Student`
-      and `Slope(strength=0.5)` for an `IntegralStudent`.
+      and `Slope()` for an `IntegralStudent`.
     - `draw`: the number of nodes of an `IntegralStudent` at which the teacher is
       evaluated in a pass; by default all nodes of an exact teacher, and 4 of a learned
       one.
@@ -127,6 +129,9 @@ class PID(AbstractDistillation):
       residual is the same for any `reach`; a longer one learns it in fewer steps. With
       1 the teacher is always evaluated in the student's own states, as in the paper;
       with all nodes every trajectory is solved, and the student regresses on it.
+    - `legs`: for an `IntegralStudent` with several `starts`, the share of the loss that
+      belongs to its later starts, in [0, 1). A pass from one of them begins in the
+      student's own state there, through which no gradient flows.
     - `slow`: evaluate the teacher at the state of a moving average of the student with
       this decay, for additional passes. None for the student itself.
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
@@ -153,6 +158,7 @@ class PID(AbstractDistillation):
     boundary_weight: float
     draw: int | None = eqx.field(static=True)
     reach: int = eqx.field(static=True)
+    legs: float = eqx.field(static=True)
     form: Form = eqx.field(static=True)
     stop_gradient: bool = eqx.field(static=True)
     condition: Draw | None
@@ -172,6 +178,7 @@ class PID(AbstractDistillation):
         weighting: AbstractWeighting | None = None,
         draw: WholeLike | None = None,
         reach: WholeLike = _REACH,
+        legs: float | int = 0.5,
         slow: float | None = None,
         clamp: tuple[float | int, float | int] | None = None,
         classes: WholeLike | None = None,
@@ -192,6 +199,7 @@ class PID(AbstractDistillation):
         self.weighting = weighting
         self.draw = None if draw is None else whole_number("draw", draw)
         self.reach = whole_number("reach", reach)
+        self.legs = float(legs)
         self.slow = slow
         self.clamp = None if clamp is None else check_interval("clamp", clamp)
         self.boundary_weight = float(boundary_weight)
@@ -201,6 +209,12 @@ class PID(AbstractDistillation):
         self.classes = check_condition_draw(classes, condition)
 
     def __check_init__(self):
+        require(
+            None,
+            0 <= self.legs < 1,
+            "legs is the share of the loss of a student's later starts, in [0, 1), got "
+            f"legs={self.legs}. The default is 0.5; with 0 they are not trained.",
+        )
         require(
             None,
             self.slow is None or 0 < self.slow < 1,
@@ -274,22 +288,12 @@ class PID(AbstractDistillation):
         condition = self.draw_condition(condition_key)
         times = self._times_of(model)
         losses = jnp.ones(times.size) if state.losses is None else state.losses.means()
-        integral = isinstance(model, IntegralStudent)
         laws = (self.sampling, self._weighting(model))
         seen = (times, losses, progress, state.measured, row_key)
-        if integral:
-            rows, weights = draw_rows(*self._rows_of(model), *laws, *seen)
-            sides = integral_residual(
-                model,
-                self.flow,
-                unit,
-                condition,
-                which=rows,
-                inside=state.slow,
-                hold=self.stop_gradient,
+        if isinstance(model, IntegralStudent):
+            rows, weights, implied, clean = self._integral_rows(
+                model, state, unit, condition, laws, seen, key
             )
-            rows, weights = rows.reshape(-1), weights.reshape(-1)
-            implied, clean = (side.reshape(-1, *unit.shape) for side in sides)
         else:
             rows, weights = jax.tree.map(lambda a: a[None], draw_row(*laws, *seen))
             row = self.stencil[rows[0]]
@@ -328,6 +332,48 @@ class PID(AbstractDistillation):
             loss = loss + self.boundary_weight * terms["boundary"]
         return loss, None, (update, terms)
 
+    def _integral_rows(
+        self,
+        model: IntegralStudent,
+        state: PIDState,
+        unit: Sample,
+        condition: Condition,
+        laws: tuple[AbstractSampling, AbstractWeighting],
+        seen: tuple[Any, ...],
+        key: Key,
+    ) -> tuple[Array, Array, Array, Array]:
+        """Rows, the factors of their losses, and the two sides of the residual.
+
+        If the student has several starts, the state of its trajectory at one of the
+        later ones, drawn evenly, begins a second pass with rows of its own.
+        """
+        count = self._rows_of(model)
+        sides = functools.partial(
+            integral_residual, model, self.flow, inside=state.slow,
+            hold=self.stop_gradient,
+        )  # fmt: skip
+        flat = lambda side: side.reshape(-1, *unit.shape)
+        predicted = model.predicted(unit, condition)
+        rows, weights = draw_rows(*count, *laws, *seen)
+        both = sides(unit, condition, predicted=predicted, which=rows)
+        found = [rows.reshape(-1), weights.reshape(-1), *map(flat, both)]
+        if model.starts == 1 or self.legs == 0:
+            return tuple(found)  # type: ignore[return-value]
+        start_key, row_key = jax.random.split(jax.random.fold_in(key, 1))
+        start = jax.random.randint(start_key, (), 1, model.starts)
+        node = jnp.asarray(model.start_nodes)[start]
+        held = jax.lax.stop_gradient(predicted)
+        sigma = jnp.asarray(np.array(model.levels)[:, 0], unit.dtype)
+        there = model.states(unit, held)[node] / sigma[node]
+        rows, weights = draw_rows(*count, *laws, *seen[:-1], row_key, node)
+        weights = weights / laws[1](*seen[:-1])[node]  # what grows, grows from there
+        both = sides(there, condition, start=start, which=rows)
+        more = [rows.reshape(-1), weights.reshape(-1), *map(flat, both)]
+        shares = 2 * (1 - self.legs), 2 * self.legs
+        for one, share in zip((found, more), shares, strict=True):
+            one[1] = share * one[1]
+        return tuple(map(jnp.concatenate, zip(found, more, strict=True)))  # type: ignore[return-value]
+
     def _times_of(self, model: PyTree) -> Times:
         """Where the rows ask for the ODE: the nodes of a student that has its own."""
         if isinstance(model, IntegralStudent):
@@ -346,8 +392,7 @@ class PID(AbstractDistillation):
     def _weighting(self, model: PyTree) -> AbstractWeighting:
         if self.weighting is not None:
             return self.weighting
-        integral = isinstance(model, IntegralStudent)
-        return Slope(strength=_STRENGTH) if integral else Unweighted()
+        return Slope() if isinstance(model, IntegralStudent) else Unweighted()
 
     def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
         losses = None if state.losses is None else state.losses.update(*update)

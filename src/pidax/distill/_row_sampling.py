@@ -313,8 +313,11 @@ def draw_rows(
     progress: Scalar,
     measured: Rows,
     key: Array,
+    first: int | Array = 0,
 ) -> tuple[Int[Array, "run reach"], Float[Array, "run reach"]]:
     r"""The indices of about `count` rows, and what their losses are multiplied by.
+
+    Rows before the `first` have the probability zero.
 
     They come in runs of `reach` consecutive rows; after the last row a run goes on with
     the first. The starts are drawn systematically, at $u, u + 1/k, \ldots$ of the
@@ -324,10 +327,15 @@ def draw_rows(
     their order.
     """
     weights = weighting(times, losses, progress, measured)
-    chances = sampling(times, losses, progress)
     size, reach = times.size, min(reach, times.size)
+    allowed = jnp.arange(size) >= first
+    chances = jnp.where(allowed, sampling(times, losses, progress), 0.0)
     even = size * chances / chances.sum()
-    wanted = weights if sampling.compensates else weights * even
+    if sampling.compensates:
+        share = jnp.mean(allowed.astype(weights.dtype))
+        wanted = jnp.where(allowed, weights / share, 0.0)
+    else:
+        wanted = weights * even
     if count >= size and reach in (1, size):
         return jnp.arange(size).reshape(-1, reach), wanted.reshape(-1, reach)
     runs = max(1, min(count, size) // reach)
@@ -337,4 +345,5 @@ def draw_rows(
     starts = jnp.minimum(starts, size - 1)[:, None]
     rows = (starts + jnp.arange(reach, dtype=starts.dtype)) % size
     inside = sum(jnp.roll(even, i) for i in range(reach)) / reach
-    return rows, (wanted / inside)[rows]
+    factors = jnp.where(inside > 0, wanted / jnp.where(inside > 0, inside, 1.0), 0.0)
+    return rows, factors[rows]

@@ -1,6 +1,7 @@
 """The trajectory x(z, t) as a network, and its derivative in time."""
 
 from ._exact_student import ExactStudent as ExactStudent
+from ._integral_student import InSteps as InSteps
 from ._integral_student import IntegralStudent as IntegralStudent
 from ._integral_student import integral_residual as integral_residual
 from ._ode_residual import residual as residual

@@ -21,6 +21,14 @@ finite variable too).
 
 An error $e$ of the network in every $\hat D_j$ moves $F$ by at most
 `amplification` $e$ $= \max_i \sum_j |B_{ij}|\, e$.
+
+The same network can be asked at a later time: from the state $x_s$ at a node $s$ it
+predicts the clean samples at the nodes after $s$, and
+
+$$ x_t = \frac{\sigma_t}{\sigma_s} x_s + \sigma_t(\rho_t - \rho_s) \sum_j B^{(s)}_j(t)\,
+   \hat D_j(x_s, s) $$
+
+is a map between two times. A student with such `starts` samples in several steps.
 """
 
 import functools
@@ -32,13 +40,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import call_network, check_network, is_traced
+from .._checks import call_network, check_network, is_traced, whole_number
 from .._compatibility import check_grid
 from ..denoiser import AbstractCoefficients, AbstractDenoiser, Preconditioned
 from ..flow import ProbabilityFlow
 from ..process import AbstractProcess
-from ..types import Condition, Key, Sample, Scalar, Shape, Times, TimesLike, typed
-from ._student import AbstractNetworkStudent, coefficients_of, usable_teacher
+from ..types import (
+    Condition,
+    Key,
+    Sample,
+    SampleLike,
+    Scalar,
+    ScalarLike,
+    Shape,
+    Times,
+    TimesLike,
+    WholeLike,
+    typed,
+)
+from ._student import (
+    AbstractNetworkStudent,
+    AbstractStudent,
+    coefficients_of,
+    usable_teacher,
+)
 
 Interpolant = Literal["cubic", "linear"]
 Clean = Float[Array, "node *event"]  # predicted clean samples
@@ -67,6 +92,9 @@ class IntegralStudent(AbstractNetworkStudent):
     - `times`: the `n` nodes, from `t_max` to `t_min`.
     - `interpolant`: of the clean samples between the nodes: `"cubic"` (order 4, at
       least 4 nodes) or `"linear"` (order 2).
+    - `starts`: the number of nodes from which the network can be asked: the first, and
+      others after equal numbers of nodes. With 4, `PID` trains the maps between them,
+      and `student.in_steps(1)`, `in_steps(2)`, `in_steps(4)` sample in so many steps.
     - `shape`: the shape of one sample; by default `network.shape` if it has one.
     - `teacher`: the denoiser whose network this is; see `from_teacher`.
     """
@@ -78,6 +106,7 @@ class IntegralStudent(AbstractNetworkStudent):
     event: Shape | None = eqx.field(static=True)
     boundary: str = eqx.field(static=True)
     interpolant: str = eqx.field(static=True)
+    starts: int = eqx.field(static=True)
     nodes: tuple[float, ...] = eqx.field(static=True)
     levels: tuple[tuple[float, float], ...] = eqx.field(static=True)
     shift: float = eqx.field(static=True)
@@ -90,6 +119,7 @@ class IntegralStudent(AbstractNetworkStudent):
         times: TimesLike,
         *,
         interpolant: str = "cubic",
+        starts: WholeLike = 1,
         shape: Shape | None = None,
         teacher: Preconditioned | None = None,
     ):
@@ -104,6 +134,7 @@ class IntegralStudent(AbstractNetworkStudent):
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = "hard"
         self.interpolant = interpolant
+        self.starts = whole_number("starts", starts)
         with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             nodes = np.array(check_grid(jnp.asarray(times), process), np.float64)
             # The ends are the process's own numbers, whatever the dtype of the times.
@@ -126,6 +157,13 @@ class IntegralStudent(AbstractNetworkStudent):
                 f"{len(self.nodes)} times. Pass more times, or interpolant='linear', "
                 "which needs 2."
             )
+        left = len(self.nodes) - self.start_nodes[-1]
+        if left < least:
+            raise ValueError(
+                f"starts={self.starts} of {len(self.nodes)} nodes leave {left} after "
+                f"the last start, expected at least {least} for interpolant="
+                f"{self.interpolant!r}. Use fewer starts, or more times."
+            )
 
     @staticmethod
     @typed
@@ -135,6 +173,7 @@ class IntegralStudent(AbstractNetworkStudent):
         times: TimesLike,
         *,
         interpolant: str = "cubic",
+        starts: WholeLike = 1,
     ) -> "IntegralStudent":
         r"""A student that starts from a teacher's weights.
 
@@ -165,6 +204,7 @@ class IntegralStudent(AbstractNetworkStudent):
             process,
             times,
             interpolant=interpolant,
+            starts=starts,
             shape=teacher.shape,
             teacher=teacher,
         )
@@ -182,11 +222,22 @@ class IntegralStudent(AbstractNetworkStudent):
     @property
     def weights(self) -> np.ndarray:
         r"""The weights $B_j(t_i)$ at the nodes, in float64; each row adds up to 1."""
-        return self._rule.mean
+        return self._rule().mean
 
     @property
-    def _rule(self) -> "_Rule":
-        return _rule(self.levels, self.shift, self.interpolant)
+    def start_nodes(self) -> tuple[int, ...]:
+        """The indices of the nodes from which the network can be asked."""
+        return tuple(k * len(self.nodes) // self.starts for k in range(self.starts))
+
+    @property
+    def start_times(self) -> tuple[float, ...]:
+        """The times from which the network can be asked; the first is `t_max`."""
+        return tuple(self.nodes[i] for i in self.start_nodes)
+
+    def _rule(self, start: int = 0) -> "_Rule":
+        """The quadrature over the nodes from a start on."""
+        node = self.start_nodes[start]
+        return _rule(self.levels[node:], self.shift, self.interpolant)
 
     @typed
     def path(self, z: Sample, condition: Condition = None) -> Clean:
@@ -195,17 +246,87 @@ class IntegralStudent(AbstractNetworkStudent):
         states = self.states(unit, self.predicted(unit, condition))
         return states.at[0].set(z)
 
+    @typed
+    def transport(
+        self,
+        x: SampleLike,
+        s: ScalarLike,
+        t: ScalarLike,
+        condition: Condition = None,
+        *,
+        key: Key | None = None,
+    ) -> Sample:
+        """The state at `t` of the trajectory with the state `x` at `s`; one evaluation.
+
+        `s` is one of `start_times`, and `t` lies between it and `t_min`.
+        """
+        if is_traced(s):
+            raise ValueError(
+                "transport starts from one of the student's start_times, expected a "
+                "number s, got one that is not known while tracing. Close over it."
+            )
+        start = int(np.argmin(np.abs(np.log(np.array(self.start_times) / float(s)))))
+        s = self.start_times[start] if np.isclose(s, self.start_times[start]) else s
+        if s not in self.start_times:
+            raise ValueError(
+                f"transport starts from one of the times {self.start_times}, got s={s}."
+                " Make the student with more starts, or with a node at s."
+            )
+        x = jnp.asarray(x)
+        t = jnp.asarray(t, x.dtype)
+        if not is_traced(t):
+            self._require_inside(t)
+            if t > s * (1 + 1e-6):
+                raise ValueError(
+                    f"t must not be larger than s: a student goes from noise to data, "
+                    f"got t={t} for s={s}. Start at a larger s."
+                )
+        unit = self._unit(x, start)
+        predicted = self.predicted(unit, condition, start=start, key=key)
+        return self._state(x, predicted, start, t)
+
+    def _unit(self, x: Sample, start: int) -> Sample:
+        return x / jnp.asarray(self.levels[self.start_nodes[start]][0], x.dtype)
+
+    def _state(self, x: Sample, predicted: Clean, start: int, t: Scalar) -> Sample:
+        """The state at `t`, from the state `x` at a start and what is predicted."""
+        first, signal = self.levels[self.start_nodes[start]]
+        sigma, alpha = self.process.level(t)
+        gap = alpha - sigma * jnp.asarray(signal / first, x.dtype)
+        mean = jnp.tensordot(self._means_up_to(t, start), predicted, axes=1)
+        moved = sigma * self._unit(x, start) + gap * mean
+        return jnp.where(t < self._start_times(t.dtype)[start], moved, x)
+
+    @typed
+    def in_steps(self, steps: WholeLike) -> "InSteps":
+        """This student, sampling in so many steps: a divisor of `starts`."""
+        steps = whole_number("steps", steps)
+        if self.starts % steps:
+            known = [k for k in range(1, self.starts + 1) if self.starts % k == 0]
+            raise ValueError(
+                f"a student with starts={self.starts} samples in one of {known} steps, "
+                f"got steps={steps}. Train one with starts={steps}."
+            )
+        return InSteps(self, steps)
+
     def predicted(
-        self, unit: Sample, condition: Condition = None, *, key: Key | None = None
+        self,
+        unit: Sample,
+        condition: Condition = None,
+        *,
+        start: int | Array = 0,
+        key: Key | None = None,
     ) -> Clean:
         r"""The network's clean samples $\hat D_j$ at the nodes.
 
-        `unit` is $\epsilon = z/\sigma_T$, of variance one.
+        `unit` is $x/\sigma$ in the state from which the network is asked: the number
+        `start` of the `start_nodes`. By default it is $\epsilon = z/\sigma_T$, of
+        variance one. Predictions for nodes before the start mean nothing.
         """
-        count, last = len(self.nodes), jnp.asarray(self.nodes[0], unit.dtype)
-        start = self.process.level(last)
-        c_skip, c_out, c_in, c_noise = self.coefficients(*start, self.trained_for)
-        x = (c_in * start[0]) * unit
+        count = len(self.nodes)
+        at = self.process.level(self._start_times(unit.dtype)[start])
+        c_skip, c_out, c_in, c_noise = self.coefficients(*at, self.trained_for)
+        x = (c_in * at[0]) * unit
         out = call_network(self.network, x, c_noise, condition, key=key)
         expected = (*unit.shape[:-1], count * unit.shape[-1])
         if jnp.shape(out) != expected:
@@ -217,19 +338,27 @@ class IntegralStudent(AbstractNetworkStudent):
             )
         apart = out.reshape(*unit.shape[:-1], count, unit.shape[-1])
         clean = jnp.moveaxis(apart, -2, 0).astype(unit.dtype)
-        return (c_skip * start[0]) * unit + c_out * clean
+        return (c_skip * at[0]) * unit + c_out * clean
 
-    def states(self, unit: Sample, predicted: Clean) -> Clean:
+    def _start_times(self, dtype: Any) -> Array:
+        return jnp.asarray(self.start_times, dtype)
+
+    def states(
+        self, unit: Sample, predicted: Clean, *, start: int | Array = 0
+    ) -> Clean:
         """The states at the nodes, as the integral of the predictions."""
         sigma = jnp.asarray(np.array(self.levels)[:, 0], unit.dtype)
-        moved = jnp.tensordot(self._moved_by(unit.dtype), predicted, axes=1)
+        moved = jnp.tensordot(self._moved_by(unit.dtype)[start], predicted, axes=1)
         return sigma.reshape(-1, *[1] * unit.ndim) * unit + moved
 
-    def _moved_by(self, dtype: Any) -> Float[Array, "node node"]:
-        """How much of each prediction is in the state at each node."""
+    def _moved_by(self, dtype: Any) -> Float[Array, "start node node"]:
+        """How much of each prediction is in the state at each node; zero before."""
         sigma, alpha = np.array(self.levels).T
-        gap = alpha - sigma * (alpha[0] / sigma[0])
-        return jnp.asarray(gap[:, None] * self.weights, dtype)
+        moved = np.zeros((self.starts, len(sigma), len(sigma)))
+        for k, i in enumerate(self.start_nodes):
+            gap = alpha[i:] - sigma[i:] * (alpha[i] / sigma[i])
+            moved[k, i:, i:] = gap[:, None] * self._rule(k).mean
+        return jnp.asarray(moved, dtype)
 
     def clean(
         self, unit: Sample, t: Scalar, condition: Condition, *, key: Key | None = None
@@ -238,13 +367,13 @@ class IntegralStudent(AbstractNetworkStudent):
         predicted = self.predicted(unit, condition, key=key)
         return jnp.tensordot(self._means_up_to(t), predicted, axes=1)
 
-    def _means_up_to(self, t: Scalar) -> Array:
+    def _means_up_to(self, t: Scalar, start: int = 0) -> Array:
         """The row $B(t)$: the mean up to the node before, and on from there."""
-        rule, dtype = self._rule, t.dtype
+        rule, dtype = self._rule(start), t.dtype
         rho, polynomials = (jnp.asarray(a, dtype) for a in (rule.rho, rule.polynomials))
         sigma, alpha = self.process.level(t)
         now = alpha / sigma
-        i = jnp.clip(jnp.searchsorted(rho, now) - 1, 0, len(self.nodes) - 2)
+        i = jnp.clip(jnp.searchsorted(rho, now) - 1, 0, len(rule.rho) - 2)
         points, weights = (jnp.asarray(a, dtype) for a in _gauss(_GAUSS))
         if self.interpolant == "linear":
             inside = points * (now - rho[i])
@@ -257,7 +386,63 @@ class IntegralStudent(AbstractNetworkStudent):
         first = i == 0
         span = jnp.where(first, 1.0, now - rho[0])
         share = jnp.where(first, 0.0, (rho[i] - rho[0]) / span)
-        return share * jnp.asarray(rule.mean, dtype)[i] + (1 - share) * on
+        row = share * jnp.asarray(rule.mean, dtype)[i] + (1 - share) * on
+        return jnp.pad(row, (self.start_nodes[start], 0))
+
+
+class InSteps(AbstractStudent):
+    """An `IntegralStudent` that is asked again on the way: see `in_steps`.
+
+    It samples with `steps` evaluations of the network, each from the state in which the
+    one before ended.
+    """
+
+    student: IntegralStudent
+    steps: int = eqx.field(static=True)
+
+    @property
+    def process(self) -> AbstractProcess:  # type: ignore[override]
+        """The process of the student."""
+        return self.student.process
+
+    @property
+    def shape(self) -> Shape | None:
+        """The shape of one sample, or None if any will do."""
+        return self.student.shape
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the network; None without classes."""
+        return self.student.classes
+
+    @property
+    def end(self) -> float:
+        """`t_min`, the last time of the training."""
+        return self.student.end
+
+    @typed
+    def __call__(
+        self,
+        z: SampleLike,
+        t: ScalarLike,
+        condition: Condition = None,
+        *,
+        key: Key | None = None,
+    ) -> Sample:
+        """The state at time `t` of the trajectory that starts from `z` at `t_max`."""
+        student, stride = self.student, self.student.starts // self.steps
+        x = state = jnp.asarray(z)
+        t = jnp.asarray(t, x.dtype)
+        stops = [jnp.asarray(s, x.dtype) for s in student.start_times[::stride]]
+        for k, stop in enumerate(stops):
+            start = k * stride
+            unit = student._unit(state, start)
+            predicted = student.predicted(unit, condition, start=start, key=key)
+            here = student._state(state, predicted, start, t)
+            x = jnp.where(t < stop, here, x)
+            if k + 1 < len(stops):
+                state = student._state(state, predicted, start, stops[k + 1])
+        return x
 
 
 class _Rule(NamedTuple):
@@ -320,15 +505,18 @@ def integral_residual(
     unit: Sample,
     condition: Condition = None,
     *,
+    start: int | Array = 0,
+    predicted: Clean | None = None,
     which: Array | None = None,
     inside: IntegralStudent | None = None,
     hold: bool = True,
 ) -> tuple[Clean, Clean]:
     r"""The two sides at the nodes `which`, by default all: `(predicted, denoised)`.
 
-    The residual $\hat D_j - D(x(z, t_j), t_j)$ is their difference. `inside` is another
-    student, in whose states the teacher is asked. With `hold` no gradient flows through
-    the states.
+    The residual $\hat D_j - D(x(z, t_j), t_j)$ is their difference. `start` and `unit`
+    are those of `student.predicted`, and `predicted` its answer, if it is known.
+    `inside` is another student, in whose states the teacher is asked. With `hold` no
+    gradient flows through the states.
 
     Indices with two axes are *runs*, one in each row: consecutive nodes along which the
     teacher's answers are carried. In the state at a node of a run, the predictions at
@@ -340,12 +528,15 @@ def integral_residual(
     """
     count = len(student.nodes)
     which = jnp.arange(count) if which is None else which
-    predicted = student.predicted(unit, condition)
-    asked = predicted if inside is None else inside.predicted(unit, condition)
+    if predicted is None:
+        predicted = student.predicted(unit, condition, start=start)
+    source, asked = student, predicted
+    if inside is not None:
+        source, asked = inside, inside.predicted(unit, condition, start=start)
     if hold:
         asked = jax.lax.stop_gradient(asked)
-    source = student if inside is None else inside
-    states, moved = source.states(unit, asked), source._moved_by(unit.dtype)
+    states = source.states(unit, asked, start=start)
+    moved = source._moved_by(unit.dtype)[start]
     levels = [jnp.asarray(level, unit.dtype) for level in np.array(student.levels).T]
 
     def along(run: Array) -> Clean:

@@ -20,6 +20,7 @@ from .._checks import check_condition, whole_number
 from .._progress import advance, progress_bar
 from ..flow import ProbabilityFlow, SolveOptions, solve_batch
 from ..types import Batch, Condition, Key, Sample, WholeLike, typed
+from ._integral_student import IntegralStudent
 from ._student import AbstractStudent
 
 _BATCH = 256  # samples of a student that are computed at once
@@ -55,7 +56,9 @@ def sample(
     - `devices`: for a student, the devices among which each batch is divided; by
       default all of this process.
     - `progress`: show a bar.
-    - `denoise`, `options`: for the solve of a flow; see `solve_batch`.
+    - `denoise`, `options`: for the solve of a flow; see `solve_batch`. An
+      `IntegralStudent` with several `starts` takes `steps=`, too: the number of its
+      evaluations for a sample, by default one.
     """
     count = whole_number("count", count)
     if batch_size is not None:
@@ -71,11 +74,14 @@ def sample(
             "expected a student or a ProbabilityFlow to sample, got "
             f"{type(model).__name__}. {_cure(model)}"
         )
+    if isinstance(model, IntegralStudent) and "steps" in options:
+        model = model.in_steps(options.pop("steps"))
     given = sorted(options) + ["denoise"] * denoise
     if given:
         raise ValueError(
             f"a student is evaluated and not solved: expected no options of a solve, "
-            f"got {', '.join(given)}. Leave them out."
+            f"got {', '.join(given)}. Leave them out. An IntegralStudent with several "
+            "starts takes steps=."
         )
     return _of_student(model, count, key, condition, batch_size, devices, progress)
 
