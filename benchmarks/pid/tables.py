@@ -47,6 +47,12 @@ def spread(values):
     return f"{mean:.4f} ({low:.4f} to {high:.4f})"
 
 
+def share(rows, name):
+    """The mean over seeds, in per cent."""
+    values = [row[name] for row in rows if name in row.metrics]
+    return f"{100 * np.mean(values):.1f}%" if values else ""
+
+
 def mean(rows, name):
     return number(rows, name).split(" ")[0]
 
@@ -82,7 +88,7 @@ def ablation(rows):
 def heads(parts):
     """The methods of one problem."""
     head = ("method", "seeds", "steps", "RMS at $t_{min}$ (range of seeds)")
-    head += ("median", "99%", "sliced W2")
+    head += ("median", "99%", "elsewhere", "sliced W2")
     lines = [
         (
             label(name),
@@ -91,6 +97,7 @@ def heads(parts):
             number(some, "rms"),
             mean(some, "median"),
             mean(some, "p99"),
+            share(some, "elsewhere"),
             distance(some),
         )
         for name, some in parts.items()
@@ -139,6 +146,20 @@ def error_and_steps(rows):
         return "not measured"
     seeds = "" if len(rows) > 2 else ", one seed" if len(rows) == 1 else ", two seeds"
     return f"{mean(rows, 'rms')} ({steps(rows[0]):,} steps{seeds})"
+
+
+@bench.table("pid_steps", "pid")
+def several_steps(rows):
+    """The error of an integral student in 1, 2 and 4 evaluations, and who is astray."""
+    found = [row for row in rows if "in_2_steps" in row.metrics]
+    known = suite().problems
+    lines = []
+    for row in found:
+        ways = [row.metrics, *(row[f"in_{k}_steps"] for k in (2, 4))]
+        cells = [f"{w['rms'][-1]:.4f} ({100 * w['elsewhere']:.1f}%)" for w in ways]
+        lines.append((known[row.problem].label, label(row.method), *cells))
+    head = ["problem", "method", "1 step", "2 steps", "4 steps"]
+    return bench.markdown(head, lines) if lines else "Not measured."
 
 
 @bench.table("pid_stability", "pid")

@@ -365,7 +365,8 @@ class PID(AbstractDistillation):
         held = jax.lax.stop_gradient(predicted)
         sigma = jnp.asarray(np.array(model.levels)[:, 0], unit.dtype)
         there = model.states(unit, held)[node] / sigma[node]
-        rows, weights = draw_rows(*count, *laws, *seen[:-1], row_key, node)
+        seen = (*seen[:-1], row_key)
+        rows, weights = draw_rows(*count, *laws, *seen, first=node)
         weights = weights / laws[1](*seen[:-1])[node]  # what grows, grows from there
         both = sides(there, condition, start=start, which=rows)
         more = [rows.reshape(-1), weights.reshape(-1), *map(flat, both)]

@@ -397,13 +397,12 @@ class InSteps(AbstractStudent):
     one before ended.
     """
 
+    process: AbstractProcess
     student: IntegralStudent
     steps: int = eqx.field(static=True)
 
-    @property
-    def process(self) -> AbstractProcess:  # type: ignore[override]
-        """The process of the student."""
-        return self.student.process
+    def __init__(self, student: IntegralStudent, steps: int):
+        self.process, self.student, self.steps = student.process, student, steps
 
     @property
     def shape(self) -> Shape | None:
@@ -537,7 +536,7 @@ def integral_residual(
         asked = jax.lax.stop_gradient(asked)
     states = source.states(unit, asked, start=start)
     moved = source._moved_by(unit.dtype)[start]
-    levels = [jnp.asarray(level, unit.dtype) for level in np.array(student.levels).T]
+    sigma, alpha = (jnp.asarray(a, unit.dtype) for a in np.array(student.levels).T)
 
     def along(run: Array) -> Clean:
         answers, changes = [], []
@@ -546,7 +545,7 @@ def integral_residual(
             for before, change in zip(run[:i], changes, strict=True):
                 share = jnp.where(before < node, moved[node, before], 0.0)
                 x = x + share.astype(x.dtype) * change
-            answer = flow.denoiser(x, *(level[node] for level in levels), condition)
+            answer = flow.denoiser(x, sigma[node], alpha[node], condition)
             answers.append(answer)
             changes.append(answer - asked[node])
         return jnp.stack(answers)

@@ -75,7 +75,7 @@ def sample(
             f"{type(model).__name__}. {_cure(model)}"
         )
     if isinstance(model, IntegralStudent) and "steps" in options:
-        model = model.in_steps(options.pop("steps"))
+        model = model.in_steps(whole_number("steps", options.pop("steps")))
     given = sorted(options) + ["denoise"] * denoise
     if given:
         raise ValueError(
