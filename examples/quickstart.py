@@ -57,9 +57,10 @@ def main():
     print("This takes about 80 seconds on two CPU cores; half of it is compilation.")
     teacher = px.GaussianMixture.ring()
     flow = px.ProbabilityFlow(teacher, px.EDM())
-    pid = px.PID(flow)
+    # In the plane hardly a sample ends in another mode: late times count in full.
+    pid = px.PID(flow, weighting=px.distill.Unweighted())
     student = distil(flow, pid)
-    # Beside the student the teacher's Euler and Heun, on the student's grid and clock.
+    # Beside the student the teacher's Euler and Heun, on 35 times.
     key, clock = jax.random.fold_in(KEY, 2), px.flow.AngleClock()
     # rtol: the reference by the default solver, whose program both solves share.
     report = px.compare(
@@ -70,7 +71,7 @@ def main():
     draw(report, folder)
     report.save(folder / "quickstart.json")
     print(f"finished in {time.perf_counter() - start:.0f} s")
-    assert report.endpoint_rms < 0.03, f"expected below 0.03, got {report.endpoint_rms}"
+    assert report.endpoint_rms < 0.015, f"expected below 0.015, got {report.endpoint_rms}"
 
 
 if __name__ == "__main__":

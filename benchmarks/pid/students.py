@@ -395,6 +395,12 @@ def integral():
         "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
         "linear": {"nodes": Nodes(interpolant="linear")},
         "half weights": {"choices": {"weighting": px.distill.Slope(strength=0.5)}},
+        "half weights, pseudo-Huber": {
+            "choices": {
+                "weighting": px.distill.Slope(strength=0.5),
+                "distance": px.distill.PseudoHuber(0.01),
+            }
+        },
         "own states": {"choices": {"reach": 1}},
         "whole paths": {"choices": {"reach": Nodes().count}},
         "5 nodes asked": {"choices": {"draw": 5}},
