@@ -71,7 +71,8 @@ def main():
     draw(report, folder)
     report.save(folder / "quickstart.json")
     print(f"finished in {time.perf_counter() - start:.0f} s")
-    assert report.endpoint_rms < 0.015, f"expected below 0.015, got {report.endpoint_rms}"
+    error = report.endpoint_rms
+    assert error < 0.015, f"expected below 0.015, got {error}"
 
 
 if __name__ == "__main__":
