@@ -61,6 +61,18 @@ def test_a_teacher_and_a_student_take_a_screen(x32):
     assert "of shape (2,), 7 classes" in str(px.Student(network, px.EDM()))
 
 
+def test_an_integral_student_prints_its_nodes_in_a_few_lines():
+    network = px.nn.MLP(2, 16, width=4, depth=1, key=jax.random.key(0))
+    times = px.karras(8, px.EDM())
+    student = px.IntegralStudent(network, px.EDM(), times, starts=2)
+    shown = str(student).splitlines()
+    assert len(shown) == 5
+    assert shown[0].startswith("IntegralStudent MLP: ")
+    assert shown[2].split() == "nodes 8 from 80 to 0.002, cubic".split()
+    assert shown[3].split() == ["starts", "80,", f"{times[4]:.3g}"]
+    assert str(student.in_steps(2)) == f"in 2 steps: {student}"
+
+
 def test_a_log_density_shows_its_value(x64):
     """Of a Gaussian of the variance 1 + t_min^2 in two dimensions."""
     flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(2), jnp.ones(2)), px.EDM())

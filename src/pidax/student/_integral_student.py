@@ -42,6 +42,7 @@ from jaxtyping import Array, Float
 
 from .._checks import call_network, check_network, is_traced, whole_number
 from .._compatibility import check_grid
+from .._table import network_title, samples_line, screen
 from ..denoiser import AbstractCoefficients, AbstractDenoiser, Preconditioned
 from ..flow import ProbabilityFlow
 from ..process import AbstractProcess
@@ -207,6 +208,17 @@ class IntegralStudent(AbstractNetworkStudent):
             starts=starts,
             shape=teacher.shape,
             teacher=teacher,
+        )
+
+    def __repr__(self) -> str:
+        starts = ", ".join(f"{t:.3g}" for t in self.start_times)
+        return screen(
+            network_title("IntegralStudent", self.network),
+            process=self.process,
+            nodes=f"{len(self.nodes)} from {self.nodes[0]:g} to {self.nodes[-1]:g}, "
+            f"{self.interpolant}",
+            starts=starts,
+            samples=samples_line(self.shape, self.classes),
         )
 
     @property
@@ -403,6 +415,9 @@ class InSteps(AbstractStudent):
 
     def __init__(self, student: IntegralStudent, steps: int):
         self.process, self.student, self.steps = student.process, student, steps
+
+    def __repr__(self) -> str:
+        return f"in {self.steps} steps: {self.student!r}"
 
     @property
     def shape(self) -> Shape | None:
