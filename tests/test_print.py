@@ -68,7 +68,7 @@ def test_an_integral_student_prints_its_nodes_in_a_few_lines():
     shown = str(student).splitlines()
     assert len(shown) == 5
     assert shown[0].startswith("IntegralStudent MLP: ")
-    assert shown[2].split() == "nodes 8 from 80 to 0.002, cubic".split()
+    assert shown[2].split() == ["nodes", "8", "from", "80", "to", "0.002,", "cubic"]
     assert shown[3].split() == ["starts", "80,", f"{times[4]:.3g}"]
     assert str(student.in_steps(2)) == f"in 2 steps: {student}"
 
