@@ -545,6 +545,30 @@ def test_a_trained_student_is_the_solution(x32, tmp_path):
     np.testing.assert_array_equal(again.sample(z[0]), trained.sample(z[0]))
 
 
+@pytest.mark.slow  # trains
+def test_a_second_step_halves_the_median_error(x32):
+    flow = px.ProbabilityFlow(two_modes(), EDM)
+    times = px.where_it_moves(flow, 12, key=KEY)
+    network = px.nn.MLP(1, 12, width=32, depth=2, key=KEY)
+    result = px.fit(
+        px.IntegralStudent(network, EDM, times, starts=2),
+        px.PID(flow),
+        steps=600,
+        batch_size=256,
+        optimiser=optax.adam(px.warmup_cosine(5e-3, 600)),
+        key=KEY,
+        progress=False,
+    )
+    z = EDM.prior(jax.random.key(1), (512, 1))
+    solved = px.solve_batch(flow, z).end
+    one, two = (
+        np.abs(jax.vmap(result.ema().in_steps(k).sample)(z) - solved) for k in (1, 2)
+    )
+    assert np.median(one) < 0.04
+    assert np.median(two) < 0.7 * np.median(one)
+    assert np.sqrt(np.mean(two**2)) < 0.85 * np.sqrt(np.mean(one**2))
+
+
 # --- bad input -----------------------------------------------------------------------
 
 
