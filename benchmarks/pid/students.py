@@ -395,6 +395,7 @@ def integral():
         "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
         "linear": {"nodes": Nodes(interpolant="linear")},
         "half weights": {"choices": {"weighting": px.distill.Slope(strength=0.5)}},
+        "pseudo-Huber": {"choices": {"distance": px.distill.PseudoHuber(0.01)}},
         "half weights, pseudo-Huber": {
             "choices": {
                 "weighting": px.distill.Slope(strength=0.5),
