@@ -36,8 +36,8 @@ def as_arrays(
             f"x must be one sample of the shape {shape}, got {x.shape}. "
             + ("Use jax.vmap for a batch." if batch else "Reshape it.")
         )
-    alpha = not_negative(jnp.asarray(alpha, x.dtype))
-    return x, jnp.asarray(sigma, x.dtype), alpha
+    signal: Scalar = not_negative(jnp.asarray(alpha, x.dtype))
+    return x, jnp.asarray(sigma, x.dtype), signal
 
 
 class AbstractDenoiser(eqx.Module):

@@ -355,10 +355,10 @@ class PID(AbstractDistillation):
         flat = lambda side: side.reshape(-1, *unit.shape)
         predicted = model.predicted(unit, condition)
         rows, weights = draw_rows(*count, *laws, *seen)
-        both = sides(unit, condition, predicted=predicted, which=rows)
-        found = [rows.reshape(-1), weights.reshape(-1), *map(flat, both)]
+        implied, clean = sides(unit, condition, predicted=predicted, which=rows)
+        found = rows.reshape(-1), weights.reshape(-1), flat(implied), flat(clean)
         if model.starts == 1 or self.legs == 0:
-            return tuple(found)  # type: ignore[return-value]
+            return found
         start_key, row_key = jax.random.split(jax.random.fold_in(key, 1))
         start = jax.random.randint(start_key, (), 1, model.starts)
         node = jnp.asarray(model.start_nodes)[start]
@@ -368,12 +368,14 @@ class PID(AbstractDistillation):
         seen = (*seen[:-1], row_key)
         rows, weights = draw_rows(*count, *laws, *seen, first=node)
         weights = weights / laws[1](*seen[:-1])[node]  # what grows, grows from there
-        both = sides(there, condition, start=start, which=rows)
-        more = [rows.reshape(-1), weights.reshape(-1), *map(flat, both)]
-        shares = 2 * (1 - self.legs), 2 * self.legs
-        for one, share in zip((found, more), shares, strict=True):
-            one[1] = share * one[1]
-        return tuple(map(jnp.concatenate, zip(found, more, strict=True)))  # type: ignore[return-value]
+        implied, clean = sides(there, condition, start=start, which=rows)
+        both = jnp.concatenate
+        return (
+            both([found[0], rows.reshape(-1)]),
+            both([2 * (1 - self.legs) * found[1], 2 * self.legs * weights.reshape(-1)]),
+            both([found[2], flat(implied)]),
+            both([found[3], flat(clean)]),
+        )
 
     def _times_of(self, model: PyTree) -> Times:
         """Where the rows ask for the ODE: the nodes of a student that has its own."""
