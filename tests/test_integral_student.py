@@ -357,7 +357,7 @@ def test_it_goes_from_a_start_to_any_later_time(x64):
     student, total = known(4)
     assert student.start_nodes == (0, 4, 8, 12)
     x = np.array([0.3, -1.0, 2.0])
-    for s in student.start_times:
+    for s in student.start_times[1::2]:
         times = np.geomspace(0.9 * s, EDM.t_min * 1.001, 7)
         to = jax.jit(jax.vmap(lambda t, s=s: student.transport(x, s, t)))
         wanted = times[:, None] * (x / s + total(times) - total(s))
