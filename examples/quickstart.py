@@ -54,7 +54,7 @@ def draw(report, folder):
 
 def main():
     start = time.perf_counter()
-    print("This takes about 80 seconds on two CPU cores; half of it is compilation.")
+    print("This takes about 90 seconds on two CPU cores.")
     teacher = px.GaussianMixture.ring()
     flow = px.ProbabilityFlow(teacher, px.EDM())
     # In the plane hardly a sample ends in another mode: late times count in full.
