@@ -60,7 +60,7 @@ def main():
     # In the plane hardly a sample ends in another mode: late times count in full.
     pid = px.PID(flow, weighting=px.distill.Unweighted())
     student = distil(flow, pid)
-    # Beside the student the teacher's Euler and Heun, on 35 times.
+    # Beside the student: Euler's and Heun's method with the teacher, on 35 times.
     key, clock = jax.random.fold_in(KEY, 2), px.flow.AngleClock()
     # rtol: the reference by the default solver, whose program both solves share.
     report = px.compare(

@@ -19,8 +19,9 @@ $$ -a^{-1/2}\, \nabla\cdot\bigl(a \nabla (a^{-1/2} w)\bigr) = -\Delta w + q\, w,
 so that $M = a^{1/2} (-\Delta)\, a^{1/2}$ is close to it where $a$ is smooth, and is
 solved directly (Concus & Golub 1973). Where $a$ jumps $q$ is of size $1/h^2$. Therefore
 $M$ uses $\tilde a$, which is $a$ with its logarithm smoothed over a spacing and a half.
-Without the factors of $a$ many more iterations are needed if $a$ has a wide range,
-without the smoothing if $a$ jumps.
+Without the factors of $a$ many more iterations are needed if $a$ has a wide range. The
+smoothing helps for rough random $a$ and for jumps like 12 to 3; for jumps like 1 to
+1000 it costs iterations.
 """
 
 from collections.abc import Callable

@@ -277,13 +277,14 @@ class IntegralStudent(AbstractNetworkStudent):
                 "transport starts from one of the student's start_times, expected a "
                 "number s, got one that is not known while tracing. Close over it."
             )
-        start = int(np.argmin(np.abs(np.log(np.array(self.start_times) / float(s)))))
-        s = self.start_times[start] if np.isclose(s, self.start_times[start]) else s
-        if s not in self.start_times:
+        near = np.isclose(self.start_times, float(s))
+        if not near.any():
             raise ValueError(
                 f"transport starts from one of the times {self.start_times}, got s={s}."
                 " Make the student with more starts, or with a node at s."
             )
+        start = int(near.argmax())
+        s = self.start_times[start]
         x = jnp.asarray(x)
         t = jnp.asarray(t, x.dtype)
         if not is_traced(t):
@@ -527,8 +528,8 @@ def integral_residual(
 ) -> tuple[Clean, Clean]:
     r"""The two sides at the nodes `which`, by default all: `(predicted, denoised)`.
 
-    The residual $\hat D_j - D(x(z, t_j), t_j)$ is their difference. `start` and `unit`
-    are those of `student.predicted`, and `predicted` its answer, if it is known.
+    The residual $\hat D_j - D(x(z, t_j), t_j)$ is their difference. `unit` and `start`
+    are passed to `student.predicted`; if its answer is known, pass it as `predicted`.
     `inside` is another student, in whose states the teacher is asked. With `hold` no
     gradient flows through the states.
 
