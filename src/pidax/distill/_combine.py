@@ -25,7 +25,7 @@ from ._distillation import (
 )
 from ._objective import State, Terms, Update
 
-Weight: TypeAlias = float | int | Callable[[Scalar], Scalar]
+Weight: TypeAlias = float | int | Scalar | Callable[[Scalar], Scalar]
 
 
 class AbstractCombination(eqx.Module):
@@ -43,22 +43,26 @@ class Ramp(eqx.Module):
     afterwards.
     """
 
-    weight: float
-    start: float = 0.0
-    end: float = 0.5
+    weight: Scalar
+    start: Scalar
+    end: Scalar
 
-    def __check_init__(self):
+    def __init__(self, weight: float, start: float = 0.0, end: float = 0.5):
         require(
             None,
-            0 <= self.start < self.end <= 1,
+            0 <= start < end <= 1,
             "a ramp begins and ends at shares of the run, 0 <= start < end <= 1, got "
-            f"start={self.start}, end={self.end}.",
+            f"start={start}, end={end}.",
         )
-        check_weight(self.weight)
+        self.weight = _number(weight)
+        self.start, self.end = jnp.asarray(start, float), jnp.asarray(end, float)
 
     def __call__(self, progress: Scalar) -> Scalar:
-        done = (progress - self.start) / (self.end - self.start)
-        return self.weight * jnp.clip(done, 0.0, 1.0)
+        progress = jnp.asarray(progress, float)
+        weight, start, end = (
+            x.astype(progress.dtype) for x in (self.weight, self.start, self.end)
+        )
+        return weight * jnp.clip((progress - start) / (end - start), 0.0, 1.0)
 
 
 class Sum(AbstractDistillation):
@@ -66,13 +70,14 @@ class Sum(AbstractDistillation):
 
         Sum([(PID(flow), 1.0), (KnowledgeDistillation(flow, pairs=2000), 1.0)])
 
-    Weights are numbers or functions of the progress (`Ramp`). Costs add. If two report
+    Weights are numbers or functions of the progress (`Ramp`); sums that differ in
+    numbers alone share a compiled step. Costs add. If two report
     a term of the same name, the first one's is kept. At most one may refresh its state
     between steps.
     """
 
     objectives: tuple[AbstractDistillation, ...]
-    weights: tuple[Weight, ...]
+    weights: tuple[Scalar | Callable[[Scalar], Scalar], ...]
 
     def __init__(self, parts: Sequence[tuple[AbstractDistillation, Weight]]):
         self.objectives = tuple(objective for objective, _ in parts)
@@ -85,9 +90,8 @@ class Sum(AbstractDistillation):
             "a sum needs at least one objective, got none. Pass pairs of an objective "
             "and its weight.",
         )
-        for objective, weight in zip(self.objectives, self.weights, strict=True):
+        for objective in self.objectives:
             check_distillation(objective)
-            check_weight(weight)
         periods = [o.refresh_every for o in self.objectives if o.refresh_every]
         require(
             None,
@@ -205,20 +209,20 @@ class ConFIG(AbstractCombination):
         return jax.tree.map(one, gradients)
 
 
-def as_weight(weight: Weight) -> Weight:
-    """A number as a float; a function as it is."""
-    return weight if callable(weight) else float(weight)
+def as_weight(weight: Weight) -> Scalar | Callable[[Scalar], Scalar]:
+    """A number as an array, an argument of the compiled step; a function as it is."""
+    return weight if callable(weight) else _number(weight)
 
 
-def check_weight(weight: Weight) -> None:
-    """Check that it is not negative and finite, or a function."""
-    if not callable(weight):
-        require(
-            None,
-            0 <= weight < float("inf"),
-            f"weight must be finite and not negative, got weight={weight}, or a "
-            "function of the progress from 0 to 1, such as Ramp(0.1).",
-        )
+def _number(weight: float | int | Scalar) -> Scalar:
+    """Check that a weight is not negative and finite."""
+    require(
+        None,
+        (weight >= 0) & (weight < float("inf")),
+        f"weight must be finite and not negative, got weight={weight}, or a "
+        "function of the progress from 0 to 1, such as Ramp(0.1).",
+    )
+    return jnp.asarray(weight, float)
 
 
 def weight_at(weight: Weight, progress: Scalar) -> Scalar:

@@ -155,7 +155,7 @@ class PID(AbstractDistillation):
     weighting: AbstractWeighting | None
     slow: float | None
     clamp: tuple[float, float] | None
-    boundary_weight: float
+    boundary_weight: Scalar
     draw: int | None = eqx.field(static=True)
     reach: int = eqx.field(static=True)
     legs: float = eqx.field(static=True)
@@ -202,7 +202,13 @@ class PID(AbstractDistillation):
         self.legs = float(legs)
         self.slow = slow
         self.clamp = None if clamp is None else check_interval("clamp", clamp)
-        self.boundary_weight = float(boundary_weight)
+        require(
+            None,
+            boundary_weight >= 0,
+            f"boundary_weight must not be negative, got {boundary_weight}. Zero "
+            "leaves the boundary condition out.",
+        )
+        self.boundary_weight = jnp.asarray(boundary_weight, float)
         self.form = form  # type: ignore[assignment]
         self.stop_gradient = stop_gradient
         self.condition = condition
@@ -227,12 +233,6 @@ class PID(AbstractDistillation):
             "slow asks the teacher in another student's state, through which no "
             "gradient flows: expected stop_gradient=True beside it, got False. Leave "
             "one of the two out.",
-        )
-        require(
-            None,
-            self.boundary_weight >= 0,
-            f"boundary_weight must not be negative, got {self.boundary_weight}. Zero "
-            "leaves the boundary condition out.",
         )
 
     @staticmethod
@@ -329,7 +329,8 @@ class PID(AbstractDistillation):
             last = jnp.asarray(self.flow.process.t_max, unit.dtype)
             z = self.flow.process.sigma(last) * unit
             terms["boundary"] = L2()(model(z, last, condition), z)
-            loss = loss + self.boundary_weight * terms["boundary"]
+            weight = self.boundary_weight.astype(loss.dtype)
+            loss = loss + weight * terms["boundary"]
         return loss, None, (update, terms)
 
     def _integral_rows(

@@ -17,6 +17,7 @@ direction, $\eta \sim N(0, I)$:
 $$ \frac1\lambda = E_{z, \eta}\ \tfrac1m\, |J(x_\theta(z))\,\eta|^2. $$
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -26,7 +27,7 @@ from jaxtyping import PyTree
 
 from ..flow import ProbabilityFlow
 from ..types import Elementwise, Key, Sample, Scalar, at_least_float32
-from ._combine import AbstractCombination, Weight, as_weight, check_weight, weight_at
+from ._combine import AbstractCombination, Weight, as_weight, weight_at
 from ._distillation import (
     AbstractDistillation,
     Draw,
@@ -90,7 +91,7 @@ class PIDDM(AbstractDistillation):
 
     distillation: AbstractDistillation
     constraint: "AbstractConstraint"
-    weight: Weight | None
+    weight: Scalar | Callable[[Scalar], Scalar] | None
     fresh: bool = eqx.field(static=True)
     combine: AbstractCombination | None
 
@@ -121,10 +122,6 @@ class PIDDM(AbstractDistillation):
         self.weight = None if weight is None else as_weight(weight)
         self.fresh = fresh
         self.combine = combination
-
-    def __check_init__(self):
-        if self.weight is not None:
-            check_weight(self.weight)
 
     @property
     def flow(self) -> ProbabilityFlow:  # type: ignore[override]

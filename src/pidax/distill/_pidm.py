@@ -11,6 +11,7 @@ Bastek et al. 2025, "Physics-informed diffusion models", the mean estimate. Impl
 for comparison.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -20,7 +21,7 @@ from jaxtyping import PyTree
 
 from ..process import AbstractProcess
 from ..types import Batch, Key, Scalar, at_least_float32
-from ._combine import Weight, as_weight, check_weight, weight_at
+from ._combine import Weight, as_weight, weight_at
 from ._denoising import DenoisingScoreMatching
 from ._objective import AbstractObjective, State, Terms, Update
 
@@ -42,7 +43,7 @@ class PIDM(AbstractObjective):
 
     matching: DenoisingScoreMatching
     constraint: "AbstractConstraint"
-    weight: Weight
+    weight: Scalar | Callable[[Scalar], Scalar]
 
     def __init__(
         self,
@@ -57,9 +58,6 @@ class PIDM(AbstractObjective):
         )
         self.constraint = constraint
         self.weight = as_weight(weight)
-
-    def __check_init__(self):
-        check_weight(self.weight)
 
     def check(self, model: PyTree, data: PyTree) -> None:
         self.matching.check(model, data)

@@ -114,8 +114,9 @@ def _leaf(value: Any, values: bool) -> str:
         text = f"{value.dtype}{list(value.shape)}"
         if not values:
             return text
-        if value.size <= 4:
-            return f"{text} {np.asarray(value).tolist()}"
+        if value.size <= 4:  # as short as tells them apart: 0.1, not 0.10000000149
+            numbers = ", ".join(map(str, np.ravel(np.asarray(value))))
+            return f"{text} [{numbers}]" if value.ndim else f"{text} {numbers}"
         data = np.ascontiguousarray(value)
         return f"{text} {hashlib.sha256(data.tobytes()).hexdigest()[:16]}"
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):

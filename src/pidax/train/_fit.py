@@ -21,7 +21,7 @@ from ..types import Key
 from ._checkpoint import Checkpoints
 from ._devices import Place
 from ._loop import Looks, Run
-from ._programs import kept
+from ._programs import kept, opened
 from ._sources import AbstractSource, as_source
 from ._state import M, Numbers, Result, TrainState, average_of, is_key, own_copy
 from ._step import RESERVED, Recipe, sample_loss, split_objective
@@ -106,7 +106,7 @@ def fit(
       what terms it returns join the line. It may raise `StopTraining`.
 
     What is compiled is kept, and serves the next call with a model, objective and
-    optimiser of the same structure, whatever its data, key and `steps`.
+    optimiser of the same structure, whatever its data, key, `steps` and learning rate.
 
     Ctrl-C, once, writes a checkpoint and returns the run so far. A loss or gradient
     that is not finite raises `NonFiniteError`, and nothing is overwritten.
@@ -138,12 +138,13 @@ def fit(
     # XLA's CPU backend is slow in convolutions inside a loop, by far (seen with jax
     # 0.10): there a loop is unrolled, or left to Python.
     slow = convolves and place.devices[0].platform == "cpu"
+    learning, empty = opened(optimiser)
     recipe = Recipe(
         model=static[0],
         state=static[2],
         objective=static[1],
         trainable=trainable,
-        optimiser=optimiser,
+        optimiser=empty,
         loss=loss,
         batch_size=batch_size,
         accumulate=accumulate,
@@ -151,7 +152,7 @@ def fit(
         unroll=slow,
     )
     decays = tuple(float(decay) for decay in ema)
-    config = configuration(model, objective, recipe, source, key)
+    config = configuration(model, objective, optimiser, recipe, source, key)
     for name, value in dict(clip=clip, ema=decays, ema_ramp=ema_ramp).items():
         config |= describe(value, name, values=True)
     mark = hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()[:12]
@@ -165,7 +166,7 @@ def fit(
         held_out = Validation(
             validation, model, objective, loss, held_out_key, batch_size
         )
-    numbers = Numbers.of(steps, clip, decays, ema_ramp)
+    numbers = Numbers.of(steps, clip, decays, ema_ramp, learning)
     what = recipe, steps, decays, numbers, objective, place, source, refresh_key
     run = Run(*what, checkpoints, looks, held_out, mark, begun)
     weights = eqx.filter(model, trainable)
@@ -187,13 +188,14 @@ def fit(
 def configuration(
     model: PyTree,
     objective: AbstractObjective,
+    optimiser: "optax.GradientTransformation",
     recipe: Recipe,
     source: AbstractSource,
     key: Key,
 ) -> dict[str, str]:
     """All that makes a run what it is, in words."""
     words = describe(objective, "objective", values=True)
-    words |= describe(recipe.optimiser, "optimiser", values=True)
+    words |= describe(optimiser, "optimiser", values=True)
     words |= describe(recipe.trainable, "trainable", values=True)
     words |= describe(model, "model", values=False)
     what = dict(batch_size=recipe.batch_size, data=source.describe(), key=key)

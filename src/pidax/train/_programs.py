@@ -7,22 +7,30 @@ structure and their fields that are not arrays), and functions of Optax and JAX 
 code and what they close over, so that two `optax.adam(1e-3)` are equal. Anything else,
 such as a user's function, equals itself only. As with `jax.jit`, values that it reads
 from outside are read when it is traced.
+
+The rate of an optimiser is an argument: `opened` takes the rates out of its functions,
+and `closed` puts others in their places.
 """
 
+import dataclasses
 import functools
 import hashlib
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ._state import is_key
 
 _KEPT = 32  # programs; the least recently used is dropped
 _LIBRARIES = ("jax", "optax")  # functions made anew by each call, and alike
 _DEPTH = 40
+# Where Optax keeps a rate that is a Python number: a function, and a name in it.
+_RATE = ("scale.<locals>.update_fn", "step_size")
 
 T = TypeVar("T")
 
@@ -77,7 +85,7 @@ def mark(value: Any, depth: int = 0) -> Hashable:
     if isinstance(value, types.MethodType):
         return types.MethodType, one(value.__func__), one(value.__self__)
     if isinstance(value, types.FunctionType):
-        if (value.__module__ or "").split(".")[0] not in _LIBRARIES:
+        if not _is_of_library(value):
             return value
         cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
         keywords = tuple(sorted((value.__kwdefaults__ or {}).items()))
@@ -86,3 +94,93 @@ def mark(value: Any, depth: int = 0) -> Hashable:
     if len(leaves) == 1 and leaves[0] is value:
         return value  # by its own equality
     return structure, *map(one, leaves)
+
+
+def _is_of_library(function: types.FunctionType) -> bool:
+    return (function.__module__ or "").split(".")[0] in _LIBRARIES
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where an argument belongs in an optimiser."""
+
+    index: int
+
+
+def opened(optimiser: T) -> tuple[tuple[Array, ...], T]:
+    """The rates of an optimiser, and the optimiser with their places empty.
+
+    They are the numbers by which Optax's functions scale, and the floating-point
+    scalars that are arrays, such as the numbers of `warmup_cosine`. Other Python
+    numbers stay: Optax may need their values when it is traced.
+    """
+    found: list[Array] = []
+
+    def one(value: Any) -> _Place:
+        # A Python number is weakly typed, and stays it as an argument.
+        found.append(jnp.asarray(value))
+        return _Place(len(found) - 1)
+
+    try:
+        empty = _replaced(optimiser, _is_rate, one)
+    except (TypeError, ValueError):  # it contains itself, or has no value yet
+        return (), optimiser
+    return tuple(found), empty
+
+
+def closed(empty: T, rates: Sequence[Array]) -> T:
+    """The optimiser with these rates in the places that `opened` made."""
+    place = lambda value, name: isinstance(value, _Place)
+    return _replaced(empty, place, lambda place: rates[place.index])
+
+
+def _is_rate(value: Any, name: tuple[str, str]) -> bool:
+    if isinstance(value, jax.Array):
+        return value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.floating)
+    return name == _RATE and type(value) is float
+
+
+def _replaced(
+    value: Any,
+    chosen: Callable[[Any, tuple[str, str]], bool],
+    new: Callable[[Any], Any],
+    name: tuple[str, str] = ("", ""),
+    depth: int = 0,
+) -> Any:
+    """`value` with what is `chosen` replaced; itself where nothing is."""
+    if depth > _DEPTH:
+        raise TypeError("a structure that contains itself is not taken apart")
+    if chosen(value, name):
+        return new(value)
+    one = lambda value, name=("", ""): _replaced(value, chosen, new, name, depth + 1)
+    if isinstance(value, types.FunctionType):
+        return _with_cells(value, one) if _is_of_library(value) else value
+    leaves, structure = jax.tree.flatten(value, is_leaf=lambda v: v is not value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return value
+    others = [one(leaf) for leaf in leaves]
+    if all(a is b for a, b in zip(others, leaves, strict=True)):
+        return value
+    return jax.tree.unflatten(structure, others)
+
+
+def _with_cells(function: Any, one: Callable[..., Any]) -> Any:
+    """A function whose closure holds what `one` makes of what it holds."""
+    cells, names = function.__closure__ or (), function.__code__.co_freevars
+    made = [
+        types.CellType(new) if new is not cell.cell_contents else cell
+        for name, cell in zip(names, cells, strict=True)
+        for new in [one(cell.cell_contents, (function.__qualname__, name))]
+    ]
+    if all(a is b for a, b in zip(made, cells, strict=True)):
+        return function
+    new = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(made),
+    )
+    new.__kwdefaults__ = function.__kwdefaults__
+    new.__qualname__, new.__module__ = function.__qualname__, function.__module__
+    return new

@@ -146,7 +146,7 @@ class Numbers(eqx.Module):
     """The numbers of a run that are arguments of its compiled step.
 
     An average of decay $d$ moves by `rates`, $1 - d$, and with a `ramp` by at least the
-    rate for a half-life of $r t$ steps.
+    rate for a half-life of $r t$ steps. `learning` are the rates of the optimiser.
     """
 
     steps: Scalar
@@ -154,10 +154,16 @@ class Numbers(eqx.Module):
     rates: Float[Array, " average"]
     half_lives: Float[Array, " average"]
     ramp: Scalar | None
+    learning: tuple[Scalar, ...] = ()
 
     @classmethod
     def of(
-        cls, steps: int, clip: float | None, decays: Sequence[float], ramp: float | None
+        cls,
+        steps: int,
+        clip: float | None,
+        decays: Sequence[float],
+        ramp: float | None,
+        learning: tuple[Scalar, ...] = (),
     ) -> "Numbers":
         dtype = jnp.zeros(()).dtype
         number = lambda x: None if x is None else jnp.array(x, dtype)
@@ -168,6 +174,7 @@ class Numbers(eqx.Module):
             jnp.array([1 - d for d in decays], dtype),
             jnp.array(half_lives, dtype),
             number(ramp),
+            learning,
         )
 
     def rate(self, i: int, step: Int[Array, ""]) -> Scalar:

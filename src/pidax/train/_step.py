@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from ..distill import AbstractCombination, AbstractObjective
 from ..types import Elementwise, Key, Scalar
+from ._programs import closed
 from ._state import Numbers, TrainState, averaged
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Recipe(NamedTuple):
 
     `model`, `state` and `objective` are the parts of the model, of the objective's
     state and of the objective that are not arrays, `trainable` a filter specification
-    of the model, `loss` the compiled loss of one sample.
+    of the model, `optimiser` the optimiser without its rates, `loss` the compiled loss
+    of one sample.
     """
 
     model: PyTree
@@ -173,7 +175,8 @@ def train_step(
         failure = jnp.where(bad, UPDATE_FAILED, failure).astype(jnp.int32)
     # Optax computes by JAX's standard promotion; a user's session may be strict.
     with jax.numpy_dtype_promotion("standard"):
-        steps, optimiser = recipe.optimiser.update(gradient, state.optimiser, trained)
+        whole = closed(recipe.optimiser, numbers.learning)
+        steps, optimiser = whole.update(gradient, state.optimiser, trained)
     weights, helpers = jax.tree.map(lambda w, s: w + s.astype(w.dtype), trained, steps)
     own = put(helpers)
     new_model = eqx.combine(weights, frozen)
