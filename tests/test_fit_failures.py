@@ -1,6 +1,8 @@
 """What training refuses, and how it stops: each with its reason and its cure."""
 
 import os
+import re
+import types
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from objectives import (
 )
 
 import pidax as px
+from pidax.train._memory import advice
 from pidax.train._step import fingerprint
 
 TWO = jax.devices()[:2]
@@ -353,3 +356,40 @@ def test_a_fingerprint_sees_one_bit_and_a_permutation(dtype):
     marks = [x, x.at[1].set(jnp.nextafter(x[1], 9.0)), x[::-1], x.astype(jnp.bfloat16)]
     assert fingerprint(tree(x)) == fingerprint(tree(x + 0))
     assert len({int(fingerprint(tree(mark))) for mark in marks}) == 4
+
+
+# --- out of memory -------------------------------------------------------------------
+
+
+class Huge(LeastSquares):
+    """Sorts so many numbers for every sample that no machine has room for them."""
+
+    def loss(self, model, state, sample, progress, *, key):
+        many = jax.random.normal(key, (2**38,), jnp.float32)
+        loss, more = super().loss(model, state, sample, progress, key=key)
+        return loss + 0 * jnp.sort(many)[3].astype(loss.dtype), more
+
+
+def test_out_of_memory_says_what_the_step_takes():
+    """Eight samples of two arrays of 2^38 floats: 17.6 TB at least."""
+    with pytest.raises(MemoryError, match="Not one sample fits") as caught:
+        fit(objective=Huge(), steps=1)
+    taken = re.search(r"got one that takes (\S+) GB by XLA's", str(caught.value))
+    assert taken is not None
+    assert float(taken[1]) > 8 * 2 * 4 * 2**38 / 1e9
+
+
+def test_out_of_memory_names_the_batch_that_fits():
+    """Of 10 GB, 2 are kept; 64 samples at a time take 32: 16 fit."""
+    account = types.SimpleNamespace(
+        argument_size_in_bytes=2 * 10**9, output_size_in_bytes=15 * 10**8,
+        alias_size_in_bytes=15 * 10**8, temp_size_in_bytes=32 * 10**9,
+    )  # fmt: skip
+    said = advice(account, 10 * 10**9, "GPU 0", 128, 2)
+    assert "the memory of a device, 10 GB (GPU 0), got one that takes 34 GB" in said
+    assert "2 GB for weights" in said
+    assert "32 GB for 64 samples at a time. 16 at a time would fit" in said
+    assert said.endswith("pass accumulate=8.")
+    # Fragmented memory: what should have fitted did not.
+    assert "pass accumulate=4." in advice(account, 10**12, "GPU 0", 128, 2)
+    assert "a larger accumulate than 2" in advice(None, 10**9, "GPU 0", 128, 2)

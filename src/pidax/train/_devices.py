@@ -137,6 +137,7 @@ class Devices:
         self.constants = tuple(leaves)
         self.place, self.shape = place, jax.tree.structure(state)
         self.put(state)
+        self.shapes: tuple[PyTree, ...] | None = None  # of the arguments of the call
         key = recipe, place.devices, place.processes, self.shape, shape
         self.call = kept(lambda: program(recipe, place, self.shape, shape), *key)
 
@@ -149,10 +150,20 @@ class Devices:
             (first + i * per_device, count, asked) for i in range(self.place.local)
         ]
         order = self.place.split(np.array(order, np.int32))
+        if self.shapes is None:
+            self.shapes = _shapes((self.leaves, self.constants, samples, order))
         self.leaves, self.constants, record = self.call(
             self.leaves, self.constants, samples, order
         )
         return record
+
+    def account(self) -> Any:
+        """What the compiled function takes, by XLA's account; None if that fails."""
+        try:
+            lowered = self.call.lower(*self.shapes)  # type: ignore[union-attr]
+            return lowered.compile().memory_analysis()
+        except Exception:  # there may be no memory to compile, or no such method
+            return None
 
     @property
     def state(self) -> PyTree:
@@ -216,7 +227,14 @@ def data_parallel(run: Callable[..., Any], place: Place) -> Callable[..., Any]:
         state, record = compiled(state, kept, *mapped)
         return state, kept, record
 
+    call.lower = compiled.lower  # type: ignore[attr-defined]
     return call
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree
+    )
 
 
 def _one_process(run: Callable[..., Any]) -> Callable[..., Any]:

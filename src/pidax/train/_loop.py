@@ -25,6 +25,7 @@ from ._checkpoint import Checkpoints, to_arrays
 from ._devices import Devices, Place
 from ._interrupt import Interrupt, StopTraining, listening
 from ._log import Log
+from ._memory import advice, memory_of, out_of_memory
 from ._sources import AbstractSource, Dispatch, batches, plan, prefetched
 from ._state import NonFiniteError, Numbers, Result, TrainState, gathered
 from ._step import LOSS_FAILED, RESERVED, UPDATE_FAILED, Recipe, Record
@@ -135,6 +136,13 @@ class Run:
                         break
         except (NonFiniteError, DisagreementError):
             raise
+        except jax.errors.JaxRuntimeError as error:  # the state is lost, if donated
+            if not out_of_memory(error):
+                raise
+            device, here = place.devices[0], size // place.total
+            limit, parts = memory_of(device), recipe.accumulate
+            words = advice(devices.account(), limit, device, here, parts)
+            raise MemoryError(words) from error
         except Exception:  # of the data or the callback: keep the finished steps
             if place.processes == 1 and self.end > start:
                 with contextlib.suppress(Exception):
