@@ -14,12 +14,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-from . import SUITES
-
-# Of a trial run only the compiling takes long.
-FAST_COMPILING = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
+from . import FAST_COMPILING, SUITES
 
 
 def main() -> int:

@@ -29,7 +29,9 @@ import jax
 import pytest
 
 PRECISION = {"x64", "x32", "dtype"}  # the fixtures of tests that set their own
-NO_ARRAYS = ("architecture", "bench", "convert", "docs", "plot", "reliability", "store")
+NO_ARRAYS = (
+    "architecture", "bench", "convert", "docs", "gpu", "plot", "reliability", "store"
+)  # fmt: skip
 
 
 def depends_on_precision(item):

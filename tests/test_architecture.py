@@ -19,6 +19,7 @@ import pidax as px
 SOURCE = Path(inspect.getfile(px)).parent
 # From the ground up: a room imports only rooms before it.
 LOWER = [
+    "_floor",
     "types",
     "_checks",
     "_batches",

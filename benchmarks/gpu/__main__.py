@@ -9,7 +9,8 @@ its peak of memory is its own and a part that fails or runs out of memory costs 
 itself. Rows are written as they come to benchmarks/results/gpu.json (with `--out DIR`
 there too), and a row that is there is not measured again: an interrupted suite goes on
 where it was. `--minutes` is a limit: parts that it leaves no time for are named in the
-file. The persistent compilation cache is in outputs/gpu/.
+file. The persistent compilation cache is in outputs/gpu/. `--dry` runs the parts in one
+process, without XLA's expensive optimisations.
 """
 
 import argparse
@@ -21,6 +22,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from benchmarks import FAST_COMPILING
+from benchmarks.gpu import NO_GPU
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "outputs/gpu"
@@ -58,51 +62,69 @@ def main():
         PYTHONPATH=os.pathsep.join(
             [*path, *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
-        JAX_COMPILATION_CACHE_DIR=str(STORE / "compiled"),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1",
         XLA_PYTHON_CLIENT_MEM_FRACTION="0.92",
         PYTHONUNBUFFERED="1",
+        MPLBACKEND="agg",
     )
-    environment |= {"JAX_PLATFORMS": "cpu"} if arguments.dry else {}
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(STORE / "compiled"))
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    if arguments.dry:
+        flags = f"{environment.get('XLA_FLAGS', '')} {FAST_COMPILING}"
+        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    chosen = [part for part in PARTS if arguments.only in part[0]]
+    if not chosen:
+        raise SystemExit(
+            f"--only must be in the name of a part, got {arguments.only!r}. The parts "
+            f"are {', '.join(name for name, _, _ in PARTS)}."
+        )
     fields = None
-    if arguments.only in "darcy":  # its data are made beside the other parts
+    if any(name == "darcy" for name, _, _ in chosen):  # made beside the other parts
         quiet = environment | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         fields = subprocess.Popen(
             _command("darcy data", target, arguments.dry), env=quiet, cwd=ROOT
         )
-    left_out = {}
-    for name, most, least in PARTS:
-        if arguments.only not in name:
-            continue
-        left = end - time.monotonic()
-        if not arguments.dry and left < least:
-            left_out[name] = f"not begun: {left:.0f} s were left, it needs {least}"
-            continue
-        if name == "darcy" and fields is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                fields.wait(None if arguments.dry else max(left - least, 1))
-        command = _command(name, target, arguments.dry)
-        limit = None if arguments.dry else min(most, left)
-        start = time.monotonic()
-        try:
-            code = subprocess.run(
-                command, env=environment, cwd=ROOT, timeout=limit, check=False
-            ).returncode
-            if code:
-                left_out[name] = f"failed with exit status {code}"
-        except subprocess.TimeoutExpired:
-            left_out[name] = f"stopped after {limit:.0f} s"
-        print(f"--- {name}: {time.monotonic() - start:.0f} s", flush=True)
-        if arguments.out and target.exists():
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            shutil.copy(target, arguments.out)
-    if fields is not None:
-        fields.kill()
-    _finish(target, left_out, arguments)
+    left_out: dict[str, str] = {}
+    try:
+        for name, most, least in _together(chosen) if arguments.dry else chosen:
+            left = end - time.monotonic()
+            if not arguments.dry and left < least:
+                left_out[name] = f"not begun: {left:.0f} s were left, it needs {least}"
+                continue
+            if name == "darcy" and fields is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    fields.wait(None if arguments.dry else max(left - least, 1))
+            command = _command(name, target, arguments.dry)
+            limit = None if arguments.dry else min(most, left)
+            start = time.monotonic()
+            try:
+                code = subprocess.run(
+                    command, env=environment, cwd=ROOT, timeout=limit, check=False
+                ).returncode
+                if code == NO_GPU:  # the others would say the same
+                    sys.exit(NO_GPU)
+                if code:
+                    left_out[name] = f"failed with exit status {code}"
+            except subprocess.TimeoutExpired:
+                left_out[name] = f"stopped after {limit:.0f} s"
+            print(f"=== {name}: {time.monotonic() - start:.0f} s", flush=True)
+            if arguments.out and target.exists():
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                shutil.copy(target, arguments.out)
+    finally:
+        if fields is not None:
+            fields.kill()
+    left_out = _finish(target, left_out, arguments)
     if left_out:
         print("Not measured:", json.dumps(left_out, indent=1))
     if arguments.dry and left_out:
         sys.exit(1)
+
+
+def _together(parts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """As few processes as will do: Python and JAX start for each."""
+    alone = [part for part in parts if part[0] in ("torch", "darcy")]
+    names = [part[0] for part in parts if part not in alone]
+    return [*([(",".join(names), 0, 0)] if names else []), *alone]
 
 
 def _command(name: str, target: Path, dry: bool) -> list[str]:
@@ -111,14 +133,19 @@ def _command(name: str, target: Path, dry: bool) -> list[str]:
     return [*words, *(["--dry"] if dry else [])]
 
 
-def _finish(target: Path, left_out: dict[str, str], arguments) -> None:
-    """What was not measured is said in the file."""
+def _finish(target: Path, left_out: dict[str, str], arguments) -> dict[str, str]:
+    """What was not measured is said in the file, with the reason that a part gave."""
     if not target.exists():
-        return
+        return left_out
     found = json.loads(target.read_text())
-    target.write_text(json.dumps({**found, "not_measured": left_out}, indent=1) + "\n")
+    left_out = left_out | found.pop("failed", {})
+    text = json.dumps({**found, "not_measured": left_out}, indent=1) + "\n"
+    new = target.with_suffix(".new")
+    new.write_text(text)
+    os.replace(new, target)
     if arguments.out:
         shutil.copy(target, arguments.out)
+    return left_out
 
 
 if __name__ == "__main__":

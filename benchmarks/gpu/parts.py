@@ -1,5 +1,7 @@
 """The parts of the GPU suite, which `python -m benchmarks.gpu` runs one by one.
 
+    python parts.py PART[,PART...] FILE [--dry]
+
 Each part is a function that calls `put(row, **numbers)` as its numbers come.
 """
 
@@ -10,9 +12,11 @@ import glob
 import gzip
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmarks import bench
 
 import pidax as px
+from benchmarks import bench
+from benchmarks.gpu import NO_GPU
 from pidax import pde
+from pidax.train._memory import memory_of
 
 DATA = Path(__file__).parents[2] / "tests/data"
 DTYPES = {"bf16": jnp.bfloat16, "f32": jnp.float32}
@@ -43,6 +49,13 @@ class Sizes:
     every: int = 10
     draws: int = 4096
     sampled: int = 512
+    nodes: int = 8  # of an integral student
+    width: int = 512  # of the networks of vectors
+    depth: int = 4
+    grid: int = 64
+    golden: tuple[str, ...] = (
+        "edm_ddpmpp_uncond", "edm_adm_small_cond", "edm_vp_ddpmpp"
+    )  # fmt: skip
     darcy: str = "darcy64"
 
 
@@ -51,10 +64,15 @@ DRY = Sizes(
     network=dict(width=4, multipliers=(1,), blocks=1, attention=()),
     resolution=4,
     batches=(1, 2),
-    steps=6,
+    steps=4,
     every=2,
     draws=16,
-    sampled=4,
+    sampled=2,
+    nodes=2,
+    width=8,
+    depth=1,
+    grid=8,
+    golden=("edm_vp_ddpmpp",),
     darcy="darcy16",
 )
 
@@ -79,15 +97,24 @@ class Target:
             for r in self.read().get("rows", [])
         )
 
+    def write(self, **more: Any) -> None:
+        """At once or not at all: a suite that is killed leaves what was there."""
+        text = json.dumps({**self.head, **self.read(), **more}, indent=1) + "\n"
+        new = self.path.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, self.path)
+
+    def fail(self, part: str, reason: str) -> None:
+        """Why a part was not measured, for the list in the file."""
+        self.write(failed={**self.read().get("failed", {}), part: reason})
+
     def put(self, row: str, **numbers: Any) -> None:
         found = self.read()
         rows = found.get("rows", [])
         device = jax.devices()[0].device_kind
         new = {"part": self.part, "row": row, "device": device, **numbers}
         print({k: v for k, v in new.items() if k != "kernels"}, flush=True)
-        self.path.write_text(
-            json.dumps({**self.head, **found, "rows": [*rows, new]}, indent=1) + "\n"
-        )
+        self.write(rows=[*rows, new])
 
 
 def seconds(fn: Callable[[], Any], repeats: int = 10) -> float:
@@ -95,8 +122,10 @@ def seconds(fn: Callable[[], Any], repeats: int = 10) -> float:
     return float(np.median(bench.seconds(fn, repeats)))
 
 
-def peak_memory() -> int | None:
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+def peak_memory() -> int:
+    """Of the device; where it keeps no account, of this process."""
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return peak or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # --- the machine ---------------------------------------------------------------------
@@ -111,6 +140,8 @@ def peaks(target: Target, sizes: Sizes) -> None:
         ("f32 highest", jnp.float32, "highest"),
         ("f64", jnp.float64, "highest"),
     ):
+        if target.has(f"product {name}"):
+            continue
         with jax.enable_x64(name == "f64"):
             size = n // 2 if name == "f64" else n
             a = jax.random.normal(jax.random.key(0), (size, size), dtype)
@@ -123,6 +154,8 @@ def peaks(target: Target, sizes: Sizes) -> None:
                 teraflops=2 * size**3 / took / 1e12,
                 relative_error=float(error.max() / np.abs(exact).max()),
             )  # fmt: skip
+    if target.has("copy"):
+        return
     a = jax.random.normal(jax.random.key(0), (4 * n * n,))
     copy = jax.jit(lambda a: a + 1)
     took = seconds(lambda: copy(a))
@@ -150,8 +183,7 @@ def relative(a: Any, b: Any) -> float:
 
 def smoke(target: Target, sizes: Sizes) -> None:
     """The same numbers as on the CPU, or as the published code gave."""
-    names = ("edm_ddpmpp_uncond", "edm_adm_small_cond", "edm_vp_ddpmpp")
-    for name in names[: 1 if target.dry else 3]:
+    for name in sizes.golden:
         denoiser = loaded(name)
         golden = dict(np.load(DATA / f"{name}.npz"))
         x = np.moveaxis(golden["x"], 1, -1)
@@ -176,9 +208,9 @@ def smoke(target: Target, sizes: Sizes) -> None:
                 row, relative_l2=relative(found, expected),
                 worst=float(np.abs(found - expected).max() / scale),
             )  # fmt: skip
-    _smoke_of_pid(target)
-    _smoke_of_solves(target)
-    _smoke_of_training(target)
+    _smoke_of_solves(target, sizes)
+    _smoke_of_training(target, sizes)
+    _smoke_of_pid(target, sizes)
 
 
 def loaded(name: str) -> Any:
@@ -194,16 +226,19 @@ def in_precision(denoiser: Any, precision: str) -> Any:
     return eqx.tree_at(lambda d: d.network, denoiser, low)
 
 
-def _smoke_of_pid(target: Target) -> None:
-    """One loss of PID and its gradient, CPU against GPU, float32."""
-    denoiser = loaded("edm_ddpmpp_uncond")
-    flow = px.ProbabilityFlow(denoiser, px.EDM())
-    student = px.Student(denoiser.network, px.EDM())
+def _smoke_of_pid(target: Target, sizes: Sizes) -> None:
+    """One loss of PID and its gradient, CPU against GPU, float32: both students."""
+    process = px.EDM()
+    denoiser = image_teacher(sizes, "f32") if target.dry else loaded(sizes.golden[0])
+    flow = px.ProbabilityFlow(denoiser, process)
+    students: dict[str, Any] = {
+        "PID's loss": px.Student(denoiser.network, process),
+        "PID's loss, integral student": integral_student(denoiser, sizes, "f32"),
+    }
     objective = px.PID(flow)
-    state = objective.init(student, key=jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 4)
 
-    def value(student, objective, keys):
+    def value(student, objective, state, keys):
         def mean(student):
             one = lambda key: objective.loss(
                 student, state, None, jnp.zeros(()), key=key
@@ -214,17 +249,21 @@ def _smoke_of_pid(target: Target) -> None:
         leaves = jax.tree.leaves(eqx.filter(gradient, eqx.is_inexact_array))
         return loss, jnp.sqrt(sum((jnp.square(g).sum() for g in leaves), jnp.zeros(())))
 
-    expected = on("cpu", value, student, objective, keys)
-    for precision in ("default", "highest"):
-        if target.has(f"PID's loss, f32 {precision}"):
+    for name, student in students.items():
+        rows = {p: f"{name}, f32 {p}" for p in ("default", "highest")}
+        if all(map(target.has, rows.values())):
             continue
-        with jax.default_matmul_precision(precision):
-            loss, norm = on("gpu", value, student, objective, keys)
-        target.put(
-            f"PID's loss, f32 {precision}",
-            loss=float(loss), relative_error=relative(loss, expected[0]),
-            gradient_norm_relative_error=relative(norm, expected[1]),
-        )  # fmt: skip
+        state = objective.init(student, key=jax.random.key(0))
+        expected = on("cpu", value, student, objective, state, keys)
+        for precision, row in rows.items():
+            if target.has(row):
+                continue
+            with jax.default_matmul_precision(precision):
+                loss, norm = on("gpu", value, student, objective, state, keys)
+            target.put(
+                row, loss=float(loss), relative_error=relative(loss, expected[0]),
+                gradient_norm_relative_error=relative(norm, expected[1]),
+            )  # fmt: skip
 
 
 def mixture() -> px.GaussianMixture:
@@ -232,11 +271,11 @@ def mixture() -> px.GaussianMixture:
     return px.GaussianMixture(jnp.asarray(means, float), 0.2)
 
 
-def _smoke_of_solves(target: Target) -> None:
+def _smoke_of_solves(target: Target, sizes: Sizes) -> None:
     """An adaptive solve of an exact teacher, and a refinement of Poisson's fields."""
     process = px.EDM()
     flow = px.ProbabilityFlow(mixture(), process)
-    z = process.prior(jax.random.key(1), (256, 64))
+    z = process.prior(jax.random.key(1), (16 if target.dry else 256, 64))
     solve = lambda flow, z: px.solve_batch(flow, z).end
     expected = on("cpu", solve, flow, z)
     for precision in ("default", "highest"):
@@ -269,25 +308,26 @@ def _smoke_of_solves(target: Target) -> None:
     target.put("refine", relative_from_cpu=relative(results[1], results[0]))
 
 
-def _smoke_of_training(target: Target) -> None:
+def _smoke_of_training(target: Target, sizes: Sizes) -> None:
     """`fit` learns, and goes on from a checkpoint as if it had not stopped."""
     if target.has("fit"):
         return
     process = px.EDM()
     flow = px.ProbabilityFlow(px.GaussianMixture.ring(), process)
     network = px.nn.MLP(2, 2, width=32, depth=2, key=jax.random.key(0))
+    every = 2 if target.dry else 20
 
     def run(steps, directory=None):
         return px.fit(
             px.Student(network, process), px.PID(flow), steps=steps, batch_size=64,
             key=jax.random.key(1), optimiser=optax.adam(3e-3), directory=directory,
-            progress=False, log_every=20,
+            progress=False, log_every=every,
         )  # fmt: skip
 
-    straight = run(200)
+    straight = run(10 * every)
     with tempfile.TemporaryDirectory() as directory:
-        run(100, directory)
-        resumed = run(200, directory)
+        run(5 * every, directory)
+        resumed = run(10 * every, directory)
     leaves = lambda run: jax.tree.leaves(eqx.filter(run.model, eqx.is_inexact_array))
     worst = max(
         float(np.abs(np.asarray(a) - np.asarray(b)).max())
@@ -311,6 +351,18 @@ def image_teacher(sizes: Sizes, precision: str) -> px.Preconditioned:
     return in_precision(px.Preconditioned(network, px.EDM()), precision)
 
 
+def integral_student(
+    teacher: px.Preconditioned, sizes: Sizes, precision: str
+) -> px.IntegralStudent:
+    """From a float32 teacher, with its last layer once for each node."""
+    times = px.karras(sizes.nodes, teacher.process)
+    student = px.IntegralStudent.from_teacher(teacher, teacher.process, times)
+    if precision == "f32":
+        return student
+    low = px.nn.LowPrecision(student.network)
+    return eqx.tree_at(lambda s: s.network, student, low)
+
+
 def forward_flops(teacher: px.Preconditioned, sizes: Sizes) -> float:
     """Floating-point operations of one evaluation of one image, as XLA counts them."""
     shape = (sizes.resolution, sizes.resolution, 3)
@@ -324,18 +376,25 @@ def forward_flops(teacher: px.Preconditioned, sizes: Sizes) -> float:
 
 
 def images(target: Target, sizes: Sizes, preset: str, precision: str) -> None:
-    """A training step of PID as `px.fit` takes it, beside the matmul peak."""
+    """A training step of PID as `px.fit` takes it, beside the matmul peak.
+
+    The paper's preset, or ours: an integral student, whose one pass predicts all nodes,
+    and the teacher at four of them.
+    """
     teacher = image_teacher(sizes, precision)
     flow = px.ProbabilityFlow(teacher, teacher.process)
-    objective = px.PID.paper(flow) if preset == "paper" else px.PID(flow)
     flops = forward_flops(teacher, sizes)
     # Passes of the student count three times: forward, and twice for the gradient.
-    passes = 2 * 3 + (1 if preset == "paper" else 3)
+    if preset == "paper":
+        student, passes = px.Student.from_teacher(teacher, teacher.process), 2 * 3 + 1
+        objective = px.PID.paper(flow)
+    else:
+        student = integral_student(image_teacher(sizes, "f32"), sizes, precision)
+        objective, passes = px.PID(flow), 3 + min(4, sizes.nodes)
     used, parts = 0, 1
     for batch in sizes.batches:
         if used:  # what the smaller batch took says how many micro-batches fit
-            limit = (jax.devices()[0].memory_stats() or {})["bytes_limit"]
-            share = used / limit * batch / sizes.batches[0]
+            share = used / memory_of(jax.devices()[0]) * batch / sizes.batches[0]
             parts = 1 if share < 0.85 else 2 if share < 1.7 else 4
         if target.has(f"batch {batch}"):
             continue
@@ -355,15 +414,15 @@ def images(target: Target, sizes: Sizes, preset: str, precision: str) -> None:
                 kernels.update(kernel_seconds(folder))
 
         run = px.fit(
-            px.Student.from_teacher(teacher, teacher.process), objective,
-            steps=sizes.steps + sizes.every, batch_size=batch, accumulate=parts,
+            student, objective, steps=sizes.steps + sizes.every,
+            batch_size=batch, accumulate=parts,
             optimiser=optax.radam(1e-4), ema=(0.999,), key=jax.random.key(2),
             log_every=sizes.every, progress=False, callback=look,
         )  # fmt: skip
         whole = time.perf_counter() - start
         speeds = [float(s) for s in run.history["steps_per_second"]]
         step = float(np.median([1 / s for s in speeds[1:-1] or speeds]))
-        used = peak_memory() or 0
+        used = peak_memory()
         target.put(
             f"batch {batch}", preset=preset, precision=precision, micro_batches=parts,
             seconds=step, images_per_second=batch / step,
@@ -371,7 +430,7 @@ def images(target: Target, sizes: Sizes, preset: str, precision: str) -> None:
             teraflops=flops * passes * batch / step / 1e12,
             first_line_with_compiling=sizes.every / speeds[0],
             whole_call=whole, peak_memory=used, loss=float(run.history["loss"][-1]),
-            parameters=count_parameters(teacher.network),
+            parameters=count_parameters(student.network),
             kernels=kernels,
         )  # fmt: skip
         del run
@@ -441,7 +500,11 @@ def precision(target: Target, sizes: Sizes) -> None:
     process = px.EDM()
     z64 = np.asarray(process.prior(jax.random.key(1), (sizes.draws, 64)), np.float64)
     results: dict[str, Any] = {}
-    for name in ("float64", "highest", "default"):
+    rows = {
+        name: f"solve of a mixture in 64 dimensions, {name}"
+        for name in ("float64", "highest", "default")
+    }
+    for name in rows if not all(map(target.has, rows.values())) else ():
         with jax.enable_x64(name == "float64"):
             dtype = np.float64 if name == "float64" else np.float32
             flow = px.ProbabilityFlow(_cast(mixture(), dtype), process)
@@ -453,15 +516,19 @@ def precision(target: Target, sizes: Sizes) -> None:
                 results[name] = np.asarray(solve(flow, z), np.float64)
                 took = seconds(functools.partial(solve, flow, z), 5)
             error = results[name] - results["float64"]
+            if target.has(rows[name]):
+                continue
             target.put(
-                f"solve of a mixture in 64 dimensions, {name}", seconds=took,
+                rows[name], seconds=took,
                 samples_per_second=len(z) / took, rms=float(np.sqrt((error**2).mean())),
                 worst=float(np.abs(error).max()),
             )  # fmt: skip
-    equation = pde.Darcy.lognormal(pde.Grid((16, 16) if target.dry else (64, 64)))
+    equation = pde.Darcy.lognormal(pde.Grid((sizes.grid, sizes.grid)))
     with jax.enable_x64(True):
         fields = pde.draw(equation, 64, key=jax.random.key(0))
     for name in ("float64", "highest", "default"):
+        if target.has(f"Darcy, {name}"):
+            continue
         with jax.enable_x64(name == "float64"):
             dtype = np.float64 if name == "float64" else np.float32
             some = _cast(fields, dtype)
@@ -495,7 +562,12 @@ def pmap(target: Target, sizes: Sizes) -> None:
     """The same step by `eqx.filter_pmap` over every device, and by `eqx.filter_jit`."""
     process = px.EDM()
     flow = px.ProbabilityFlow(mixture(), process)
-    network = px.nn.ResidualMLP(64, 64, width=512, depth=4, key=jax.random.key(0))
+    row = "a step of PID in 64 dimensions"
+    if target.has(row):
+        return
+    network = px.nn.ResidualMLP(
+        64, 64, width=sizes.width, depth=sizes.depth, key=jax.random.key(0)
+    )
     student = px.Student(network, process)
     objective, devices = px.PID(flow), jax.local_device_count()
     state = objective.init(student, key=jax.random.key(0))
@@ -533,7 +605,7 @@ def pmap(target: Target, sizes: Sizes) -> None:
     other = lambda: mapped(weights, opt, split)
     first, second, ratio = bench.paired_ratio(one, other, 10)
     target.put(
-        "a step of PID in 64 dimensions", devices=devices, batch=batch,
+        row, devices=devices, batch=batch,
         jit_seconds=float(np.median(first)), pmap_seconds=float(np.median(second)),
         pmap_over_jit=ratio, weights_differ_by=worst, loss=float(loss),
         loss_differs_by=float(jnp.abs(loss - mean)),
@@ -589,15 +661,26 @@ PARTS: dict[str, Callable[[Target, Sizes], None]] = {
 
 
 def main() -> None:
-    part, path, dry = sys.argv[1], Path(sys.argv[2]), "--dry" in sys.argv
-    if not dry and part != "darcy data" and jax.default_backend() != "gpu":
-        raise SystemExit(
+    names, path, dry = sys.argv[1].split(","), Path(sys.argv[2]), "--dry" in sys.argv
+    if not dry and names != ["darcy data"] and jax.default_backend() != "gpu":
+        print(
             f"expected a GPU, got JAX's devices {jax.devices()}. Install pidax[cuda], "
-            "or use --dry, which measures nothing."
+            "or use --dry, which measures nothing.",
+            file=sys.stderr,
         )
-    if dry:
-        os.environ["MPLBACKEND"] = "agg"
-    PARTS[part](Target(path, part, dry), DRY if dry else Sizes())
+        sys.exit(NO_GPU)
+    failed = []
+    for name in names:
+        target = Target(path, name, dry)
+        start = time.perf_counter()
+        try:
+            PARTS[name](target, DRY if dry else Sizes())
+        except Exception as error:  # said in the file; the other parts still run
+            traceback.print_exc()
+            failed.append(name)
+            target.fail(name, f"{type(error).__name__}: {error}")
+        print(f"--- {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def main():
     path, dry = Path(sys.argv[2]), "--dry" in sys.argv
     try:
         import torch  # type: ignore[import]
+
         from benchmarks.train import _torch_step
     except ImportError:
         print("torch is not installed: its rows are not measured")

@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from . import _floor as _floor
 from . import denoiser as denoiser
 from . import distill as distill
 from . import evaluate as evaluate
