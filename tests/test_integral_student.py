@@ -509,6 +509,20 @@ def test_a_student_of_a_teacher_begins_with_its_denoiser_at_the_start(x32):
     assert_close(predicted[0], denoised[0], 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize("decoder", ["standard", "skip"])
+def test_a_student_of_a_unet_answers_as_its_teacher_at_every_node(decoder, x32):
+    network = px.nn.SongUNet(
+        3, 3, resolution=4, width=4, multipliers=(1, 1), blocks=1, attention=(),
+        decoder=decoder, dropout=0.0, key=KEY,
+    )  # fmt: skip
+    teacher = px.Preconditioned(network, EDM)
+    student = IntegralStudent.from_teacher(teacher, EDM, px.karras(4, EDM))
+    unit = jax.random.normal(KEY, (4, 4, 3))
+    expected = teacher(80.0 * unit, 80.0)
+    assert float(jnp.std(expected)) > 1e-3
+    assert_close(student.predicted(unit), jnp.stack([expected] * 4), 1e-4, 1e-5)
+
+
 def test_a_grid_has_its_nodes_in_its_channels(x32):
     """The clean samples of node j are the channels j c to (j + 1) c - 1."""
     answer = jnp.arange(2 * 2 * 12.0).reshape(2, 2, 12)

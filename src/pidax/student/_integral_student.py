@@ -178,26 +178,31 @@ class IntegralStudent(AbstractNetworkStudent):
     ) -> "IntegralStudent":
         r"""A student that starts from a teacher's weights.
 
-        Its network is a copy of the teacher's with the last layer repeated for every
-        node: at the start all $\hat D_j$ are the teacher's own $D(z, T)$, and the first
-        residual is zero. `denoiser` is a `Preconditioned` network of `pidax.nn`.
+        Its network is a copy of the teacher's with its last layer repeated for every
+        node (in a U-Net with output skips, the last layer of each level): at the start
+        all $\hat D_j$ are the teacher's own $D(z, T)$, and the first residual is zero.
+        `denoiser` is a `Preconditioned` network of `pidax.nn`.
         """
         teacher = usable_teacher(denoiser, process)
         count = len(np.asarray(times))
-        head = getattr(teacher.network, "out", None)
-        if not hasattr(head, "weight"):
+        if not _last_layers(teacher.network):
             raise ValueError(
                 "from_teacher repeats the teacher's last layer for every node, "
-                "expected a network of pidax.nn with that layer as its field `out`, "
-                f"got a {type(teacher.network).__name__}. Make a network with {count} "
-                "times the channels: IntegralStudent(network, process, times)."
+                "expected a network of pidax.nn, with that layer in its field `out` or "
+                f"in its decoder, got a {type(teacher.network).__name__}. Make a "
+                f"network with {count} times the channels: "
+                "IntegralStudent(network, process, times)."
             )
         repeat = lambda a: None if a is None else jnp.concatenate([a] * count, axis=-1)
-        where = lambda network: (network.out.weight, network.out.bias)
+        where = lambda network: [
+            array
+            for layer in _last_layers(network)
+            for array in (layer.weight, layer.bias)
+        ]
         network = eqx.tree_at(
             where,
             teacher.network,
-            tuple(map(repeat, where(teacher.network))),
+            list(map(repeat, where(teacher.network))),
             is_leaf=lambda leaf: leaf is None,
         )
         return IntegralStudent(
@@ -512,6 +517,16 @@ def _gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre on [0, 1]."""
     points, weights = np.polynomial.legendre.leggauss(count)
     return (points + 1) / 2, weights / 2
+
+
+def _last_layers(network: Any) -> list[Any]:
+    """The layers whose sum is the network's answer, if it is one of `pidax.nn`."""
+    if hasattr(network, "decoder"):
+        levels = getattr(network.decoder, "levels", ())
+        layers = [getattr(level, "out", None) for level in levels]
+    else:
+        layers = [getattr(network, "out", None)]
+    return [layer for layer in layers if hasattr(layer, "weight")]
 
 
 def integral_residual(
