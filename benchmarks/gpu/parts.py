@@ -68,7 +68,7 @@ DRY = Sizes(
     every=2,
     draws=16,
     sampled=2,
-    nodes=2,
+    nodes=4,
     width=8,
     depth=1,
     grid=8,
@@ -229,7 +229,11 @@ def in_precision(denoiser: Any, precision: str) -> Any:
 def _smoke_of_pid(target: Target, sizes: Sizes) -> None:
     """One loss of PID and its gradient, CPU against GPU, float32: both students."""
     process = px.EDM()
-    denoiser = image_teacher(sizes, "f32") if target.dry else loaded(sizes.golden[0])
+    if target.dry:
+        network = px.nn.MLP(2, 2, width=sizes.width, depth=1, key=jax.random.key(0))
+        denoiser = px.Preconditioned(network, process)
+    else:
+        denoiser = loaded(sizes.golden[0])
     flow = px.ProbabilityFlow(denoiser, process)
     students: dict[str, Any] = {
         "PID's loss": px.Student(denoiser.network, process),
@@ -391,8 +395,10 @@ def images(target: Target, sizes: Sizes, preset: str, precision: str) -> None:
     else:
         student = integral_student(image_teacher(sizes, "f32"), sizes, precision)
         objective, passes = px.PID(flow), 3 + min(4, sizes.nodes)
-    used, parts = 0, 1
-    for batch in sizes.batches:
+    used, parts, batches = 0, 1, sizes.batches
+    if target.dry and (preset, precision) != ("paper", "bf16"):
+        batches = batches[:1]  # these lines have been run
+    for batch in batches:
         if used:  # what the smaller batch took says how many micro-batches fit
             share = used / memory_of(jax.devices()[0]) * batch / sizes.batches[0]
             parts = 1 if share < 0.85 else 2 if share < 1.7 else 4
