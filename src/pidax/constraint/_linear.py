@@ -16,6 +16,7 @@ import operator
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -23,7 +24,15 @@ from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, show
 from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser
-from ..types import ElementwiseLike, Shape, Stacked, WholeLike, typed
+from ..types import (
+    ElementwiseLike,
+    Key,
+    ScalarLike,
+    Shape,
+    Stacked,
+    WholeLike,
+    typed,
+)
 from ._constraint import AbstractConstraint, Mask
 from ._observation import require_names
 
@@ -178,11 +187,24 @@ class Mean(AbstractConstraint):
 
 
 class Affine(AbstractConstraint):
-    """$A x = b$ for stacked fields $x$: fluxes, totals, sensors between points.
+    r"""$A x = b$ for stacked fields $x$: fluxes, totals, sensors between points.
 
-    `operator` is an array `"observation *grid channel"`, or a Lineax operator on the
-    stacked fields; `values` are $b$. The projection is the nearest by least squares
-    over all entries, with channels in their own units.
+        Affine(rows, values)                # holds exactly
+        Affine(rows, values, noise=0.01)    # measured: A x = b + noise
+
+    **Arguments:**
+
+    - `operator`: an array `"observation *grid channel"`, or a Lineax operator on the
+      stacked fields.
+    - `values`: $b$, one for each row.
+    - `normaliser`: the coordinates of the model, unless `&` joins the constraint to one
+      that has them.
+    - `noise`: the standard deviation of the values, a number or one for each row; 0 is
+      exact. Rows of the identity with noise are the same as an `Observation`.
+
+    The projection is the nearest by least squares over all entries, with channels in
+    their own units. It satisfies the exact rows. Values with noise belong to the
+    likelihood and are not projected.
 
     Costs a singular value decomposition of `rows x size` once, when it is made (in the
     precision of the rows), and two products of this size for each projection.
@@ -190,6 +212,7 @@ class Affine(AbstractConstraint):
 
     rows: Float[Array, "observation size"]
     values: Float[Array, " observation"]
+    noise: Float[Array, " observation"]
     inverse: Any
     event: Shape = eqx.field(static=True)
     normaliser: AbstractNormaliser | None
@@ -201,6 +224,8 @@ class Affine(AbstractConstraint):
         | lx.AbstractLinearOperator,
         values: Float[Array | np.ndarray, " observation"],
         normaliser: AbstractNormaliser | None = None,
+        *,
+        noise: ElementwiseLike = 0.0,
     ):
         rows, self.event = _matrix(operator)
         b = jnp.asarray(values, rows.dtype)
@@ -211,8 +236,22 @@ class Affine(AbstractConstraint):
             )
         finite = jnp.isfinite(rows).all() & jnp.isfinite(b).all()
         b = require(b, finite, "rows and values of Affine must be finite, got others.")
-        self.rows = rows
-        self.inverse = lx.SVD().init(lx.MatrixLinearOperator(rows), {})
+        deviation = jnp.asarray(noise, rows.dtype)
+        if deviation.shape not in ((), b.shape):
+            raise ValueError(
+                "noise is one standard deviation, or one for each of the "
+                f"{b.shape[0]} values, got shape {deviation.shape}. Noise of values "
+                "that depend on each other: multiply rows and values by the inverse "
+                "of the covariance's Cholesky factor, and pass noise=1."
+            )
+        deviation = require(
+            deviation,
+            ((deviation >= 0) & jnp.isfinite(deviation)).all(),
+            "noise is a standard deviation, finite and not negative, got the least "
+            f"{show(deviation.min())}. 0 is a value that holds exactly.",
+        )
+        self.rows, self.noise = rows, jnp.broadcast_to(deviation, b.shape)
+        self.inverse = lx.SVD().init(lx.MatrixLinearOperator(self._exact_rows), {})
         self.values = self._consistent(b)
         self.normaliser = normaliser
 
@@ -238,19 +277,21 @@ class Affine(AbstractConstraint):
         return misfit.astype(fields.dtype)
 
     def scale_of(self, fields: Stacked) -> Float[Array, " observation"]:
-        r"""$|A_i|\,|x|$: the largest possible value of a row for fields
-        of this size.
+        r"""The noise, and $|A_i|\,|x|$ for exact values: the largest possible value of
+        a row for fields of this size.
         """
         x = fields.ravel().astype(self.rows.dtype)
         size = jnp.linalg.norm(self.rows, axis=1) * jnp.linalg.norm(x)
-        return jnp.where(size > 0, size, 1.0).astype(fields.dtype)
+        size = jnp.where(size > 0, size, 1.0)
+        return jnp.where(self.noise > 0, self.noise, size).astype(fields.dtype)
 
     def project_fields(self, fields: Stacked, free: Mask | None = None) -> Stacked:
         misfit = self.residual_of(fields).astype(self.rows.dtype)
+        misfit = jnp.where(self.noise > 0, 0.0, misfit)
         if free is None:
             step = self._pseudo(misfit)
         else:
-            rows = jnp.where(free.ravel(), self.rows, 0.0)
+            rows = jnp.where(free.ravel(), self._exact_rows, 0.0)
             operator = lx.MatrixLinearOperator(rows)
             step = lx.linear_solve(operator, misfit, lx.SVD()).value
             step = jnp.where(free.ravel(), step, 0.0)  # exactly, and not to rounding
@@ -260,13 +301,27 @@ class Affine(AbstractConstraint):
                 off <= self._rounding(misfit),
                 f"{self.subject} do not hold for any values of the free entries: the "
                 "values that are known exactly contradict them. Leave out the one or "
-                "the other, or treat the values as noisy: Observation with noise.",
+                "the other, or treat the values as noisy: noise=.",
             )
         return fields - step.reshape(self.event).astype(fields.dtype)
 
+    def perturb(self, *, key: Key, sign: ScalarLike = 1.0) -> "Affine":
+        """The same rows with a draw of their own noise added to the values.
+
+        `sign` multiplies the draw: -1 for the second of an antithetic pair.
+        """
+        draw = jax.random.normal(key, self.values.shape, self.values.dtype)
+        draw = jnp.asarray(sign, draw.dtype) * draw
+        return eqx.tree_at(lambda a: a.values, self, self.values + self.noise * draw)
+
+    @property
+    def _exact_rows(self) -> Array:
+        """The rows, with zeros in place of those whose values have noise."""
+        return jnp.where(self.noise[:, None] > 0, 0.0, self.rows)
+
     def _pseudo(self, b: Array) -> Array:
         """The solution of A x = b with the least norm."""
-        operator = lx.MatrixLinearOperator(self.rows)
+        operator = lx.MatrixLinearOperator(self._exact_rows)
         return lx.linear_solve(operator, b, lx.SVD(), state=self.inverse).value
 
     def _rounding(self, b: Array) -> Array:
@@ -275,14 +330,15 @@ class Affine(AbstractConstraint):
         return 100 * jnp.finfo(b.dtype).eps * jnp.where(size > 0, size, 1.0)
 
     def _consistent(self, b: Array) -> Array:
-        """The values, after checking that some field has all of them."""
-        off = jnp.abs(self.rows @ self._pseudo(b) - b).max()
+        """The values, after checking that some field has all of the exact ones."""
+        exact = jnp.where(self.noise > 0, 0.0, b)
+        off = jnp.abs(self._exact_rows @ self._pseudo(exact) - exact).max()
         return require(
             b,
-            off <= self._rounding(b),
+            off <= self._rounding(exact),
             f"no fields satisfy all conditions: rows depend on each other and their "
             f"values differ by {show(off)}. Leave out the rows that repeat others, or "
-            "treat the values as noisy: Observation with noise.",
+            "treat the values as noisy: noise=.",
         )
 
 

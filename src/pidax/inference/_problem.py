@@ -6,9 +6,10 @@ $$ \min_\epsilon\ \tfrac w2 |\epsilon - \epsilon_0|^2
 
 with $d(\epsilon)$ the fields of the student's sample from $z = \sigma_T\epsilon$, in
 physical units. $d_M$ are the same fields with noise-free observations and held entries
-written over them. A `Problem` is one prior and one likelihood, the same for all
-samples. A `Case` holds what differs between samples: $\epsilon_0$, the perturbed values
-$y + s\eta$, and the condition.
+written over them. Measured linear functions of the fields, `Affine` constraints, are
+rows of the second term as well. A `Problem` is one prior and one likelihood, the same
+for all samples. A `Case` holds what differs between samples: $\epsilon_0$, the
+perturbed values $y + s\eta$, and the condition.
 
 At a minimum $g(\epsilon, \theta) = 0$, with $g$ the gradient of the objective. So the
 refined sample is a differentiable function of its arguments $\theta$,
@@ -32,7 +33,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float
 
 from .._checks import require
-from ..constraint import AbstractConstraint, All, Observation
+from ..constraint import AbstractConstraint, Affine, All, Observation
 from ..student import AbstractStudent
 from ..types import (
     Condition,
@@ -57,7 +58,8 @@ class Case(eqx.Module):
     """What differs between samples.
 
     `start` is the drawn latent, and `own` its fields, if some of them are held;
-    `centre` is the anchor, and `values` the values that the fields are compared with.
+    `centre` is the anchor, and `values` the values that the fields are compared with;
+    `linear_values` are those of linear functions of the fields.
     """
 
     start: Sample
@@ -65,6 +67,7 @@ class Case(eqx.Module):
     own: Stacked | None
     values: Stacked | None
     condition: Condition
+    linear_values: tuple[Float[Array, " observation"], ...] = ()
 
 
 class Point(eqx.Module):
@@ -83,21 +86,25 @@ class Problem(eqx.Module):
 
     **Arguments:**
 
-    - `student`, `observation` and `constraint` as for `refine`.
+    - `student`, `observation` and `constraint` as for `refine`. An `Affine` in either
+      of the last two is an observation: its misfit is in units of its noise.
     - `scale`: the residual that counts as one standard deviation: one number, or an
       array like the residual. `refine` uses `slack` times the median of
       `constraint.scale_of` over its starting samples.
     - `exact_noise`: the standard deviation that is used for exact observations, a
       number or an array like the fields. `refine` uses `tightness` times the channel's
-      standard deviation.
+      standard deviation. An exact value of a linear function has the standard deviation
+      that this noise, independent at each entry, gives the function.
     - `weight`: of the anchor; 0 leaves it out.
     - `free` and `hold`: masks as for `refine`, or None for all and none.
     """
 
     student: AbstractStudent
     observation: Observation | None
+    linear: tuple[Affine, ...]
     constraint: AbstractConstraint | None
     noise: Float[Array, "*grid channel"] | None
+    linear_noise: tuple[Float[Array, " observation"], ...]
     scale: Float[Array, "*residual"] | None
     root: Scalar  # of the anchor's weight
     free: Bool[Array, "*coordinate"] | None
@@ -107,7 +114,7 @@ class Problem(eqx.Module):
     def __init__(
         self,
         student: AbstractStudent,
-        observation: Observation | None = None,
+        observation: AbstractConstraint | None = None,
         constraint: AbstractConstraint | None = None,
         *,
         scale: ElementwiseLike | None = None,
@@ -117,21 +124,12 @@ class Problem(eqx.Module):
         hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
     ):
         self.student = student
-        self.observation, self.constraint = _parts(student, observation, constraint)
-        self.noise = self.scale = None
-        if self.observation is not None:
-            own = self.observation.noise
-            if exact_noise is None:
-                own = require(
-                    own,
-                    ~self.observation.exact.any(),
-                    "some values are observed without noise: expected the standard "
-                    "deviation that stands for it while optimising, got none. Pass "
-                    "exact_noise=, a thousandth of the fields' own, or an observation "
-                    "with noise.",
-                )
-                exact_noise = 1.0  # where nothing is observed
-            self.noise = jnp.where(own > 0, own, jnp.asarray(exact_noise, own.dtype))
+        parts = _parts(student, observation, constraint)
+        self.observation, self.linear, self.constraint = parts
+        self.scale = None
+        if exact_noise is None:
+            exact_noise = self._without_exact_values()
+        self.noise, self.linear_noise = self.deviations(exact_noise)
         if self.constraint is not None:
             if scale is None:
                 raise ValueError(
@@ -147,11 +145,48 @@ class Problem(eqx.Module):
     @property
     def shape(self) -> Shape | None:
         """The shape of a latent, if it is known."""
-        judge = self.constraint if self.observation is None else self.observation
-        assert judge is not None
+        judge = self.judge
         assert judge.normaliser is not None
         known = (self.student.shape, judge.normaliser.shape, judge.shape)
         return next((shape for shape in known if shape is not None), None)
+
+    @property
+    def judge(self) -> AbstractConstraint:
+        """A constraint that knows the coordinates; the equation's, if there is one."""
+        parts = (self.constraint, self.observation, *self.linear)
+        return next(part for part in parts if part is not None)
+
+    def deviations(
+        self, exact_noise: ElementwiseLike
+    ) -> tuple[Array | None, tuple[Array, ...]]:
+        """The noise of the observation and of the linear functions, with `exact_noise`
+        for exact values.
+        """
+        noise = None
+        if self.observation is not None:
+            own = self.observation.noise
+            noise = jnp.where(own > 0, own, jnp.asarray(exact_noise, own.dtype))
+
+        def linear(part: Affine) -> Array:
+            of = part.rows.reshape(-1, *part.shape)
+            tight = of * jnp.asarray(exact_noise, of.dtype)
+            size = jnp.linalg.norm(tight.reshape(of.shape[0], -1), axis=1)
+            return jnp.where(part.noise > 0, part.noise, size)
+
+        return noise, tuple(linear(part) for part in self.linear)
+
+    def _without_exact_values(self) -> Scalar:
+        """Any noise, having checked that no exact value needs it."""
+        some = [] if self.observation is None else [self.observation.exact.any()]
+        some += [(part.noise == 0).any() for part in self.linear]
+        exact = jnp.any(jnp.stack(some)) if some else False
+        return require(
+            jnp.ones(()),
+            ~jnp.asarray(exact),
+            "some values are observed without noise: expected the standard deviation "
+            "that stands for it while optimising, got none. Pass exact_noise=, a "
+            "thousandth of the fields' own, or an observation with noise.",
+        )
 
     def __call__(self, latent: Sample, case: Case) -> tuple[dict[str, Array], Point]:
         centre, moved = case.centre, latent
@@ -161,12 +196,9 @@ class Problem(eqx.Module):
         x = self.sample(moved, case.condition)
         fields = self.restore(x)
         rows = {"anchor": self.root.astype(latent.dtype) * (latent - centre)}
-        if self.observation is not None:
-            assert case.values is not None
-            assert self.noise is not None
-            apart = fields - case.values.astype(fields.dtype)
-            apart = apart / self.noise.astype(fields.dtype)
-            rows["misfit"] = jnp.where(self.observation.mask, apart, 0.0)
+        apart = self.apart(fields, case)
+        if apart:
+            rows["misfit"] = jnp.concatenate([part.ravel() for part in apart])
         if self.constraint is not None:
             assert self.scale is not None
             residual = self.constraint.residual_of(self.overwrite(fields, case.own))
@@ -177,6 +209,23 @@ class Problem(eqx.Module):
         terms = [0.5 * jnp.sum(rows[n] ** 2) if n in rows else zero for n in names]
         return rows, Point(moved, x, jnp.stack(terms))
 
+    def apart(self, fields: Stacked, case: Case) -> list[Array]:
+        """The distances of the fields from the observed values, in units of the noise:
+        of the observation, and of each of the linear functions.
+        """
+        found = []
+        if self.observation is not None:
+            assert case.values is not None
+            assert self.noise is not None
+            off = fields - case.values.astype(fields.dtype)
+            off = off / self.noise.astype(fields.dtype)
+            found.append(jnp.where(self.observation.mask, off, 0.0))
+        pairs = zip(self.linear, case.linear_values, self.linear_noise, strict=True)
+        for part, values, noise in pairs:
+            off = part.residual_of(fields) - (values - part.values).astype(fields.dtype)
+            found.append(off / noise.astype(fields.dtype))
+        return found
+
     def sample(self, latent: Sample, condition: Condition) -> Sample:
         """The student's sample from the latent, in the model's coordinates."""
         process = self.student.process
@@ -185,9 +234,7 @@ class Problem(eqx.Module):
 
     def restore(self, x: Sample) -> Stacked:
         """Its fields in physical units."""
-        judge = self.observation if self.constraint is None else self.constraint
-        assert judge is not None
-        return judge.restore(x)
+        return self.judge.restore(x)
 
     def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
         """The fields with held entries and noise-free observations
@@ -202,10 +249,12 @@ class Problem(eqx.Module):
 
 def _parts(
     student: AbstractStudent,
-    observation: Observation | None,
+    observation: AbstractConstraint | None,
     constraint: AbstractConstraint | None,
-) -> tuple[Observation | None, AbstractConstraint | None]:
-    """The observation and the other constraints, with one normaliser and one shape."""
+) -> tuple[Observation | None, tuple[Affine, ...], AbstractConstraint | None]:
+    """The observation, measured linear functions, and the other constraints, with one
+    normaliser and one shape.
+    """
     given = [part for part in (constraint, observation) if part is not None]
     if not given:
         raise ValueError(
@@ -224,14 +273,16 @@ def _parts(
     if shape is not None:
         joined.check(shape)
     seen = [part for part in joined.parts if isinstance(part, Observation)]
-    rest = [part for part in joined.parts if not isinstance(part, Observation)]
+    linear = tuple(part for part in joined.parts if isinstance(part, Affine))
+    measured = (Observation, Affine)
+    rest = [part for part in joined.parts if not isinstance(part, measured)]
     if len(seen) > 1:
         raise ValueError(
-            f"expected one observation, got {len(seen)}, some of them inside the "
+            f"expected one Observation, got {len(seen)}, some of them inside the "
             "constraint. Put what is observed into one: its mask and noise say what."
         )
     judge = rest[0] if len(rest) == 1 else All(rest) if rest else None
-    return seen[0] if seen else None, judge
+    return seen[0] if seen else None, linear, judge
 
 
 class RefinedSample(eqx.Module):
@@ -292,12 +343,20 @@ def refine_sample(
     - `solver`: as for `refine`.
     """
     observation, own = problem.observation, drawn
+    linear = problem.linear
+    if key is not None:
+        own_key = lambda i: jax.random.fold_in(key, i)
+        linear = [
+            part.perturb(key=own_key(i), sign=sign) for i, part in enumerate(linear)
+        ]
+        if observation is not None:
+            observation = observation.perturb(key=key, sign=sign)
     values = None if observation is None else observation.values
-    if observation is not None and key is not None:
-        values = observation.perturb(key=key, sign=sign).values
     if problem.hold is not None and drawn is None:
         own = problem.restore(problem.sample(latent, condition))
-    case = Case(latent, latent if centre is None else centre, own, values, condition)
+    centre = latent if centre is None else centre
+    linear_values = tuple(part.values for part in linear)
+    case = Case(latent, centre, own, values, condition, linear_values)
     found = _minimum(problem, case, as_method(solver))
     fields = problem.overwrite(problem.restore(found.x), own)
     return dataclasses.replace(found, fields=fields)

@@ -39,7 +39,7 @@ from .._checks import (
 )
 from .._progress import advance, progress_bar
 from .._table import number, row
-from ..constraint import AbstractConstraint, Observation
+from ..constraint import AbstractConstraint
 from ..student import AbstractStudent, sample_keys
 from ..types import (
     Batch,
@@ -164,7 +164,7 @@ class Refined:
 @typed
 def refine(
     student: AbstractStudent,
-    observation: Observation | None = None,
+    observation: AbstractConstraint | None = None,
     constraint: AbstractConstraint | None = None,
     *,
     key: Key,
@@ -204,10 +204,14 @@ def refine(
 
     - `student`: a `Student`, or an `ExactStudent`. `condition`: passed to it, one for
       all samples or with the sample as the first axis.
-    - `observation`: measured values of the fields, in physical units. Where its noise
-      is 0 the result has exactly this value; while optimising, the noise is `tightness`
-      standard deviations of this channel (over the starting samples).
-    - `constraint`: a `Residual`. Noise-free observations are written over the fields
+    - `observation`: an `Observation`, measured values of the fields in physical units.
+      Where its noise is 0 the result has exactly this value; while optimising, the
+      noise is `tightness` standard deviations of this channel (over the starting
+      samples). Measured linear functions of the fields, `constraint.Affine(rows,
+      values, noise=...)`, alone or joined by `&`, are rows of the misfit as well; where
+      their noise is 0 they hold to about `tightness`.
+    - `constraint`: a `Residual`; observations joined to it by `&` count as such.
+      Noise-free observations are written over the fields
       that it judges. `slack`: the relative residual that counts as one standard
       deviation at each point; the paper's $\lambda$ is $1/\text{slack}^2$. The scale of
       the residual is fixed: the median over the starting samples. The residual is not
@@ -295,7 +299,7 @@ def refine(
         start = run(_measure, problem, (latents, condition))
         likelihood = _likelihood(problem, start, float(slack), float(tightness))
         problem = eqx.tree_at(
-            lambda p: (p.noise, p.scale, p.free, p.hold),
+            lambda p: (p.noise, p.linear_noise, p.scale, p.free, p.hold),
             problem,
             (
                 *likelihood,
@@ -419,7 +423,7 @@ def _check_hold(hold: Any, problem: Problem) -> np.ndarray:
     if hold is None:
         return np.asarray(False)
     mask = np.asarray(hold)
-    judges = (problem.constraint, problem.observation)
+    judges = (problem.constraint, problem.observation, *problem.linear)
     known = (j.shape for j in judges if j is not None and j.shape is not None)
     shape = next(known, mask.shape)
     if mask.shape != shape or not mask.any() or mask.all():
@@ -445,6 +449,7 @@ class _Start(NamedTuple):
 
     fields: Any
     finite: Any
+    linear: Any  # the values of linear functions, apart from the measured ones
     square: Any  # sum of the squares of the residual in units of its own scale
     scale: Any
     relative: Any
@@ -458,36 +463,40 @@ def _measure(problem: Problem, own: tuple[Batch, Condition]) -> _Start:
         x = problem.sample(latent, condition)
         fields = problem.restore(x)
         finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
+        linear = tuple(part.residual_of(fields) for part in problem.linear)
         if constraint is None:
-            return _Start(fields, finite, None, None, jnp.asarray(jnp.nan))
+            return _Start(fields, finite, linear, None, None, jnp.asarray(jnp.nan))
         mixed = problem.overwrite(fields, None)
         square = jnp.sum(jnp.square(constraint.relative_of(mixed)))
         scale, cost = constraint.scale_of(mixed), constraint.cost_of(mixed)
-        return _Start(fields, finite, square, scale, jnp.sqrt(cost))
+        return _Start(fields, finite, linear, square, scale, jnp.sqrt(cost))
 
     return jax.vmap(one)(*own)
 
 
 def _likelihood(
     problem: Problem, start: _Start, slack: float, tightness: float
-) -> tuple[Array | None, Array | None]:
+) -> tuple[Array | None, tuple[Array, ...], Array | None]:
     """Noise and scale of the objective, after checking that it is finite at the start.
 
     An upper bound of each sample's objective is computed in float64, where squares of
     float32 numbers do not overflow.
     """
     fields, finite = start.fields, start.finite
-    noise = scale = None
+    scale = None
     largest = np.zeros(len(fields))
     with np.errstate(all="ignore"):  # the values that are not finite are returned
+        std = fields.reshape(-1, fields.shape[-1]).std(axis=0, dtype=np.float64)
+        tight = (tightness * np.where(std > 0, std, 1.0)).astype(fields.dtype)
+        noise, linear_noise = problem.deviations(tight)
         if (observation := problem.observation) is not None:
-            std = fields.reshape(-1, fields.shape[-1]).std(axis=0, dtype=np.float64)
-            tight = tightness * np.where(std > 0, std, 1.0)
-            given = np.asarray(observation.noise)
-            noise = np.where(given > 0, given, tight).astype(fields.dtype)
-            apart = (fields - np.asarray(observation.values, np.float64)) / noise
+            apart = fields - np.asarray(observation.values, np.float64)
+            apart = apart / np.asarray(noise, np.float64)
             seen = np.asarray(observation.mask)
             largest += 0.5 * np.square(apart)[:, seen].sum(axis=1)
+        for off, spread in zip(start.linear, linear_noise, strict=True):
+            apart = np.asarray(off, np.float64) / np.asarray(spread)
+            largest += 0.5 * np.square(apart).sum(axis=1)
         if problem.constraint is not None:
             scale = slack * np.median(start.scale, axis=0).astype(fields.dtype)
             ratio = np.asarray(start.scale, np.float64) / scale
@@ -515,7 +524,7 @@ def _likelihood(
                 f"{cure}"
             )
     as_arrays = lambda a: None if a is None else jnp.asarray(a)
-    return as_arrays(noise), as_arrays(scale)
+    return as_arrays(noise), linear_noise, as_arrays(scale)
 
 
 @eqx.filter_jit
