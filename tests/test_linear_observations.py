@@ -32,7 +32,7 @@ class Double(AbstractStudent):
     end: Any = eqx.field(static=True, default=0.0)
 
     def __call__(self, z, t, condition=None, *, key=None):
-        return 2 * z / 80.0
+        return 2 * jnp.asarray(z) / 80.0
 
 
 def at_points(noise):
@@ -90,6 +90,7 @@ def test_beside_a_residual_it_still_counts(x64):
     assert not np.isnan(joined.relative).any()  # of the residual alone
 
 
+@pytest.mark.slow
 def test_averages_with_noise_have_the_law_of_the_posterior(x64):
     noise, count = 0.3, 512
     affine = averages(noise)

@@ -72,6 +72,7 @@ _ROOMS = ("constraint", "convert", "inference", "pde")
 _NAMES = {
     "Observation": "constraint",
     "Residual": "constraint",
+    "infer": "inference",
     "refine": "inference",
 }
 
@@ -82,6 +83,7 @@ if _TYPE_CHECKING:
     from . import pde as pde
     from .constraint import Observation as Observation
     from .constraint import Residual as Residual
+    from .inference import infer as infer
     from .inference import refine as refine
 
 

@@ -278,9 +278,9 @@ class Observation(AbstractConstraint):
     def perturb(self, *, key: Key, sign: ScalarLike = 1.0) -> "Observation":
         """The same observation with a draw of its own noise added to the values.
 
-        Minimising against it, from a prior draw, samples the posterior (randomise, then
-        optimise): exactly for linear Gaussian problems. `sign` multiplies the draw: -1
-        for the second of an antithetic pair.
+        Minimising against it, from a prior draw, is randomised maximum likelihood: a
+        sample of the posterior for linear Gaussian problems, approximate for others.
+        `sign` multiplies the draw: -1 for the second of an antithetic pair.
         """
         draw = jax.random.normal(key, self.values.shape, self.values.dtype)
         draw = jnp.asarray(sign, draw.dtype) * draw

@@ -111,6 +111,30 @@ class Residual(AbstractConstraint):
             named = self.equation.stop_given(named)
         return self.equation.residual(named)
 
+    def solution_error_of(self, fields: Stacked) -> Stacked:
+        """$u - S(a)$: the unknown fields minus the solver's for the same given fields,
+        and zero for the given fields.
+
+        It costs a solution of the equation. Unlike the residual, its derivative by $u$
+        is the identity, so that a Gaussian law of it prefers no given fields.
+        """
+        return fields - self._solution(fields)
+
+    def solution_scale_of(self, fields: Stacked) -> Array:
+        """The root mean square of the solver's fields, for each channel."""
+        solved = self._solution(fields)
+        axes = tuple(range(solved.ndim - 1))
+        size = jnp.sqrt(jnp.mean(jnp.square(solved), axes))
+        return jnp.maximum(jax.lax.stop_gradient(size), _LEAST)
+
+    def _solution(self, fields: Stacked) -> Stacked:
+        equation = self.equation
+        named = equation.unstack(fields)
+        if self.adjust == "unknowns":
+            named = equation.stop_given(named)
+        given = (getattr(named, name) for name in equation.given)
+        return equation.stack(equation.solve(*given))
+
     def scale_of(self, fields: Stacked) -> Scalar:
         if self.scaling == "absolute":
             return jnp.ones((), fields.dtype)

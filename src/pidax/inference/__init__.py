@@ -1,17 +1,32 @@
-"""Refinement of one-step samples under constraints."""
+"""Posterior samples: by chains, particles, ensembles and minimisation."""
 
+from ._chains import PCN as PCN
 from ._cost import Cost as Cost
 from ._cost import Training as Training
+from ._diagnostics import bulk_ess as bulk_ess
+from ._diagnostics import effective_samples as effective_samples
+from ._diagnostics import genealogical_ess as genealogical_ess
+from ._diagnostics import r_hat as r_hat
+from ._diagnostics import tail_ess as tail_ess
+from ._ensemble import Ensemble as Ensemble
+from ._foreign import Foreign as Foreign
 from ._gauss_newton import CGLS as CGLS
 from ._gauss_newton import DampedGaussNewton as DampedGaussNewton
+from ._infer import infer as infer
 from ._minimisers import LBFGS as LBFGS
 from ._minimisers import AbstractMethod as AbstractMethod
 from ._minimisers import Adam as Adam
 from ._minimisers import GaussNewton as GaussNewton
 from ._minimisers import Optimistix as Optimistix
+from ._posterior import Posterior as Posterior
+from ._prior import LatentPrior as LatentPrior
 from ._problem import Problem as Problem
 from ._problem import RefinedSample as RefinedSample
 from ._problem import refine_sample as refine_sample
+from ._randomised import RandomisedMaximumLikelihood as RandomisedMaximumLikelihood
 from ._refine import History as History
 from ._refine import Refined as Refined
 from ._refine import refine as refine
+from ._sampler import AbstractSampler as AbstractSampler
+from ._sampler import Draws as Draws
+from ._tempered import SMC as SMC

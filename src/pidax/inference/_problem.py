@@ -5,11 +5,11 @@ $$ \min_\epsilon\ \tfrac w2 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}}\Bigr|^2 $$
 
 with $d(\epsilon)$ the fields of the student's sample from $z = \sigma_T\epsilon$, in
-physical units. $d_M$ are the same fields with noise-free observations and held entries
-written over them. Measured linear functions of the fields, `Affine` constraints, are
-rows of the second term as well. A `Problem` is one prior and one likelihood, the same
-for all samples. A `Case` holds what differs between samples: $\epsilon_0$, the
-perturbed values $y + s\eta$, and the condition.
+physical units, or what a forward map makes of them. $d_M$ are the same fields with
+noise-free observations and held entries written over them. Measured linear functions
+of the fields, `Affine` constraints, are rows of the second term as well. A `Problem` is
+one prior and one likelihood, the same for all samples. A `Case` holds what differs
+between samples: $\epsilon_0$, the perturbed values $y + s\eta$, and the condition.
 
 At a minimum $g(\epsilon, \theta) = 0$, with $g$ the gradient of the objective. So the
 refined sample is a differentiable function of its arguments $\theta$,
@@ -33,8 +33,8 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float
 
 from .._checks import require
-from ..constraint import AbstractConstraint, Affine, All, Observation
-from ..student import AbstractStudent
+from ..constraint import AbstractConstraint, Affine, All, Observation, Residual
+from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import (
     Condition,
     Count,
@@ -46,10 +46,13 @@ from ..types import (
     ScalarLike,
     Shape,
     Stacked,
+    at_least_float32,
     typed,
 )
+from ._foreign import as_forward
 from ._gauss_newton import dot
 from ._minimisers import AbstractMethod, AnySolver, GaussNewton, Optimistix
+from ._prior import LatentPrior, Prior, draw
 
 Terms = Float[Array, "3"]  # of the objective: anchor, misfit, residual
 
@@ -68,6 +71,7 @@ class Case(eqx.Module):
     values: Stacked | None
     condition: Condition
     linear_values: tuple[Float[Array, " observation"], ...] = ()
+    shift: Float[Array, "*residual"] | None = None  # of a residual that is perturbed
 
 
 class Point(eqx.Module):
@@ -95,11 +99,15 @@ class Problem(eqx.Module):
       number or an array like the fields. `refine` uses `tightness` times the channel's
       standard deviation. An exact value of a linear function has the standard deviation
       that this noise, independent at each entry, gives the function.
+    - `slack_on`: `"residual"` or `"solution"`, as for `refine`; `scale` is then of the
+      solution, a number or one for each channel.
     - `weight`: of the anchor; 0 leaves it out.
     - `free` and `hold`: masks as for `refine`, or None for all and none.
+    - `forward` and `normaliser`: as for `infer`. Without a forward map the observations
+      are of the student's own fields.
     """
 
-    student: AbstractStudent
+    student: Prior
     observation: Observation | None
     linear: tuple[Affine, ...]
     constraint: AbstractConstraint | None
@@ -109,11 +117,14 @@ class Problem(eqx.Module):
     root: Scalar  # of the anchor's weight
     free: Bool[Array, "*coordinate"] | None
     hold: Bool[Array, "*grid channel"] | None
+    forward: Any  # an equation, or a function of the fields
+    normaliser: AbstractNormaliser | None
+    slack_on: str = eqx.field(static=True)
 
     @typed
     def __init__(
         self,
-        student: AbstractStudent,
+        student: Prior,
         observation: AbstractConstraint | None = None,
         constraint: AbstractConstraint | None = None,
         *,
@@ -122,10 +133,16 @@ class Problem(eqx.Module):
         weight: ScalarLike = 1.0,
         free: Bool[Array | np.ndarray, "*coordinate"] | None = None,
         hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
+        forward: Any = None,
+        normaliser: AbstractNormaliser | None = None,
+        slack_on: str = "residual",
     ):
-        self.student = student
-        parts = _parts(student, observation, constraint)
-        self.observation, self.linear, self.constraint = parts
+        self.student, self.forward = student, as_forward(forward)
+        self.slack_on = slack_on
+        joined = _joined(observation, constraint)
+        self.normaliser = joined.normaliser if normaliser is None else normaliser
+        self.observation, self.linear, self.constraint = _parts(joined)
+        self._check_slack()
         self.scale = None
         if exact_noise is None:
             exact_noise = self._without_exact_values()
@@ -141,14 +158,65 @@ class Problem(eqx.Module):
         self.root = jnp.sqrt(jnp.asarray(weight, float))
         self.free = None if free is None else jnp.asarray(free)
         self.hold = None if hold is None else jnp.asarray(hold)
+        self._check(joined)
 
     @property
     def shape(self) -> Shape | None:
         """The shape of a latent, if it is known."""
-        judge = self.judge
-        assert judge.normaliser is not None
-        known = (self.student.shape, judge.normaliser.shape, judge.shape)
+        chart = None if self.normaliser is None else self.normaliser.shape
+        known = [self.student.shape, chart]
+        if self.forward is None and not isinstance(self.student, LatentPrior):
+            known.append(self.judge.shape)
         return next((shape for shape in known if shape is not None), None)
+
+    def _check(self, joined: All) -> None:
+        """Check by shapes alone that samples can be compared with the observations."""
+        learned = not isinstance(self.student, LatentPrior)
+        if learned and self.normaliser is None:
+            raise ValueError(
+                "observations are in physical units and samples in the model's "
+                "coordinates: expected a normaliser between them, got none. Pass "
+                "normaliser= to the observation, the one the model was trained with."
+            )
+        shape = self.shape
+        if learned and self.forward is None:
+            if shape is not None:
+                joined.check(shape)
+            return
+        if shape is None:
+            return
+        latent = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+        x = jax.eval_shape(lambda e: self.sample(e, None), latent)
+        fields = jax.eval_shape(self.restore, x)
+        expected = joined.shape
+        if isinstance(fields, jax.ShapeDtypeStruct) and expected in (
+            None,
+            fields.shape,
+        ):
+            jax.eval_shape(joined.residual_of, fields)
+            return
+        what = "the prior's samples" if self.forward is None else "the forward map"
+        raise ValueError(
+            f"observed values are compared with the output of {what}: expected an "
+            f"array of shape {expected}, the shape of {joined.subject}, got {fields}. "
+            "Observe quantities of this shape, or restrict the output to what is "
+            "observed."
+        )
+
+    def _check_slack(self) -> None:
+        if self.slack_on not in ("residual", "solution"):
+            raise ValueError(
+                'slack_on must be "residual" or "solution", the error of the unknown '
+                f"fields, got {self.slack_on!r}."
+            )
+        if self.slack_on == "solution" and not isinstance(self.constraint, Residual):
+            got = type(self.constraint).__name__
+            got = "no constraint" if self.constraint is None else got
+            raise ValueError(
+                'slack_on="solution" compares the fields with the solver of an '
+                f"equation: expected a Residual as the only constraint, got {got}. "
+                'Pass px.Residual(equation, normaliser), or slack_on="residual".'
+            )
 
     @property
     def judge(self) -> AbstractConstraint:
@@ -201,13 +269,45 @@ class Problem(eqx.Module):
             rows["misfit"] = jnp.concatenate([part.ravel() for part in apart])
         if self.constraint is not None:
             assert self.scale is not None
-            residual = self.constraint.residual_of(self.overwrite(fields, case.own))
+            residual = self.residual_of(self.overwrite(fields, case.own))
             rows["residual"] = residual / self.scale.astype(residual.dtype)
+            if case.shift is not None:
+                rows["residual"] -= case.shift.astype(residual.dtype)
         rows = {name: row.astype(latent.dtype) for name, row in rows.items()}
         zero = jnp.zeros((), latent.dtype)
         names = ("anchor", "misfit", "residual")
         terms = [0.5 * jnp.sum(rows[n] ** 2) if n in rows else zero for n in names]
         return rows, Point(moved, x, jnp.stack(terms))
+
+    def log_likelihood(self, latent: Sample, condition: Condition) -> Scalar:
+        """Minus half the squares of misfit and residual; minus infinity where they are
+        not finite.
+        """
+        terms = self(latent, self.case(latent, condition))[1].terms
+        value = -(terms[1] + terms[2])
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    def case(self, latent: Sample, condition: Condition) -> Case:
+        """Of a latent that is its own anchor, and the values as they were observed."""
+        values = None if self.observation is None else self.observation.values
+        linear = tuple(part.values for part in self.linear)
+        return Case(latent, latent, None, values, condition, linear)
+
+    def residual_of(self, fields: Stacked) -> Array:
+        """What the slack is for: the residual, or the error of the solution."""
+        if self.slack_on == "solution":
+            assert isinstance(self.constraint, Residual)
+            return self.constraint.solution_error_of(fields)
+        assert self.constraint is not None
+        return self.constraint.residual_of(fields)
+
+    def scale_of(self, fields: Stacked) -> Array:
+        """The scale of `residual_of`, for one sample."""
+        if self.slack_on == "solution":
+            assert isinstance(self.constraint, Residual)
+            return self.constraint.solution_scale_of(fields)
+        assert self.constraint is not None
+        return self.constraint.scale_of(fields)
 
     def apart(self, fields: Stacked, case: Case) -> list[Array]:
         """The distances of the fields from the observed values, in units of the noise:
@@ -228,13 +328,24 @@ class Problem(eqx.Module):
 
     def sample(self, latent: Sample, condition: Condition) -> Sample:
         """The student's sample from the latent, in the model's coordinates."""
-        process = self.student.process
-        last = jnp.asarray(process.t_max, latent.dtype)
-        return self.student.sample(process.sigma(last) * latent, condition)
+        return draw(self.student, latent, condition)
+
+    def own_fields(self, x: Sample) -> Stacked:
+        """The fields of a sample in physical units, before the forward map."""
+        if self.normaliser is None:
+            return x
+        if self.judge.normaliser is None:
+            return self.normaliser.restore(x.astype(at_least_float32(x.dtype)))
+        return self.judge.restore(x)
 
     def restore(self, x: Sample) -> Stacked:
-        """Its fields in physical units."""
-        return self.judge.restore(x)
+        """The fields of a sample that are compared with observations: solved, if there
+        is a forward map.
+        """
+        fields = self.own_fields(x)
+        if isinstance(self.forward, AbstractEquation):
+            return solved(self.forward, fields)
+        return fields if self.forward is None else self.forward(fields)
 
     def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
         """The fields with held entries and noise-free observations
@@ -247,38 +358,52 @@ class Problem(eqx.Module):
         return self.observation.project_fields(fields)
 
 
-def _parts(
-    student: AbstractStudent,
-    observation: AbstractConstraint | None,
-    constraint: AbstractConstraint | None,
-) -> tuple[Observation | None, tuple[Affine, ...], AbstractConstraint | None]:
-    """The observation, measured linear functions, and the other constraints, with one
-    normaliser and one shape.
+def solved(equation: AbstractEquation, fields: Array) -> Stacked:
+    """The stacked fields of the equation's solver for the given fields among `fields`.
+
+    These are the stacked fields of the equation, or its given fields alone, one a
+    channel.
     """
+    if fields.shape == equation.stacked_shape:
+        named = equation.unstack(fields)
+        given = [getattr(named, name) for name in equation.given]
+    elif fields.shape[-1] == len(equation.given):
+        given = list(jnp.moveaxis(fields, -1, 0))
+    else:
+        raise ValueError(
+            f"{type(equation).__name__} is solved for {', '.join(equation.given)}: "
+            f"expected its stacked fields, shape {equation.stacked_shape}, or "
+            f"{len(equation.given)} channels with the given fields, got samples with "
+            f"fields of shape {fields.shape}. Use the grid of the prior for the "
+            "equation."
+        )
+    return equation.stack(equation.solve(*given))
+
+
+def _joined(
+    observation: AbstractConstraint | None, constraint: AbstractConstraint | None
+) -> All:
+    """Observations and constraints, with one normaliser and one shape."""
     given = [part for part in (constraint, observation) if part is not None]
     if not given:
         raise ValueError(
             "expected an observation, a constraint, or both, got neither: there is "
             "nothing to refine towards. Sample the student: student.sample(z)."
         )
-    joined = All(given)
-    if joined.normaliser is None:
-        raise ValueError(
-            "observations are in physical units and samples in the model's "
-            "coordinates: expected a normaliser between them, got none. Pass "
-            "normaliser= to the observation, the one the model was trained with."
-        )
-    known = (student.shape, joined.normaliser.shape, joined.shape)
-    shape = next((s for s in known if s is not None), None)
-    if shape is not None:
-        joined.check(shape)
+    return All(given)
+
+
+def _parts(
+    joined: All,
+) -> tuple[Observation | None, tuple[Affine, ...], AbstractConstraint | None]:
+    """The observation, measured linear functions, and the other constraints."""
     seen = [part for part in joined.parts if isinstance(part, Observation)]
     linear = tuple(part for part in joined.parts if isinstance(part, Affine))
     measured = (Observation, Affine)
     rest = [part for part in joined.parts if not isinstance(part, measured)]
     if len(seen) > 1:
         raise ValueError(
-            f"expected one Observation, got {len(seen)}, some of them inside the "
+            f"expected one observation, got {len(seen)}, some of them inside the "
             "constraint. Put what is observed into one: its mask and noise say what."
         )
     judge = rest[0] if len(rest) == 1 else All(rest) if rest else None
@@ -293,7 +418,7 @@ class RefinedSample(eqx.Module):
     `history` their values by step. `converged`: it stopped by tolerance. `failed`: the
     solver failed, and this is the best point before. `spent`: evaluations, products
     with the Jacobian and with its transpose. `fields`, `x`, `latent` and `terms` are
-    differentiable.
+    differentiable. `log_weight` is that of `weigh=True`, otherwise None.
     """
 
     fields: Any  # Stacked
@@ -305,6 +430,7 @@ class RefinedSample(eqx.Module):
     converged: Flag
     failed: Flag
     spent: Float[Array, "3"]
+    log_weight: Scalar | None = None
 
 
 @typed
@@ -318,6 +444,7 @@ def refine_sample(
     drawn: Stacked | None = None,
     sign: ScalarLike = 1.0,
     solver: AbstractMethod | AnySolver | None = None,
+    weigh: bool = False,
 ) -> RefinedSample:
     r"""The sample near a draw of the prior that solves a least-squares problem.
 
@@ -341,6 +468,8 @@ def refine_sample(
       probable latent (MAP).
     - `drawn`: the fields of the latent, if entries are held and they are known.
     - `solver`: as for `refine`.
+    - `weigh`: perturb the residual too, and compute the sample's importance weight; see
+      `refine`. It needs a `key`, and the latent as its own centre.
     """
     observation, own = problem.observation, drawn
     linear = problem.linear
@@ -356,10 +485,56 @@ def refine_sample(
         own = problem.restore(problem.sample(latent, condition))
     centre = latent if centre is None else centre
     linear_values = tuple(part.values for part in linear)
-    case = Case(latent, centre, own, values, condition, linear_values)
+    shift = None
+    if weigh and key is not None and problem.constraint is not None:
+        plain = problem.case(latent, condition)
+        struct = jax.eval_shape(lambda e: problem(e, plain)[0]["residual"], latent)
+        own_key = jax.random.fold_in(key, len(linear))
+        draw = jax.random.normal(own_key, struct.shape, struct.dtype)
+        shift = jnp.asarray(sign, struct.dtype) * draw
+    case = Case(latent, centre, own, values, condition, linear_values, shift)
     found = _minimum(problem, case, as_method(solver))
     fields = problem.overwrite(problem.restore(found.x), own)
-    return dataclasses.replace(found, fields=fields)
+    log_weight = _log_weight(problem, case, found) if weigh else None
+    return dataclasses.replace(found, fields=fields, log_weight=log_weight)
+
+
+def _log_weight(problem: Problem, case: Case, found: RefinedSample) -> Scalar:
+    r"""The logarithm of the importance weight of a minimum, up to a constant.
+
+    With $g$ the misfit and residual in units of their noise, and $J = g'$, the minimum
+    $\epsilon$ of $|\epsilon - \epsilon_0|^2/2 + |g - \eta|^2/2$ has $\epsilon_0 =
+    \epsilon + J^T(g - \eta)$. So the density of $(\epsilon, \eta)$ is known,
+    $N(\epsilon_0) N(\eta) |\det H|$ with the Hessian $H$. The posterior of $\epsilon$
+    times a Gaussian law of $\eta$, the one of which the density is when $H$ is left
+    out, is divided by it:
+
+    $$ \ln w = -	frac12(|\epsilon|^2 + |g|^2) + 	frac12 b^T N^{-1} b
+       + 	frac12\ln\det N - \ln\det H, \qquad
+       N = I + J^T J, \quad b = \epsilon + J^T g. $$
+    """
+    shape, dtype = found.latent.shape, found.latent.dtype
+    plain = problem.case(case.start, case.condition)
+
+    def told(flat: Array) -> Array:
+        rows = problem(flat.reshape(shape), plain)[0]
+        return jnp.concatenate([r.ravel() for n, r in rows.items() if n != "anchor"])
+
+    def objective(flat: Array) -> Scalar:
+        return problem(flat.reshape(shape), case)[1].terms.sum()
+
+    e = found.latent.ravel()
+    g, jacobian = told(e), jax.jacfwd(told)(e)
+    normal = jnp.eye(e.size, dtype=dtype) + jacobian.T @ jacobian
+    b = e + jacobian.T @ g
+    factor = jnp.linalg.cholesky(normal)
+    white = jax.scipy.linalg.solve_triangular(factor, b, lower=True)
+    half_det = jnp.sum(jnp.log(jnp.diag(factor)))
+    sign, log_det = jnp.linalg.slogdet(jax.hessian(objective)(e))
+    size = jnp.sum(e**2) + jnp.sum(g**2) - jnp.sum(white**2)
+    value = -0.5 * size + half_det - log_det
+    fine = (sign > 0) & ~found.failed & jnp.isfinite(value)
+    return jnp.where(fine, value, -jnp.inf)
 
 
 def as_method(solver: AbstractMethod | AnySolver | None) -> AbstractMethod:

@@ -12,16 +12,22 @@ $$ \min_\epsilon\ \tfrac12 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{R(d_M(\epsilon))}{\text{scale}\cdot\text{slack}}\Bigr|^2,
  \qquad \epsilon_0, \eta \sim N(0, I). $$
 
-This is *randomise, then optimise* (Bardsley, Solonen, Haario & Laine 2014). With a draw
-of the prior and a draw of the noise, the minima are samples of the posterior: exactly
-if $d$ and $R$ are linear, approximately otherwise. Without the anchor they leave the
-prior. Without the noise their spread is too small. Anchored at zero, all are the most
-probable latent.
+This is *randomised maximum likelihood* (Kitanidis 1995; Oliver, He & Reynolds 1996).
+With a draw of the prior and a draw of the noise, the minima are samples of the
+posterior if $d$ and $R$ are linear. Otherwise they are approximate, however exact the
+minimiser and however small the slack: their density has a factor that depends on the
+curvature of $d$ and $R$. `weigh=True` computes this factor; `infer` has chains and
+particles that need none. Without the anchor the minima leave the prior. Without the
+noise their spread is too small. Anchored at zero, all are the most probable latent.
+
+A residual that may vary by `slack` favours given fields for which the same error of
+the solution has a smaller residual: for Darcy's equation small coefficients. With
+`slack_on="solution"` the error of the solution itself, $u - S(a)$, replaces $R$.
 """
 
 import dataclasses
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -40,27 +46,31 @@ from .._checks import (
 from .._progress import advance, progress_bar
 from .._table import number, row
 from ..constraint import AbstractConstraint
-from ..student import AbstractStudent, sample_keys
+from ..pde import AbstractNormaliser
+from ..student import sample_keys
 from ..types import (
     Batch,
     BatchLike,
     Condition,
     Key,
-    Sample,
     ScalarLike,
     Shape,
     WholeLike,
     typed,
 )
 from ._cost import Clock, Cost, Training
+from ._foreign import Foreign
 from ._minimisers import AbstractMethod, AnySolver
+from ._prior import LatentPrior, Prior
 from ._problem import Problem, RefinedSample, as_method, refine_sample
+from ._start import likelihood_at, measure
 
 _ANCHORS = ("draw", "norm", None)
+_LARGEST = 1024  # entries of a latent for which a determinant is computed
 _WIDTHS = (12, 12)
 _LABEL = 34
 _KINDS = {
-    "draw": "samples of the posterior (randomise, then optimise)",
+    "draw": "randomised maximum likelihood: approximate unless the student is linear",
     "norm": "MAP: the most probable latent, whose spread is zero",
     None: "no anchor: the draws leave the prior, and their law is not the posterior",
 }
@@ -124,6 +134,20 @@ class Refined:
     weight: float
     method: str
     held: int = 0
+    log_weights: Float[np.ndarray, " sample"] | None = None
+
+    @property
+    def weights(self) -> Float[np.ndarray, " sample"] | None:
+        """Importance weights with sum 1, if they were asked for (`weigh=True`)."""
+        if self.log_weights is None:
+            return None
+        weights = np.exp(self.log_weights - self.log_weights.max())
+        return weights / weights.sum()
+
+    @property
+    def effective(self) -> float:
+        """The number of samples that the weights are worth; NaN without weights."""
+        return np.nan if self.weights is None else float(1 / (self.weights**2).sum())
 
     @property
     def kind(self) -> str:
@@ -131,7 +155,7 @@ class Refined:
         if self.anchor is not None and self.held:
             return (
                 f"{self.held} entries of each held as drawn, the others made to agree "
-                "with them (their law given these as slack goes to 0)"
+                "with them"
             )
         if self.anchor is not None and self.weight != 1:
             return (
@@ -158,12 +182,14 @@ class Refined:
             f"{done} of {count} stopped by tolerance, {int(self.failed.sum())} failed; "
             f"steps: {self.steps.mean():.1f}, at most {self.steps.max()}"
         )
+        if self.weights is not None:
+            lines.append(f"weighted: worth {self.effective:.0f} of {count} samples")
         return "\n".join([*lines, str(self.cost)])
 
 
 @typed
 def refine(
-    student: AbstractStudent,
+    student: Prior,
     observation: AbstractConstraint | None = None,
     constraint: AbstractConstraint | None = None,
     *,
@@ -175,10 +201,14 @@ def refine(
     anchor: str | None = "draw",
     anchor_weight: ScalarLike = 1.0,
     slack: ScalarLike = 1e-2,
+    slack_on: str = "residual",
+    weigh: bool = False,
     tightness: ScalarLike = 1e-3,
     antithetic: bool = False,
     free: Bool[Array | np.ndarray, "*event"] | None = None,
     hold: Bool[Array | np.ndarray, "*grid channel"] | None = None,
+    forward: Any = None,
+    normaliser: AbstractNormaliser | None = None,
     batch_size: WholeLike = 256,
     training: Training | None = None,
     progress: bool = True,
@@ -194,16 +224,17 @@ def refine(
 
     In this order: no observations, the forward problem, the inverse problem,
     reconstruction. They differ in the mask only. Each sample starts from its own draw.
-    By default the results are samples of the posterior: exact if student and equation
-    are linear, approximate otherwise. `refine_sample` refines one sample, under
-    `jax.jit`, `jax.vmap` and `jax.grad`. Typical cost: ten evaluations and a hundred
-    Jacobian products a sample; the printed result states it. Zhang et al. 2025;
-    Bardsley et al. 2014.
+    By default the results are approximate samples of the posterior, by randomised
+    maximum likelihood: exact if student and equation are linear. For samples that are
+    right for other students, and for a verdict on them, see `infer`. `refine_sample`
+    refines one sample, under `jax.jit`, `jax.vmap` and `jax.grad`. Typical cost: ten
+    evaluations and a hundred Jacobian products a sample; the printed result states it.
+    Zhang et al. 2025; Oliver, He & Reynolds 1996.
 
     **Arguments:**
 
-    - `student`: a `Student`, or an `ExactStudent`. `condition`: passed to it, one for
-      all samples or with the sample as the first axis.
+    - `student`: a `Student`, an `ExactStudent`, or a `LatentPrior`. `condition`: passed
+      to it, one for all samples or with the sample as the first axis.
     - `observation`: an `Observation`, measured values of the fields in physical units.
       Where its noise is 0 the result has exactly this value; while optimising, the
       noise is `tightness` standard deviations of this channel (over the starting
@@ -217,14 +248,23 @@ def refine(
       the residual is fixed: the median over the starting samples. The residual is not
       perturbed, because an equation has no noise. If student and equation are linear,
       the samples tend to samples of the posterior given the equation as `slack` goes to
-      0.
+      0; otherwise they do not, in general.
+    - `slack_on`: `"residual"`, or `"solution"`, the error of the unknown fields of an
+      equation: $(u - S(a))/(\text{slack}\cdot\text{scale})$ with the equation's solver
+      $S$ and the root mean square of each channel as its scale. It costs a solution in
+      every evaluation, and does not favour given fields with a small residual.
+    - `weigh`: compute importance weights of the samples, `weights` in the result, and
+      perturb the residual as well. Weighted means are those of the posterior, under a
+      Gaussian law of the residual with the slack, as far as each minimum is the only
+      one of its problem; `effective` says what the samples are worth. It costs the
+      second derivatives of the problem, a matrix of the size of the latent.
     - `anchor`: `"draw"` anchors each latent at its draw, and perturbs noisy
-      observations by their noise: posterior samples. `"norm"` anchors at zero: MAP, the
-      most probable latent, the same from every start (or the nearest of several
-      optima), so that the spread has no meaning. `None` omits the first term, as the
-      paper does: the samples leave the prior.
+      observations by their noise: randomised maximum likelihood. `"norm"` anchors at
+      zero: MAP, the most probable latent, the same from every start (or the nearest of
+      several optima), so that the spread has no meaning. `None` omits the first term,
+      as the paper does: the samples leave the prior.
     - `anchor_weight`: the factor of the first term. With another value than 1 the
-      samples are not of the posterior.
+      samples are not of the posterior of any student.
     - `samples`: the number of draws; or pass prior draws `z` (`process.prior`).
       `batch_size` of them are solved at once, and wait for the slowest. The last batch
       is filled up, so that another number of samples compiles nothing new. Batches
@@ -239,12 +279,14 @@ def refine(
       objective and in the result. Asking for a small residual conditions on it, and an
       imperfect student then moves to coefficients for which its residual happens to be
       small. With `hold=equation.given_mask` the solution follows the given fields, and
-      their distribution is the student's own. These are samples of a posterior only as
-      `slack` goes to 0.
+      their distribution is the student's own. Use it where nothing is observed: held
+      fields learn nothing from observations of the others.
     - `free`: a mask of the latent's entries that may move; the others stay as drawn.
       With separate coordinates for the given fields, `free=~coordinates.given` moves
       the other latents only. A network that sees all latents (as in `nn.blockwise`) may
       still change the given fields; `hold` prevents it.
+    - `forward`, `normaliser`: as for `infer`: an equation whose solver replaces the
+      student's solution, or a function of the fields, which JAX differentiates.
     - `solver`: by default `GaussNewton()`; `LBFGS()`, `Adam()`, or any least-squares
       solver or minimiser of Optimistix.
     - `progress`: show a bar, which says "compiling" until the first batch is done.
@@ -262,8 +304,14 @@ def refine(
         )
     if anchor not in _ANCHORS:
         raise ValueError(
-            f"anchor must be 'draw' (posterior samples), 'norm' (MAP) or None, got "
+            f"anchor must be 'draw' (one sample a draw), 'norm' (MAP) or None, got "
             f"{anchor!r}."
+        )
+    if isinstance(forward, Foreign):
+        raise ValueError(
+            "refine minimises, and needs derivatives of the forward map: expected an "
+            "equation or a function of JAX, got a Foreign solver. Use px.infer with "
+            "PCN(), SMC() or Ensemble(), which need none."
         )
     require_positive(anchor_weight=anchor_weight, slack=slack, tightness=tightness)
     samples = whole_number("samples", samples)
@@ -272,12 +320,16 @@ def refine(
     # The likelihood needs the starting samples.
     weight = 0.0 if anchor is None else float(anchor_weight)
     problem = Problem(
-        student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0
-    )
+        student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0,
+        forward=forward, normaliser=normaliser, slack_on=slack_on,
+    )  # fmt: skip
     latents = _draw_latents(student, z, samples, problem.shape, key, antithetic)
     count, shape = latents.shape[0], latents.shape[1:]
     condition = check_condition(condition, count)
     free, hold = _check_free(free, shape), _check_hold(hold, problem)
+    if weigh:
+        plain = anchor == "draw" and weight == 1 and free.all() and not np.any(hold)
+        _check_weighed(problem, bool(plain), shape)
     clock = Clock()
     # Of one sample XLA makes another program than of several, which rounds
     # differently: so there are two at least.
@@ -296,8 +348,8 @@ def refine(
         return jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
 
     with progress_bar(count, "refine", "sample", progress) as bar:
-        start = run(_measure, problem, (latents, condition))
-        likelihood = _likelihood(problem, start, float(slack), float(tightness))
+        start = run(measure, problem, (latents, condition))
+        likelihood = likelihood_at(problem, start, float(slack), float(tightness))
         problem = eqx.tree_at(
             lambda p: (p.noise, p.linear_noise, p.scale, p.free, p.hold),
             problem,
@@ -322,7 +374,7 @@ def refine(
             centre=centres,
             drawn=start.fields,
         )
-        found, relative = run(_solve, method, problem, own, bar=bar)
+        found, relative = run(_solve, method, problem, weigh, own, bar=bar)
     if found.failed.any():
         warnings.warn(
             f"the solver broke down in {found.failed.sum()} of {count} samples (the "
@@ -361,11 +413,12 @@ def refine(
         weight=float(anchor_weight),
         method=type(method).__name__,
         held=int(np.sum(hold)),
+        log_weights=found.log_weight,
     )
 
 
 def _draw_latents(
-    student: AbstractStudent,
+    student: Prior,
     z: BatchLike | None,
     samples: int,
     shape: Shape | None,
@@ -387,6 +440,8 @@ def _draw_latents(
                 f"{shape}, got {z.shape}. Draw them with process.prior(key, (count, "
                 "...)), or leave z out."
             )
+        if isinstance(student, LatentPrior):  # its prior draws are unit latents
+            return np.asarray(z)
         process = student.process
         return np.asarray(z / process.sigma(jnp.asarray(process.t_max, z.dtype)))
     if shape is None:
@@ -404,6 +459,22 @@ def _draw_latents(
 def _normal(key: Key, rows: Int[Array, " sample"], shape: Shape) -> Batch:
     draw = lambda key: jax.random.normal(key, shape)
     return jax.vmap(draw)(sample_keys(key, rows, 0))
+
+
+def _check_weighed(problem: Problem, plain: bool, shape: Shape) -> None:
+    """Whether the density of the minima is known, and can be computed."""
+    exact = any((np.asarray(part.noise) == 0).any() for part in problem.linear)
+    if problem.observation is not None:
+        exact = exact or bool(np.asarray(problem.observation.exact).any())
+    size = int(np.prod(shape))
+    if not plain or exact or size > _LARGEST:
+        raise ValueError(
+            "weights are known for minima that are anchored at their draws, with "
+            "weight 1, all entries free, none held, and values with noise, and cost "
+            f"dense matrices of the size of the latent: expected at most {_LARGEST} "
+            f"entries, got {size}{', with exact values' if exact else ''}. Leave the "
+            "other options out, or use px.infer with PCN() or SMC()."
+        )
 
 
 def _check_free(free: Any, shape: Shape) -> np.ndarray:
@@ -444,95 +515,12 @@ def _check_hold(hold: Any, problem: Problem) -> np.ndarray:
     return mask
 
 
-class _Start(NamedTuple):
-    """The samples before they are refined."""
-
-    fields: Any
-    finite: Any
-    linear: Any  # the values of linear functions, apart from the measured ones
-    square: Any  # sum of the squares of the residual in units of its own scale
-    scale: Any
-    relative: Any
-
-
-@eqx.filter_jit
-def _measure(problem: Problem, own: tuple[Batch, Condition]) -> _Start:
-    constraint = problem.constraint
-
-    def one(latent: Sample, condition: Condition) -> _Start:
-        x = problem.sample(latent, condition)
-        fields = problem.restore(x)
-        finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
-        linear = tuple(part.residual_of(fields) for part in problem.linear)
-        if constraint is None:
-            return _Start(fields, finite, linear, None, None, jnp.asarray(jnp.nan))
-        mixed = problem.overwrite(fields, None)
-        square = jnp.sum(jnp.square(constraint.relative_of(mixed)))
-        scale, cost = constraint.scale_of(mixed), constraint.cost_of(mixed)
-        return _Start(fields, finite, linear, square, scale, jnp.sqrt(cost))
-
-    return jax.vmap(one)(*own)
-
-
-def _likelihood(
-    problem: Problem, start: _Start, slack: float, tightness: float
-) -> tuple[Array | None, tuple[Array, ...], Array | None]:
-    """Noise and scale of the objective, after checking that it is finite at the start.
-
-    An upper bound of each sample's objective is computed in float64, where squares of
-    float32 numbers do not overflow.
-    """
-    fields, finite = start.fields, start.finite
-    scale = None
-    largest = np.zeros(len(fields))
-    with np.errstate(all="ignore"):  # the values that are not finite are returned
-        std = fields.reshape(-1, fields.shape[-1]).std(axis=0, dtype=np.float64)
-        tight = (tightness * np.where(std > 0, std, 1.0)).astype(fields.dtype)
-        noise, linear_noise = problem.deviations(tight)
-        if (observation := problem.observation) is not None:
-            apart = fields - np.asarray(observation.values, np.float64)
-            apart = apart / np.asarray(noise, np.float64)
-            seen = np.asarray(observation.mask)
-            largest += 0.5 * np.square(apart)[:, seen].sum(axis=1)
-        for off, spread in zip(start.linear, linear_noise, strict=True):
-            apart = np.asarray(off, np.float64) / np.asarray(spread)
-            largest += 0.5 * np.square(apart).sum(axis=1)
-        if problem.constraint is not None:
-            scale = slack * np.median(start.scale, axis=0).astype(fields.dtype)
-            ratio = np.asarray(start.scale, np.float64) / scale
-            worst = np.square(ratio).reshape(len(fields), -1).max(axis=1)
-            largest += 0.5 * worst * start.square
-    fine = largest <= np.finfo(fields.dtype).max
-    for bad, what, cure in (
-        (
-            ~finite,
-            "samples of the student",
-            "The student is not trained, or called beyond what it was trained on.",
-        ),
-        (
-            finite & ~fine,
-            "residuals and misfits, and squares of them,",
-            "The samples are finite, but too large for the equation, or the "
-            "normaliser is not the one that the student was trained with: look at "
-            "constraint.restore(x).",
-        ),
-    ):
-        if bad.any():
-            raise ValueError(
-                f"expected finite {what} at the start, got NaN or infinite ones in "
-                f"{bad.sum()} of {bad.size} (the first is sample {bad.argmax()}). "
-                f"{cure}"
-            )
-    as_arrays = lambda a: None if a is None else jnp.asarray(a)
-    return as_arrays(noise), linear_noise, as_arrays(scale)
-
-
 @eqx.filter_jit
 def _solve(
-    method: AbstractMethod, problem: Problem, own: dict[str, Any]
+    method: AbstractMethod, problem: Problem, weigh: bool, own: dict[str, Any]
 ) -> tuple[RefinedSample, Array]:
     def one(own: dict[str, Any]) -> tuple[RefinedSample, Array]:
-        found = refine_sample(problem, solver=method, **own)
+        found = refine_sample(problem, solver=method, weigh=weigh, **own)
         if problem.constraint is None:
             return found, jnp.asarray(jnp.nan)
         return found, jnp.sqrt(problem.constraint.cost_of(found.fields))

@@ -1,0 +1,322 @@
+r"""Posterior samples of fields, with the diagnostics that say whether to believe them.
+
+$$ p(\epsilon \mid y) \propto N(\epsilon; 0, I)\;
+   \exp\Bigl(-\tfrac12 \Bigl|\frac{G(d(\epsilon)) - y}{s}\Bigr|^2\Bigr), $$
+
+with $d$ the prior, a function of a standard normal latent, and $G$ the forward map from
+its fields to what was observed. Methods differ in how they sample this law: by Markov
+chains (`PCN`), by particles (`SMC`), by regressions (`Ensemble`) or by minimisation
+(`RandomisedMaximumLikelihood`, which is `refine`). A one-step student makes each
+proposal one evaluation of a network.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._batches import batch_length, batch_rows
+from .._checks import is_traced, require_positive, whole_number
+from ..constraint import AbstractConstraint
+from ..pde import AbstractEquation, AbstractNormaliser
+from ..types import Batch, Condition, Key, ScalarLike, WholeLike, typed
+from ._chains import PCN
+from ._cost import Clock, Cost, Training
+from ._foreign import Foreign
+from ._posterior import Posterior, diagnosed
+from ._prior import LatentPrior, as_prior
+from ._problem import Problem
+from ._randomised import RandomisedMaximumLikelihood
+from ._refine import Refined, refine
+from ._sampler import AbstractSampler, Draws, prior_latents
+from ._start import likelihood_at, measure
+
+_STARTS = 64  # draws of the prior that are looked at before anything is sampled
+_TRIED = 8  # of them, with a foreign solver
+_BATCH = 256
+_LONGER = 4
+
+
+@typed
+def infer(
+    prior: Any,
+    observations: AbstractConstraint | None = None,
+    constraint: AbstractConstraint | None = None,
+    *,
+    key: Key,
+    method: AbstractSampler | RandomisedMaximumLikelihood | None = None,
+    samples: WholeLike = 2000,
+    forward: Any = None,
+    normaliser: AbstractNormaliser | None = None,
+    condition: Condition = None,
+    slack: ScalarLike = 1e-2,
+    slack_on: str = "residual",
+    training: Training | None = None,
+    progress: bool = True,
+) -> Posterior:
+    r"""Samples of the posterior of a prior, given observations.
+
+        px.infer(student, observation, key=key)                 # the student's fields
+        px.infer(student, observation, forward=darcy, key=key)  # its a, solved for u
+        px.infer(darcy, observation, key=key)                   # the exact prior
+        px.infer(student, observation, forward=Foreign(run, (9,)), key=key)
+
+    Print the result: its first line says whether to believe it, and the second what to
+    do if not.
+
+    **Arguments:**
+
+    - `prior`: a one-step student; a `LatentPrior`, any function of a standard normal
+      latent; a `Gaussian`, `GaussianMixture` or random field; or an equation, whose
+      random given field is the prior and whose solver is the forward map.
+    - `observations`: an `Observation`, an `Affine` with noise, or several joined by
+      `&`, of the output of the forward map. Chains, particles and ensembles need noise
+      in every value.
+    - `constraint`: a `Residual`, if the fields need not satisfy an equation by
+      themselves. It adds $-|R/(\text{scale}\cdot\text{slack})|^2/2$ to the
+      log-likelihood. For a small slack this samples the posterior times
+      $1/|\det\partial R/\partial u|$: right if the determinant does not depend on the
+      given fields. With `slack_on="solution"` it adds the same of $u - S(a)$, whose
+      determinant is 1, for a solution of the equation each time. `forward=equation`
+      needs no slack at all.
+    - `method`: `PCN()` by default, or `SMC()`, `Ensemble()`,
+      `RandomisedMaximumLikelihood()`.
+    - `samples`: the number of samples; of the particles or members, of all chains
+      together.
+    - `forward`: from the prior's fields to what is observed. An equation: its solver,
+      for the given fields among them. A function of JAX. A `Foreign` solver, for every
+      method without derivatives. None: the prior's own fields.
+    - `normaliser`: the coordinates of the student, if neither observations nor
+      constraint have it.
+    - `condition`: passed to the student, the same for all samples.
+    - `training`: the cost of the student's training, for the result's `cost`.
+    """
+    if is_traced((prior, observations, constraint)):
+        raise ValueError(
+            "infer compiles, times and checks its own runs: expected to be called from "
+            "Python, got traced arguments. Call it outside jax.jit, vmap and grad."
+        )
+    if observations is None and constraint is None:
+        raise ValueError(
+            "expected observations to condition on, got none, and no constraint: the "
+            "posterior is the prior. Sample it: px.sample(student, count, key=key)."
+        )
+    require_positive(slack=slack)
+    samples = whole_number("samples", samples)
+    method = PCN() if method is None else method
+    if forward is None and isinstance(prior, AbstractEquation):
+        forward = prior
+    prior = as_prior(prior)
+    given: dict[str, Any] = dict(
+        forward=forward, normaliser=normaliser, slack_on=slack_on
+    )
+    if isinstance(forward, Foreign):
+        forward.record.failures.clear()
+    problem = Problem(
+        prior, observations, constraint, scale=1.0, exact_noise=1.0, **given
+    )
+    if isinstance(method, RandomisedMaximumLikelihood):
+        refined = refine(
+            prior,
+            observations,
+            constraint,
+            key=key,
+            samples=samples,
+            condition=_repeated(condition, samples),
+            slack=slack,
+            training=training,
+            progress=progress,
+            **given,
+            **method.options,
+        )
+        return _of_refined(refined, method, problem, condition)
+    _check_noise(problem, method)
+    first, second = jax.random.split(key)
+    clock = Clock()
+    problem, looked = _prepared(problem, condition, first, float(slack))
+    draws = method.draw(
+        problem, condition, samples, key=second, clock=clock, progress=progress
+    )
+    failures = dict(forward.record.failures) if isinstance(forward, Foreign) else {}
+    found = _fields(problem, draws.latent, condition, clock)
+    fields, predicted, again = found
+    evaluations = float(draws.evaluations + looked + again)
+    name = type(method).__name__
+    return Posterior(
+        fields=fields,
+        predicted=predicted,
+        latent=draws.latent,
+        log_likelihood=draws.log_likelihood,
+        method=name,
+        exact=name != "Ensemble",
+        cost=Cost(
+            samples=len(fields),
+            network=0.0 if isinstance(prior, LatentPrior) else evaluations,
+            residual=0.0 if problem.constraint is None else evaluations,
+            solves=0.0 if forward is None else evaluations,
+            seconds=clock.running,
+            compiling=clock.compiling,
+            training=Training() if training is None else training,
+        ),
+        chains=draws.chains,
+        acceptance=draws.acceptance,
+        step=draws.step,
+        temperatures=draws.temperatures,
+        log_evidence=draws.log_evidence,
+        failed=draws.failed,
+        failures=failures,
+        advice=_advice(method, draws),
+        **diagnosed(draws, fields),
+    )
+
+
+def _advice(method: Any, draws: Draws) -> str:
+    if isinstance(method, PCN):
+        return (
+            f"run longer, PCN(warmup={_LONGER * method.warmup}, "
+            f"thin={_LONGER * method.thin}); if the chains stay apart the posterior "
+            "has several modes: SMC()."
+        )
+    if draws.temperatures is not None:
+        return f"take more samples, or more moves, SMC(moves={_LONGER * method.moves})."
+    return "compare with PCN() or SMC(), which are exact for this prior."
+
+
+def _check_noise(problem: Problem, method: Any) -> None:
+    """Check that every value has noise."""
+    parts = [*problem.linear]
+    exact = sum(int((np.asarray(part.noise) == 0).sum()) for part in parts)
+    if problem.observation is not None:
+        exact += int(np.asarray(problem.observation.exact).sum())
+    if exact:
+        raise ValueError(
+            f"{type(method).__name__} samples a likelihood: expected values with "
+            f"noise, got {exact} that are exact, which no draw of the prior has. Pass "
+            "noise=, the standard deviation of the measurement; or "
+            "method=RandomisedMaximumLikelihood(), which fits exact values."
+        )
+
+
+def _prepared(
+    problem: Problem, condition: Condition, key: Key, slack: float
+) -> tuple[Problem, int]:
+    """The problem with the scale of its residual, and the number of prior draws that
+    were looked at.
+    """
+    shape = problem.shape
+    if shape is None:
+        raise ValueError(
+            "the shape of one sample is not known, got None from the prior and the "
+            "observations. Pass shape= to Student."
+        )
+    latents = prior_latents(key, _STARTS, shape)
+    if isinstance(problem.forward, Foreign):
+        problem.forward.check(_own_fields(problem, latents[:_TRIED], condition))
+        if problem.constraint is None:
+            return problem, _TRIED
+    start = measure(problem, (latents, _repeated(condition, _STARTS)))
+    start = jax.tree.map(np.asarray, start)
+    if not start.finite.any():
+        raise ValueError(
+            "expected draws of the prior whose fields, and what the forward map makes "
+            f"of them, are finite, got none of {_STARTS}. The student is not trained, "
+            "or the forward map does not bear such fields."
+        )
+    fine = jax.tree.map(lambda leaf: leaf[start.finite], start)
+    noise, linear_noise, scale = likelihood_at(problem, fine, slack, 1.0)
+    absent = lambda leaf: leaf is None
+    problem = eqx.tree_at(
+        lambda p: (p.noise, p.linear_noise, p.scale),
+        problem,
+        (noise, linear_noise, scale),
+        is_leaf=absent,
+    )
+    return problem, _STARTS
+
+
+def _repeated(condition: Condition, count: int) -> Condition:
+    """The same condition for every sample."""
+    spread = lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (count, *np.shape(leaf)))
+    return jax.tree.map(spread, condition)
+
+
+def _fields(
+    problem: Problem, latents: np.ndarray, condition: Condition, clock: Clock
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The fields of all latents, the outputs of the forward map, and evaluations."""
+    count = len(latents)
+    size = batch_length(count, _BATCH)
+    parts = []
+    for rows in batch_rows(count, size):
+        own = jnp.asarray(latents[rows])
+        parts.append(clock.run(_of_latents, problem, own, condition))
+    fields, predicted = jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
+    return fields, predicted, count
+
+
+def _own_fields(problem: Problem, latents: Batch, condition: Condition) -> np.ndarray:
+    """Before the forward map."""
+    one = lambda latent: problem.own_fields(problem.sample(latent, condition))
+    return np.asarray(eqx.filter_jit(jax.vmap(one))(latents))
+
+
+@eqx.filter_jit
+def _of_latents(
+    problem: Problem, latents: Batch, condition: Condition
+) -> tuple[Array, Array | None]:
+    def one(latent: Array) -> tuple[Array, Array | None]:
+        x = problem.sample(latent, condition)
+        own = problem.own_fields(x)
+        if problem.forward is None or isinstance(problem.forward, AbstractEquation):
+            return problem.restore(x), None
+        return own, problem.forward(own)
+
+    return jax.vmap(one)(latents)
+
+
+def _of_refined(
+    refined: Refined,
+    method: RandomisedMaximumLikelihood,
+    problem: Problem,
+    condition: Condition,
+) -> Posterior:
+    """The same result for samples that were found by minimisation."""
+    fields, predicted = refined.fields, None
+    if problem.forward is not None and not isinstance(
+        problem.forward, AbstractEquation
+    ):
+        fields, predicted, _ = _fields(problem, refined.latent, condition, Clock())
+    done = int(refined.converged.sum())
+    count = len(refined.fields)
+    late = f"{count - done} of {count} did not stop by tolerance: allow more steps, or "
+    late = f"{late}more slack; " if done < count else ""
+    return Posterior(
+        fields=fields,
+        predicted=predicted,
+        latent=refined.latent,
+        log_likelihood=_of_noisy(problem, refined.fields),
+        method=type(method).__name__,
+        exact=False,
+        cost=refined.cost,
+        weights=refined.weights,
+        bulk_ess=refined.effective,
+        failed=int(refined.failed.sum()),
+        refined=refined,
+        advice=f"{late}compare with PCN() or SMC(), which are exact for this prior.",
+    )
+
+
+def _of_noisy(problem: Problem, outputs: np.ndarray) -> np.ndarray:
+    """The log-likelihood of the values that have noise, as they were observed."""
+    parts = [*problem.linear]
+    parts += [] if problem.observation is None else [problem.observation]
+    total = np.zeros(len(outputs))
+    for part in parts:
+        off = np.asarray(jax.vmap(part.residual_of)(jnp.asarray(outputs)), np.float64)
+        noise = np.asarray(part.noise, np.float64)
+        some = noise > 0
+        total -= 0.5 * np.square(off[:, some] / noise[some]).sum(axis=1)
+    return total

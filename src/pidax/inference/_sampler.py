@@ -1,0 +1,141 @@
+"""What every method of `infer` does: draw latents of the posterior, and say how."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ..types import Batch, Condition, Flag, Key, Scalar, ScalarLike
+from ._cost import Clock
+from ._problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Latents of the posterior, and the diagnostics of the method that drew them.
+
+    `chains` is the number of chains of which the samples are, one after the other; None
+    if they are not chains. `ancestors` says from which first particle each sample
+    descends. `acceptance` is of each chain, or of each temperature. `evaluations`
+    counts likelihoods, `failed` those that were not finite.
+    """
+
+    latent: Float[np.ndarray, "sample *event"]
+    log_likelihood: Float[np.ndarray, " sample"]
+    evaluations: int
+    failed: int = 0
+    chains: int | None = None
+    ancestors: Int[np.ndarray, " sample"] | None = None
+    acceptance: Float[np.ndarray, " part"] | None = None
+    step: float | None = None
+    temperatures: Float[np.ndarray, " stage"] | None = None
+    log_evidence: float | None = None
+
+
+class AbstractSampler(eqx.Module):
+    """A method of `infer`. A final class implements `draw`."""
+
+    @property
+    @abc.abstractmethod
+    def derivatives(self) -> bool:
+        """Whether it needs derivatives of the forward map."""
+
+    @abc.abstractmethod
+    def draw(
+        self,
+        problem: Problem,
+        condition: Condition,
+        samples: int,
+        *,
+        key: Key,
+        clock: Clock,
+        progress: bool,
+    ) -> Draws:
+        """At least `samples` latents."""
+
+
+class State(eqx.Module):
+    """Positions of chains or particles, with the step that they share."""
+
+    latent: Batch
+    value: Float[Array, " chain"]  # log-likelihood
+    log_step: Scalar
+    accepted: Float[Array, " chain"]
+    moves: Int[Array, ""]
+    failed: Int[Array, ""]
+
+
+@eqx.filter_jit
+def begin(
+    problem: Problem, latents: Batch, condition: Condition, step: ScalarLike
+) -> State:
+    """The state at given latents."""
+    value = likelihoods(problem, latents, condition)
+    none = jnp.zeros((), int)
+    log_step = jnp.log(jnp.asarray(step, float))
+    failed = jnp.sum(~jnp.isfinite(value))
+    return State(latents, value, log_step, jnp.zeros_like(value), none, failed)
+
+
+def likelihoods(
+    problem: Problem, latents: Batch, condition: Condition
+) -> Float[Array, " chain"]:
+    """The log-likelihood of each latent."""
+    return jax.vmap(lambda e: problem.log_likelihood(e, condition))(latents)
+
+
+def move(
+    problem: Problem,
+    condition: Condition,
+    state: State,
+    key: Key,
+    temperature: ScalarLike,
+    target: ScalarLike,
+    gain: Scalar,
+) -> State:
+    r"""One preconditioned Crank-Nicolson move of every chain.
+
+    $\epsilon' = \sqrt{1 - b^2}\,\epsilon + b\,\xi$, which leaves the prior as it is,
+    accepted with probability $\min(1, (L'/L)^t)$ at the temperature $t$. The logarithm
+    of $b$ moves by `gain` times the excess of the acceptance over its target.
+    """
+    first, second = jax.random.split(jax.random.fold_in(key, state.moves))
+    latent, step = state.latent, jnp.exp(state.log_step).astype(state.latent.dtype)
+    xi = jax.random.normal(first, latent.shape, latent.dtype)
+    proposed = jnp.sqrt(1 - step**2) * latent + step * xi
+    value = likelihoods(problem, proposed, condition)
+    better = jnp.asarray(temperature, value.dtype) * (value - state.value)
+    uniform = jax.random.uniform(second, value.shape, value.dtype)
+    taken: Flag = jnp.log(uniform) < better  # minus infinity twice is NaN: not taken
+    rate = jnp.mean(taken.astype(state.log_step.dtype))
+    log_step = state.log_step + gain * (rate - jnp.asarray(target, rate.dtype))
+    wide = taken.reshape(-1, *(1,) * (latent.ndim - 1))
+    return State(
+        latent=jnp.where(wide, proposed, latent),
+        value=jnp.where(taken, value, state.value),
+        log_step=jnp.minimum(log_step, 0.0),
+        accepted=state.accepted + taken.astype(value.dtype),
+        moves=state.moves + 1,
+        failed=state.failed + jnp.sum(~jnp.isfinite(value)),
+    )
+
+
+@eqx.filter_jit
+def prior_latents(key: Key, count: int, shape: tuple[int, ...]) -> Batch:
+    """Standard normal latents."""
+    return jax.random.normal(key, (count, *shape))
+
+
+def at_start(latents: Any, value: np.ndarray, failures: str) -> None:
+    """Check that some first latent has a likelihood."""
+    if not np.isfinite(value).any():
+        raise ValueError(
+            "expected some draws of the prior with a finite likelihood, got none of "
+            f"{len(value)}: the forward map failed for all of them{failures}. Call it "
+            "with the fields of one draw and see."
+        )
