@@ -23,6 +23,7 @@ PAGES = [  # they train and compile: all are slow
     "docs/pid.md",
     "docs/pde.md",
     "docs/piddm.md",
+    "docs/inference.md",
     "docs/tutorials/data_to_sampler.md",
     "docs/tutorials/pde_to_posterior.md",
 ]
