@@ -31,11 +31,11 @@ def closed_crps(z):
 def test_crps_of_a_normal_forecast_is_fair(count, x64):
     """The mean is the closed form's for any number of samples."""
     for y in (0.0, 1.5):
-        samples = RNG.normal(size=(count, 40000))
-        found = crps(samples, np.full(40000, y))
-        error = 5 * np.asarray(found).std() / 200
+        samples = RNG.normal(size=(count, 10000))
+        found = crps(samples, np.full(10000, y))
+        error = 5 * np.asarray(found).std() / 100
         assert abs(found.mean() - closed_crps(y)) < error
-        scaled = crps(3 + 2 * samples, np.full(40000, 3 + 2 * y))
+        scaled = crps(3 + 2 * samples, np.full(10000, 3 + 2 * y))
         assert_close(scaled, 2 * np.asarray(found), 1e-10)
 
 
@@ -64,11 +64,11 @@ def test_the_energy_score_of_a_normal_law(x64):
 @pytest.mark.parametrize("count", [2, 20])
 def test_brier_is_fair(count, x64):
     p, q = 0.3, 0.6
-    events = RNG.random((count, 40000)) < p
-    truth = RNG.random(40000) < q
+    events = RNG.random((count, 10000)) < p
+    truth = RNG.random(10000) < q
     found = np.asarray(brier(events, truth))
     expected = q * (1 - q) + (p - q) ** 2
-    assert abs(found.mean() - expected) < 5 * found.std() / 200
+    assert abs(found.mean() - expected) < 5 * found.std() / 100
     one = brier(np.array([True, False, False]), np.array(True))
     assert_close(one, (1 / 3 - 1) ** 2 - (2 / 9) / 2, 1e-12)
 
@@ -78,7 +78,7 @@ def test_brier_is_fair(count, x64):
 def test_coverage_of_the_right_law_is_the_level(count, level):
     samples, truth = RNG.normal(size=(count, 20000)), RNG.normal(size=20000)
     found = coverage(samples, truth, level=level)
-    assert abs(found.share - level) < 5 * np.sqrt(level * (1 - level) / 20000)
+    assert abs(found.share - level) < 5 * np.sqrt(level * (1 - level) / 10000)
     assert found.low < found.share < found.high
     narrow = coverage(0.5 * samples, truth, level=level)
     assert narrow.high < level

@@ -86,6 +86,7 @@ def test_chains_and_particles_are_right_on_the_banana(
     assert str(found).startswith("believe:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bend", "y", "known", "biased"), BANANAS)
 def test_randomised_maximum_likelihood_is_not(bend, y, known, biased, x64):
     """However exactly it minimises: the bias is the method's."""
@@ -224,7 +225,7 @@ def test_a_function_of_the_fields_is_a_forward_map(x64):
 @pytest.mark.parametrize(
     ("method", "batched"),
     [
-        (PCN(chains=8, warmup=100, thin=4), False),
+        pytest.param(PCN(chains=8, warmup=100, thin=4), False, marks=pytest.mark.slow),
         (SMC(moves=3), True),
         (Ensemble(2), False),
     ],
@@ -407,6 +408,7 @@ def test_settings_that_cannot_be_are_refused():
         LatentPrior.of(px.Circle())
 
 
+@pytest.mark.slow
 def test_a_chain_that_never_moves_says_which_step_would(x64):
     """With this key all ten proposals of both chains are worse than their starts."""
     prior, seen = linear()
@@ -424,6 +426,6 @@ def test_a_chain_that_never_moves_says_which_step_would(x64):
     assert step <= 0.5
     again = px.infer(
         prior, sharp, key=jax.random.key(114), samples=8, progress=False,
-        method=PCN(chains=2, warmup=200, thin=1, step=step),
+        method=PCN(chains=2, warmup=2000, thin=1, step=step),
     )  # fmt: skip
     assert again.acceptance.max() > 0

@@ -104,6 +104,7 @@ def test_averages_with_noise_have_the_law_of_the_posterior(x64):
     assert np.abs(ratio - 1).max() < 5 / np.sqrt(512)
 
 
+@pytest.mark.slow
 def test_one_sample_with_several_kinds_of_observations(x64):
     """Points, and two sets of averages, each with its own draw of the noise."""
     observation, _ = at_points(0.5)
