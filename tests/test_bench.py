@@ -180,13 +180,14 @@ def test_what_the_recipe_calls_ours_is_what_pidax_does(monkeypatch):
     same = _configuration.describe
     assert same(plain.derivative) == same(ours["derivative"])
     integral = CHOICES["integral"]
-    assert set(integral) == {"weighting", "reach"}
+    assert set(integral) == {"weighting", "reach", "distance"}
     assert plain.reach == integral["reach"]
     network = lambda x, c_noise: jnp.tile(x, 20)
     student = px.IntegralStudent(
         network, problem.process, px.karras(20, problem.process), shape=(2,)
     )
     assert same(plain._weighting(student)) == same(integral["weighting"])
+    assert same(plain._distance(student)) == same(integral["distance"])
 
 
 def test_comments_and_docstrings_change_no_hash(tmp_path):

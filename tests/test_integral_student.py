@@ -1,5 +1,6 @@
 """The integral student: its quadrature, its residual, its loss and its bad input."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from networks import Network
 
 import pidax as px
 from pidax.distill import (
+    L2,
     PID,
     AbstractWeighting,
     ByLoss,
@@ -207,23 +209,29 @@ def latent(key, count=3):
 def test_the_loss_is_the_weighted_residual_at_the_nodes(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student, weights = table(EDM, 8), np.linspace(1.0, 0.2, 8)
-    pid = PID(flow, weighting=Measured(), reach=1)
+    pid = PID(flow, weighting=Measured(), reach=1, distance=L2())
     state = pid.init(student, key=KEY)
     state = eqx.tree_at(lambda s: s.measured, state, jnp.asarray(weights))
-    loss, (_, terms) = eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)
+    of = lambda pid: eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)
+    loss, (_, terms) = of(pid)
     clean, unit = np.asarray(student.network.clean), latent(KEY)
     states = student.path(80.0 * unit)
     wanted = jax.jit(jax.vmap(gaussian()))(states, student.times)
     squares = np.mean((clean - wanted) ** 2, axis=1)
     assert_close(loss, np.mean(weights * squares), 1e-10)
     assert_close(terms["residual"], squares.mean(), 1e-10)
+    # By default the distance is linear above 0.01.
+    robust = np.sqrt(squares + 0.01**2) - 0.01
+    plain, (_, terms) = of(PID(flow, weighting=Measured(), reach=1))
+    assert_close(plain, np.mean(weights * robust), 1e-10)
+    assert_close(terms["residual"], squares.mean(), 1e-10)
 
 
 def test_the_gradient_goes_through_the_prediction_alone(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 8)
-    held = PID(flow, weighting=Unweighted(), reach=4)
-    whole = PID(flow, weighting=Unweighted(), reach=4, stop_gradient=False)
+    squared = functools.partial(PID, flow, weighting=Unweighted(), distance=L2())
+    held, whole = squared(reach=4), squared(reach=4, stop_gradient=False)
     state = held.init(student, key=KEY)
 
     @eqx.filter_jit
@@ -252,9 +260,9 @@ def test_the_teacher_is_asked_at_as_many_nodes_as_are_drawn(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 9)
     state = PID(flow, weighting=Unweighted()).init(student, key=KEY)
-    of = lambda draw, key: PID(flow, draw=draw, weighting=Unweighted(), reach=1).loss(
-        student, state, None, NOW, key=key
-    )[0]
+    of = lambda draw, key: PID(
+        flow, draw=draw, weighting=Unweighted(), reach=1, distance=L2()
+    ).loss(student, state, None, NOW, key=key)[0]
     keys = jax.random.split(KEY, 4000)
     # The latent of a key is the same for any draw, so that the means may be compared.
     one, some, every = (
@@ -418,7 +426,7 @@ def test_the_loss_of_the_legs(x64):
     state = eqx.tree_at(lambda s: s.measured, state, weights)
 
     def loss(student, legs):
-        pid = PID(flow, weighting=Measured(), reach=1, legs=legs)
+        pid = PID(flow, weighting=Measured(), reach=1, legs=legs, distance=L2())
         return eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)[0]
 
     plain = loss(one, 0.5)

@@ -22,6 +22,7 @@ from .problems import Vectors
 
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
 LABELS = RECIPES | {"integral": "integral student"}
+PACES = {"integral": "kd"}  # it takes as many steps as its yardstick
 SEEDS = (0, 1, 2)
 SHORT = 1000  # steps, where one change at a time is compared
 LOOKS = 16  # evaluations of the average on the way
@@ -72,7 +73,11 @@ CHOICES: dict[str, dict[str, Any]] = {
         "times": Grid(35),
         "derivative": px.student.SolverStep(diffrax.Bosh3(), steps=12),
     },
-    "integral": {"weighting": px.distill.Slope(), "reach": 5},
+    "integral": {
+        "weighting": px.distill.Slope(),
+        "reach": 5,
+        "distance": px.distill.PseudoHuber(0.01),
+    },
     "kd": {},
 }
 
@@ -164,7 +169,7 @@ def train(problem: Vectors, run: Run, seed: int):
         curve.append([step, float(rms), terms["loss"]])
 
     first, second = jax.random.split(jax.random.key(seed))
-    begin = time.perf_counter()
+    begin, worked = time.perf_counter(), time.process_time()
     result = px.fit(
         start(run, problem, first),
         objective(run, problem),
@@ -178,9 +183,10 @@ def train(problem: Vectors, run: Run, seed: int):
         progress=False,
     )
     seconds = time.perf_counter() - begin
+    worked = time.process_time() - worked
     speed = float(np.median(result.history["steps_per_second"]))
     spent = px.inference.Cost.of_training(result, seconds=seconds).training
-    cost = {"seconds": seconds, "steps_per_second": speed}
+    cost = {"seconds": seconds, "cpu_seconds": worked, "steps_per_second": speed}
     cost["pair_evaluations"] = spent.pair_evaluations
     return result.ema(), {"cost": cost, "curve": curve}
 
@@ -265,6 +271,7 @@ class Distilled:
     scale: int = 1
     random_start: bool = False  # though there are weights of a teacher to start from
     steps: int | None = None  # None for the problem's
+    paced_as: str = ""  # the recipe that has as many steps; "" for its own
     batch_size: int | None = None  # None for the problem's
     optimiser: str = ""  # "" for the recipe's
     nodes: Nodes | None = None  # None for the recipe's
@@ -274,7 +281,7 @@ class Distilled:
         """What is run on this problem."""
         ours = "RAdam" if self.recipe == "paper" else problem.optimiser
         name, short = self.optimiser or ours, self.steps is not None
-        recipe = "ours" if self.recipe == "integral" else self.recipe
+        recipe = self.paced_as or PACES.get(self.recipe, self.recipe)
         steps = problem.steps[recipe] if self.steps is None else self.steps
         run = Run(
             objective="KnowledgeDistillation" if self.recipe == "kd" else "PID",
@@ -386,38 +393,41 @@ def integral():
     """The integral student, what its parts are worth, and its yardstick.
 
     The yardstick is regression on solved samples that are each seen once: pairs that
-    are seen many times are learned by heart.
+    are seen many times are learned by heart. Both have the same network but for its
+    last layer, the same batch, optimiser and number of steps.
     """
     one = functools.partial(register, quick=False)
     integral = functools.partial(Distilled, "integral", optimiser="Muon")
     one(integral(), seeds=SEEDS)
-    changes = {
+    fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
+    one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)
+    register(integral("4 starts", starts=4), on=("ring", "mixture"))
+    robust = fresh | {"distance": px.distill.PseudoHuber(0.01)}
+    one(Distilled("kd", "fresh pairs, pseudo-Huber", robust, optimiser="Muon"))
+
+
+def parts():
+    """The integral student, one part at a time, in fewer steps."""
+    half = functools.partial(Distilled, "integral", optimiser="Muon", paced_as="ours")
+    square = {"distance": px.distill.L2()}
+    slope = px.distill.Slope(strength=0.5)
+    changes: dict[str, dict[str, Any]] = {
+        "": {},
+        "squared distance": {"choices": square},
+        "half weights": {"choices": {"weighting": slope}},
+        "half weights, squared distance": {"choices": square | {"weighting": slope}},
+        "own states, squared distance": {"choices": square | {"reach": 1}},
         "without weights": {"choices": {"weighting": px.distill.Unweighted()}},
-        "linear": {"nodes": Nodes(interpolant="linear")},
-        "half weights": {"choices": {"weighting": px.distill.Slope(strength=0.5)}},
-        "pseudo-Huber": {"choices": {"distance": px.distill.PseudoHuber(0.01)}},
-        "half weights, pseudo-Huber": {
-            "choices": {
-                "weighting": px.distill.Slope(strength=0.5),
-                "distance": px.distill.PseudoHuber(0.01),
-            }
+        "without weights, squared distance": {
+            "choices": square | {"weighting": px.distill.Unweighted()}
         },
-        "own states": {"choices": {"reach": 1}},
         "whole paths": {"choices": {"reach": Nodes().count}},
+        "linear": {"nodes": Nodes(interpolant="linear")},
+        "karras nodes": {"nodes": Nodes(kind="karras")},
         "5 nodes asked": {"choices": {"draw": 5}},
     }
     for change, options in changes.items():
-        one(integral(change, **options))
-    register(integral("4 starts", starts=4), on=("ring", "mixture"))
-    register(integral("karras nodes", nodes=Nodes(kind="karras")), on=("ring",))
-    fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
-    one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)
-    long = {"steps": 5000, "batch_size": 512, "optimiser": "Muon"}
-    for recipe, choices in {
-        "integral": {},
-        "kd": fresh | {"refresh_every": 32},
-    }.items():
-        one(Distilled(recipe, "5,000 steps of 512", choices, **long), on=("mixture",))
+        register(half(change, **options), prefix="parts: ", quick=False, group="parts")
 
 
 def one_change():
@@ -445,4 +455,5 @@ def one_change():
 
 whole()
 integral()
+parts()
 one_change()

@@ -77,6 +77,11 @@ def ablation(rows):
         if some:
             title = TITLES.get(problem, suite().problems[problem].label)
             parts += [f"### {title}", heads(some)]
+    for problem in TITLES:
+        some = by_method(rows.where(problem=problem), "parts")
+        if some:
+            title = f"{TITLES[problem]}: the integral student, one part at a time"
+            parts += [f"### {title}", heads(some)]
     short = by_method(rows.where(problem="ring"), "short")
     parts += [
         f"### One change at a time (ring, {SHORT:,} steps of Muon)",
@@ -131,7 +136,7 @@ def summary(rows):
     """The recipes on all problems, RMS alone: for the README."""
     problems = ("ring", "mixture", "digits", "learned")
     lines = []
-    more = {"integral": "integral student", "kd, fresh pairs": "pairs seen once"}
+    more = {"integral": "integral student", "kd, fresh pairs": "fresh pairs"}
     for recipe, said in (RECIPES | more).items():
         found = [rows.where(problem=p, method=recipe) for p in problems]
         lines.append((said, *map(error_and_steps, found)))

@@ -53,7 +53,7 @@ from ._distillation import (
     check_teacher_at,
     dtype_of,
 )
-from ._losses import L2
+from ._losses import L2, PseudoHuber
 from ._objective import Terms, Update
 from ._row_sampling import (
     AbstractSampling,
@@ -71,6 +71,7 @@ _TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 _DRAWN = 4  # nodes of a pass at which a learned teacher is asked
+_ROBUST = 0.01  # above which the distance of an integral student's sides is linear
 _REACH = 5  # consecutive nodes along which its answers are carried
 Form = Literal["clean", "velocity"]
 
@@ -109,7 +110,9 @@ class PID(AbstractDistillation):
       of a third-order solver, `SolverStep(diffrax.Bosh3(), steps=12)`. See
       `pidax.student`.
     - `distance`: a function of two samples: `L2()`, `L1()`, `PseudoHuber()`, or your
-      own.
+      own. By default `L2()` for a `Student`, and `PseudoHuber(0.01)` for an
+      `IntegralStudent`: the few draws between two modes, whose residual is large, then
+      count no more than others.
     - `form`: `"clean"` compares clean samples (eq. 9 and 11), `"velocity"` velocities
       `dx/dt` (eq. 8): the same residual times $\dot\alpha - \dot\sigma\alpha/\sigma$,
       for EDM $-1/t$.
@@ -150,7 +153,7 @@ class PID(AbstractDistillation):
     times: Times
     derivative: AbstractDerivative
     stencil: Stencil
-    distance: Callable[[Sample, Sample], Scalar]
+    distance: Callable[[Sample, Sample], Scalar] | None
     sampling: AbstractSampling
     weighting: AbstractWeighting | None
     slow: float | None
@@ -194,7 +197,7 @@ class PID(AbstractDistillation):
             derivative = SolverStep(diffrax.Bosh3(), steps=_LONG_STEPS)
         self.derivative = derivative
         self.stencil = self.derivative.stencil(flow.process, self.times)
-        self.distance = L2() if distance is None else distance
+        self.distance = distance
         self.sampling = Uniform() if sampling is None else sampling
         self.weighting = weighting
         self.draw = None if draw is None else whole_number("draw", draw)
@@ -316,7 +319,8 @@ class PID(AbstractDistillation):
             at = times[rows].astype(unit.dtype)
             factor = jax.vmap(lambda t: velocity_factor(self.flow.process, t))(at)
         scale = lambda x: factor.reshape(-1, *[1] * unit.ndim) * x
-        each = jax.vmap(lambda a, b: jnp.asarray(self.distance(a, b)))
+        distance = self._distance(model)
+        each = jax.vmap(lambda a, b: jnp.asarray(distance(a, b)))
         loss = each(scale(implied), scale(clean))
         loss = loss.astype(at_least_float32(loss.dtype))
         terms = {"residual": L2()(implied, clean)}
@@ -397,6 +401,11 @@ class PID(AbstractDistillation):
         if self.weighting is not None:
             return self.weighting
         return Slope() if isinstance(model, IntegralStudent) else Unweighted()
+
+    def _distance(self, model: PyTree) -> Callable[[Sample, Sample], Scalar]:
+        if self.distance is not None:
+            return self.distance
+        return PseudoHuber(_ROBUST) if isinstance(model, IntegralStudent) else L2()
 
     def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
         losses = None if state.losses is None else state.losses.update(*update)
