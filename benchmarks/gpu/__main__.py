@@ -9,8 +9,8 @@ its peak of memory is its own and a part that fails or runs out of memory costs 
 itself. Rows are written as they come to benchmarks/results/gpu.json (with `--out DIR`
 there too), and a row that is there is not measured again: an interrupted suite goes on
 where it was. `--minutes` is a limit: parts that it leaves no time for are named in the
-file. The persistent compilation cache is in outputs/gpu/. `--dry` runs the parts in one
-process, without XLA's expensive optimisations.
+file. The persistent compilation cache is in outputs/gpu/. `--dry` runs most parts in
+one process and the fields in another, without XLA's expensive optimisations.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import FAST_COMPILING
@@ -84,32 +85,41 @@ def main():
             _command("darcy data", target, arguments.dry), env=quiet, cwd=ROOT
         )
     left_out: dict[str, str] = {}
+
+    def measure(part: tuple[str, int, int]) -> None:
+        name, most, least = part
+        left = end - time.monotonic()
+        if not arguments.dry and left < least:
+            left_out[name] = f"not begun: {left:.0f} s were left, it needs {least}"
+            return
+        if name == "darcy" and fields is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                fields.wait(None if arguments.dry else max(left - least, 1))
+        command = _command(name, target, arguments.dry)
+        limit = None if arguments.dry else min(most, left)
+        start = time.monotonic()
+        try:
+            code = subprocess.run(
+                command, env=environment, cwd=ROOT, timeout=limit, check=False
+            ).returncode
+            if code == NO_GPU:  # the others would say the same
+                sys.exit(NO_GPU)
+            if code:
+                left_out[name] = f"failed with exit status {code}"
+        except subprocess.TimeoutExpired:
+            left_out[name] = f"stopped after {limit:.0f} s"
+        print(f"=== {name}: {time.monotonic() - start:.0f} s", flush=True)
+        if arguments.out and target.exists():
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            shutil.copy(target, arguments.out)
+
     try:
-        for name, most, least in _together(chosen) if arguments.dry else chosen:
-            left = end - time.monotonic()
-            if not arguments.dry and left < least:
-                left_out[name] = f"not begun: {left:.0f} s were left, it needs {least}"
-                continue
-            if name == "darcy" and fields is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    fields.wait(None if arguments.dry else max(left - least, 1))
-            command = _command(name, target, arguments.dry)
-            limit = None if arguments.dry else min(most, left)
-            start = time.monotonic()
-            try:
-                code = subprocess.run(
-                    command, env=environment, cwd=ROOT, timeout=limit, check=False
-                ).returncode
-                if code == NO_GPU:  # the others would say the same
-                    sys.exit(NO_GPU)
-                if code:
-                    left_out[name] = f"failed with exit status {code}"
-            except subprocess.TimeoutExpired:
-                left_out[name] = f"stopped after {limit:.0f} s"
-            print(f"=== {name}: {time.monotonic() - start:.0f} s", flush=True)
-            if arguments.out and target.exists():
-                arguments.out.mkdir(parents=True, exist_ok=True)
-                shutil.copy(target, arguments.out)
+        if arguments.dry:  # nothing is timed: two at once
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(measure, _together(chosen)))
+        else:
+            for part in chosen:
+                measure(part)
     finally:
         if fields is not None:
             fields.kill()
@@ -124,7 +134,7 @@ def _together(parts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """As few processes as will do: Python and JAX start for each."""
     alone = [part for part in parts if part[0] in ("torch", "darcy")]
     names = [part[0] for part in parts if part not in alone]
-    return [*([(",".join(names), 0, 0)] if names else []), *alone]
+    return [*alone, *([(",".join(names), 0, 0)] if names else [])]
 
 
 def _command(name: str, target: Path, dry: bool) -> list[str]:

@@ -7,6 +7,7 @@ Each part is a function that calls `put(row, **numbers)` as its numbers come.
 
 import collections
 import dataclasses
+import fcntl
 import functools
 import glob
 import gzip
@@ -56,6 +57,7 @@ class Sizes:
     golden: tuple[str, ...] = (
         "edm_ddpmpp_uncond", "edm_adm_small_cond", "edm_vp_ddpmpp"
     )  # fmt: skip
+    precisions: tuple[str, ...] = ("default", "highest")  # of float32 products
     darcy: str = "darcy64"
 
 
@@ -73,6 +75,7 @@ DRY = Sizes(
     depth=1,
     grid=8,
     golden=("edm_vp_ddpmpp",),
+    precisions=("default",),
     darcy="darcy16",
 )
 
@@ -97,24 +100,25 @@ class Target:
             for r in self.read().get("rows", [])
         )
 
-    def write(self, **more: Any) -> None:
+    def change(self, how: Callable[[dict[str, Any]], Any]) -> None:
         """At once or not at all: a suite that is killed leaves what was there."""
-        text = json.dumps({**self.head, **self.read(), **more}, indent=1) + "\n"
-        new = self.path.with_suffix(".new")
-        new.write_text(text)
-        os.replace(new, self.path)
+        with open(self.path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a dry run has two parts at a time
+            found = {**self.head, **self.read()}
+            how(found)
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps(found, indent=1) + "\n")
+            os.replace(new, self.path)
 
     def fail(self, part: str, reason: str) -> None:
         """Why a part was not measured, for the list in the file."""
-        self.write(failed={**self.read().get("failed", {}), part: reason})
+        self.change(lambda found: found.setdefault("failed", {}).update({part: reason}))
 
     def put(self, row: str, **numbers: Any) -> None:
-        found = self.read()
-        rows = found.get("rows", [])
         device = jax.devices()[0].device_kind
         new = {"part": self.part, "row": row, "device": device, **numbers}
         print({k: v for k, v in new.items() if k != "kernels"}, flush=True)
-        self.write(rows=[*rows, new])
+        self.change(lambda found: found.setdefault("rows", []).append(new))
 
 
 def seconds(fn: Callable[[], Any], repeats: int = 10) -> float:
@@ -196,7 +200,7 @@ def smoke(target: Target, sizes: Sizes) -> None:
             one = lambda x, s, c: denoiser(x, s, 1.0, c if given else None)
             return jax.vmap(one)(x, sigma, labels)
 
-        for precision, low in (("default", 0), ("highest", 0), ("default", 1)):
+        for precision, low in (*((p, 0) for p in sizes.precisions), ("default", 1)):
             model = in_precision(denoiser, "bf16") if low else denoiser
             row = f"D of {name}, {'bf16' if low else 'f32 ' + precision}"
             if target.has(row):
@@ -254,7 +258,7 @@ def _smoke_of_pid(target: Target, sizes: Sizes) -> None:
         return loss, jnp.sqrt(sum((jnp.square(g).sum() for g in leaves), jnp.zeros(())))
 
     for name, student in students.items():
-        rows = {p: f"{name}, f32 {p}" for p in ("default", "highest")}
+        rows = {p: f"{name}, f32 {p}" for p in sizes.precisions}
         if all(map(target.has, rows.values())):
             continue
         state = objective.init(student, key=jax.random.key(0))
@@ -282,7 +286,7 @@ def _smoke_of_solves(target: Target, sizes: Sizes) -> None:
     z = process.prior(jax.random.key(1), (16 if target.dry else 256, 64))
     solve = lambda flow, z: px.solve_batch(flow, z).end
     expected = on("cpu", solve, flow, z)
-    for precision in ("default", "highest"):
+    for precision in sizes.precisions:
         if not target.has(f"solve, f32 {precision}"):
             with jax.default_matmul_precision(precision):
                 found = on("gpu", solve, flow, z)
@@ -396,7 +400,7 @@ def images(target: Target, sizes: Sizes, preset: str, precision: str) -> None:
         student = integral_student(image_teacher(sizes, "f32"), sizes, precision)
         objective, passes = px.PID(flow), 3 + min(4, sizes.nodes)
     used, parts, batches = 0, 1, sizes.batches
-    if target.dry and (preset, precision) != ("paper", "bf16"):
+    if target.dry and precision == "bf16":
         batches = batches[:1]  # these lines have been run
     for batch in batches:
         if used:  # what the smaller batch took says how many micro-batches fit
@@ -508,7 +512,7 @@ def precision(target: Target, sizes: Sizes) -> None:
     results: dict[str, Any] = {}
     rows = {
         name: f"solve of a mixture in 64 dimensions, {name}"
-        for name in ("float64", "highest", "default")
+        for name in ("float64", *sizes.precisions[::-1])
     }
     for name in rows if not all(map(target.has, rows.values())) else ():
         with jax.enable_x64(name == "float64"):
@@ -532,7 +536,7 @@ def precision(target: Target, sizes: Sizes) -> None:
     equation = pde.Darcy.lognormal(pde.Grid((sizes.grid, sizes.grid)))
     with jax.enable_x64(True):
         fields = pde.draw(equation, 64, key=jax.random.key(0))
-    for name in ("float64", "highest", "default"):
+    for name in rows:
         if target.has(f"Darcy, {name}"):
             continue
         with jax.enable_x64(name == "float64"):

@@ -190,15 +190,15 @@ def smaller(problem: Vectors, quick: bool) -> Vectors:
     """The problem, or for a trial run a small version of it."""
     if not quick:
         return problem
-    taught = problem.taught and dataclasses.replace(problem.taught, steps=20)
+    taught = problem.taught and dataclasses.replace(problem.taught, steps=4)
     return dataclasses.replace(
         problem,
         network=dataclasses.replace(problem.network, width=32, depth=2),
         taught=taught,
-        steps=dict.fromkeys(problem.steps, 20),
-        batch_size=64,
-        count=128,
-        truth_count=128,
+        steps=dict.fromkeys(problem.steps, 4),
+        batch_size=16,
+        count=64,
+        truth_count=64,
         tolerance=1e-3,
         times=2,
     )

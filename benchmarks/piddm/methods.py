@@ -368,7 +368,7 @@ METHODS = {
     "PID alone": Distilled(STUDENTS["PID alone"]),
     "PIDM teacher": Made("PIDM teacher"),
 }
-QUICK = ("data", "PIDDM (a)", "PIDDM (a) + refinement, fields held")
+QUICK = ()  # `python -m benchmarks.gpu --dry` makes eleven of these rows as small
 ONCE = (  # one seed, even where there are three
     "data through the coordinates", "distillation + refinement, fields held",
     "PIDDM (b) + refinement, fields held", "direct optimisation",

@@ -275,12 +275,12 @@ def smaller(problem: Fields, quick: bool) -> Fields:
         return problem
     return dataclasses.replace(
         problem,
-        data=dataclasses.replace(problem.data, train=256, test=64),
-        chart=dataclasses.replace(problem.chart, rank=64),
-        training=Training(32, 1, 20, 20, batch_size=32),
-        pairs=64,
-        samples=32,
-        resamples=4,
+        data=dataclasses.replace(problem.data, train=128, test=32),
+        chart=dataclasses.replace(problem.chart, rank=32),
+        training=Training(32, 1, 4, 4, batch_size=16),
+        pairs=16,
+        samples=16,
+        resamples=2,
     )
 
 
