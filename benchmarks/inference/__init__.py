@@ -1,0 +1,1 @@
+"""Posterior samples against quadrature, by every method; docs/inference.md."""
