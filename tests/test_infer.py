@@ -30,7 +30,7 @@ KEY = jax.random.key(11)
 CHAINS = PCN(chains=16, warmup=400, thin=40)
 
 
-def infer(prior, observation, method, samples=3200, **options):
+def infer(prior, observation, method, samples=3200, **options) -> Any:
     return px.infer(
         prior, observation, key=KEY, method=method, samples=samples, progress=False,
         **options,
@@ -428,4 +428,5 @@ def test_a_chain_that_never_moves_says_which_step_would(x64):
         prior, sharp, key=jax.random.key(114), samples=8, progress=False,
         method=PCN(chains=2, warmup=2000, thin=1, step=step),
     )  # fmt: skip
+    assert again.acceptance is not None
     assert again.acceptance.max() > 0

@@ -124,6 +124,21 @@ def test_one_sample_with_several_kinds_of_observations(x64):
     assert_close((moved.latent + other.latent) / 2, found.latent, 1e-4)
 
 
+def test_observations_of_different_entries_are_one(x64):
+    both, _ = at_points(0.5)
+    parts = []
+    for i in (1, 4):
+        mask = np.zeros((6, 1), bool)
+        mask[i] = True
+        parts.append(Observation(mask, both.values, 0.5, UNIT))
+    one = Problem(Double(), parts[0] & parts[1]).observation
+    assert one is not None
+    for name in ("mask", "values", "noise"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(both, name))
+    with pytest.raises(ValueError, match="expected one observation, got 2"):
+        Problem(Double(), both & parts[0])
+
+
 def test_only_exact_values_are_projected(x64):
     rows = np.concatenate([np.eye(6)[[1]], np.ones((1, 6))]).reshape(2, 6, 1)
     affine = Affine(rows, np.array([3.0, 5.0]), noise=np.array([0.0, 0.1]))

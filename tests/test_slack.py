@@ -161,6 +161,7 @@ def test_slack_on_something_else_is_refused(x64):
     ):
         with pytest.raises(ValueError, match=message):
             px.refine(PRIOR, constraint=constraint, key=KEY, slack_on=on)
-    for options in (dict(anchor="norm"), dict(anchor_weight=2.0)):
+    others: list[dict[str, Any]] = [dict(anchor="norm"), dict(anchor_weight=2.0)]
+    for options in others:
         with pytest.raises(ValueError, match="weights are known for minima"):
             px.refine(PRIOR, constraint=RESIDUAL, key=KEY, weigh=True, **options)

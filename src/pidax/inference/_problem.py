@@ -32,7 +32,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float
 
-from .._checks import require
+from .._checks import is_traced, require
 from ..constraint import AbstractConstraint, Affine, All, Observation, Residual
 from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import (
@@ -401,13 +401,24 @@ def _parts(
     linear = tuple(part for part in joined.parts if isinstance(part, Affine))
     measured = (Observation, Affine)
     rest = [part for part in joined.parts if not isinstance(part, measured)]
-    if len(seen) > 1:
-        raise ValueError(
-            f"expected one observation, got {len(seen)}, some of them inside the "
-            "constraint. Put what is observed into one: its mask and noise say what."
-        )
+    while len(seen) > 1:
+        seen[:2] = [_together(*seen[:2])]
     judge = rest[0] if len(rest) == 1 else All(rest) if rest else None
     return seen[0] if seen else None, linear, judge
+
+
+def _together(a: Observation, b: Observation) -> Observation:
+    """Two observations of different entries as one."""
+    if is_traced(a.mask, b.mask) or (np.asarray(a.mask) & np.asarray(b.mask)).any():
+        raise ValueError(
+            "expected one observation, got 2, some of them inside the constraint, that "
+            "observe the same entries. Put what is observed into one: its mask and "
+            "noise say what."
+        )
+    mix = lambda name: jnp.where(a.mask, getattr(a, name), getattr(b, name))
+    grid = b.grid if a.grid is None else a.grid
+    mask = a.mask | b.mask
+    return Observation(mask, mix("values"), mix("noise"), a.normaliser, grid)
 
 
 class RefinedSample(eqx.Module):

@@ -240,7 +240,8 @@ def refine(
       noise is `tightness` standard deviations of this channel (over the starting
       samples). Measured linear functions of the fields, `constraint.Affine(rows,
       values, noise=...)`, alone or joined by `&`, are rows of the misfit as well; where
-      their noise is 0 they hold to about `tightness`.
+      their noise is 0 they hold to about `tightness`. Observations of different
+      entries, joined by `&`, count as one.
     - `constraint`: a `Residual`; observations joined to it by `&` count as such.
       Noise-free observations are written over the fields
       that it judges. `slack`: the relative residual that counts as one standard
