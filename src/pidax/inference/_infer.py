@@ -20,11 +20,12 @@ from jaxtyping import Array
 
 from .._batches import batch_length, batch_rows
 from .._checks import is_traced, require_positive, whole_number
-from ..constraint import AbstractConstraint
-from ..pde import AbstractEquation, AbstractNormaliser
+from ..constraint import AbstractConstraint, All
+from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser
 from ..types import Batch, Condition, Key, ScalarLike, WholeLike, typed
 from ._chains import PCN
 from ._cost import Clock, Cost, Training
+from ._ensemble import Ensemble
 from ._foreign import Foreign
 from ._posterior import Posterior, diagnosed
 from ._prior import LatentPrior, as_prior
@@ -38,6 +39,11 @@ _STARTS = 64  # draws of the prior that are looked at before anything is sampled
 _TRIED = 8  # of them, with a foreign solver
 _BATCH = 256
 _LONGER = 4
+_APPROXIMATE = "approximate unless the prior and the forward map are linear"
+_TILTED = (
+    "the law of a penalised residual is the posterior times 1/|det dR/du|, which may "
+    "depend on the given fields"
+)
 
 
 @typed
@@ -145,13 +151,14 @@ def infer(
     fields, predicted, again = found
     evaluations = float(draws.evaluations + looked + again)
     name = type(method).__name__
+    caution = _APPROXIMATE if isinstance(method, Ensemble) else _tilted(problem)
     return Posterior(
         fields=fields,
         predicted=predicted,
         latent=draws.latent,
         log_likelihood=draws.log_likelihood,
         method=name,
-        exact=name != "Ensemble",
+        caution=caution,
         cost=Cost(
             samples=len(fields),
             network=0.0 if isinstance(prior, LatentPrior) else evaluations,
@@ -168,12 +175,17 @@ def infer(
         log_evidence=draws.log_evidence,
         failed=draws.failed,
         failures=failures,
-        advice=_advice(method, draws),
+        advice=_advice(method, draws, caution),
         **diagnosed(draws, fields),
     )
 
 
-def _advice(method: Any, draws: Draws) -> str:
+def _advice(method: Any, draws: Draws, caution: str) -> str:
+    if caution == _TILTED:
+        return (
+            'pass forward=equation without a constraint, or slack_on="solution"; and '
+            "if the chains disagree, run longer."
+        )
     if isinstance(method, PCN):
         return (
             f"run longer, PCN(warmup={_LONGER * method.warmup}, "
@@ -183,6 +195,21 @@ def _advice(method: Any, draws: Draws) -> str:
     if draws.temperatures is not None:
         return f"take more samples, or more moves, SMC(moves={_LONGER * method.moves})."
     return "compare with PCN() or SMC(), which are exact for this prior."
+
+
+def _tilted(problem: Problem) -> str:
+    """Whether the determinant of a penalised residual may depend on the given fields.
+
+    It is constant for linear equations, and for the steps of an evolution.
+    """
+    parts = [] if problem.constraint is None else All([problem.constraint]).parts
+    for part in parts if problem.slack_on == "residual" else ():
+        equation = getattr(part, "equation", None)
+        if isinstance(equation, AbstractEquation):
+            constant = equation.kind == "linear"
+            if not constant and not isinstance(equation, AbstractEvolution):
+                return _TILTED
+    return ""
 
 
 def _check_noise(problem: Problem, method: Any) -> None:
@@ -299,7 +326,7 @@ def _of_refined(
         latent=refined.latent,
         log_likelihood=_of_noisy(problem, refined.fields),
         method=type(method).__name__,
-        exact=False,
+        caution=_APPROXIMATE,
         cost=refined.cost,
         weights=refined.weights,
         bulk_ess=refined.effective,

@@ -36,7 +36,8 @@ class Posterior:
     - `failures`: of the forward map, by name; `failed`, their number. A chain rejects
       them.
     - `log_evidence`: of `SMC`, otherwise None.
-    - `exact`: whether the method converges to the posterior with more evaluations.
+    - `caution`: why these samples are not of the posterior even with more evaluations;
+      empty if they are.
     - `cost`: a `Cost`. `refined`: the result of `refine`, if it made the samples.
 
     Print it: the first line is the verdict.
@@ -46,7 +47,7 @@ class Posterior:
     latent: Float[np.ndarray, "sample *event"]
     log_likelihood: Float[np.ndarray, " sample"]
     method: str
-    exact: bool
+    caution: str
     cost: Cost
     predicted: Float[np.ndarray, "sample *quantity"] | None = None
     weights: Float[np.ndarray, " sample"] | None = None
@@ -86,7 +87,7 @@ class Posterior:
     @property
     def trusted(self) -> bool:
         """Whether nothing speaks against these samples, and the method is exact."""
-        return self.exact and not self.problems
+        return not self.caution and not self.problems
 
     def __str__(self) -> str:
         count = len(self.fields)
@@ -94,12 +95,8 @@ class Posterior:
         if problems:
             verdict = f"do not believe these samples yet: {'; '.join(problems)}."
             lines = [verdict, f"do: {self.advice}"]
-        elif not self.exact:
-            lines = [
-                "believe with care: approximate unless the prior and the forward map "
-                "are linear.",
-                f"do: {self.advice}",
-            ]
+        elif self.caution:
+            lines = [f"believe with care: {self.caution}.", f"do: {self.advice}"]
         else:
             lines = ["believe: nothing speaks against these samples."]
         lines.append(f"{count} samples of the posterior by {self.method}")
