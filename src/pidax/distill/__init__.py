@@ -4,6 +4,8 @@ from ._combine import AbstractCombination as AbstractCombination
 from ._combine import ConFIG as ConFIG
 from ._combine import Ramp as Ramp
 from ._combine import Sum as Sum
+from ._corrector import Corrector as Corrector
+from ._corrector import CorrectorState as CorrectorState
 from ._denoising import AbstractTimeLaw as AbstractTimeLaw
 from ._denoising import DenoisingScoreMatching as DenoisingScoreMatching
 from ._denoising import FlowMatching as FlowMatching

@@ -74,11 +74,13 @@ def sample_loss(model: PyTree, objective: PyTree, state: PyTree) -> Callable[...
 def split_objective(objective: AbstractObjective, state: PyTree) -> tuple:
     """The trained arrays of an objective's state, and a function to put them back."""
     arrays, rest = eqx.partition(objective.trainable(state), eqx.is_inexact_array)
+    # By its leaves: a sum's part is a tuple of parts, and no node of the state.
+    where = lambda state: jax.tree.leaves(objective.trainable(state))
 
     def put(arrays: PyTree) -> PyTree:
         if not jax.tree.leaves(arrays):
             return state
-        return eqx.tree_at(objective.trainable, state, eqx.combine(arrays, rest))
+        return eqx.tree_at(where, state, jax.tree.leaves(eqx.combine(arrays, rest)))
 
     return arrays, put
 
