@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, show
-from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser
+from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser, Grid
 from ..types import (
     ElementwiseLike,
     Key,
@@ -34,7 +34,7 @@ from ..types import (
     typed,
 )
 from ._constraint import AbstractConstraint, Mask
-from ._observation import require_names
+from ._observation import field_shapes, require_names
 
 
 class Mean(AbstractConstraint):
@@ -191,6 +191,8 @@ class Affine(AbstractConstraint):
 
         Affine(rows, values)                # holds exactly
         Affine(rows, values, noise=0.01)    # measured: A x = b + noise
+        Affine(rows, values, covariance=C)  # with noise that is correlated
+        Affine.of(darcy, solution=(interpolated(grid, points), values), noise=0.01)
 
     **Arguments:**
 
@@ -201,6 +203,11 @@ class Affine(AbstractConstraint):
       that has them.
     - `noise`: the standard deviation of the values, a number or one for each row; 0 is
       exact. Rows of the identity with noise are the same as an `Observation`.
+    - `covariance`: of the noise, `"observation observation"`, in place of `noise`.
+      With its Cholesky factor, $C = L L^\top$, rows and values are multiplied by
+      $L^{-1}$, after which their noise is independent and of size 1.
+    - `grid`: the grid of the fields, which `of` knows. It must equal the grid of
+      constraints that are joined.
 
     The projection is the nearest by least squares over all entries, with channels in
     their own units. It satisfies the exact rows. Values with noise belong to the
@@ -214,8 +221,10 @@ class Affine(AbstractConstraint):
     values: Float[Array, " observation"]
     noise: Float[Array, " observation"]
     inverse: Any
+    factor: Float[Array, "observation observation"] | None
     event: Shape = eqx.field(static=True)
     normaliser: AbstractNormaliser | None
+    grid: Grid | None = eqx.field(static=True)
 
     @typed
     def __init__(
@@ -226,6 +235,8 @@ class Affine(AbstractConstraint):
         normaliser: AbstractNormaliser | None = None,
         *,
         noise: ElementwiseLike = 0.0,
+        covariance: Float[Array | np.ndarray, "..."] | None = None,
+        grid: Grid | None = None,
     ):
         rows, self.event = _matrix(operator)
         b = jnp.asarray(values, rows.dtype)
@@ -241,8 +252,7 @@ class Affine(AbstractConstraint):
             raise ValueError(
                 "noise is one standard deviation, or one for each of the "
                 f"{b.shape[0]} values, got shape {deviation.shape}. Noise of values "
-                "that depend on each other: multiply rows and values by the inverse "
-                "of the covariance's Cholesky factor, and pass noise=1."
+                "that depend on each other is covariance=."
             )
         deviation = require(
             deviation,
@@ -250,10 +260,72 @@ class Affine(AbstractConstraint):
             "noise is a standard deviation, finite and not negative, got the least "
             f"{show(deviation.min())}. 0 is a value that holds exactly.",
         )
+        self.factor = None
+        if covariance is not None:
+            if is_traced(deviation) or bool((deviation != 0).any()):
+                raise ValueError(
+                    "expected noise or covariance, got both. Independent noise beside "
+                    "correlated noise is part of the covariance: add its squares to "
+                    "the diagonal."
+                )
+            inverse, self.factor = _whitening(covariance, b)
+            rows, b = inverse @ rows, inverse @ b
+            deviation = jnp.ones((), rows.dtype)
         self.rows, self.noise = rows, jnp.broadcast_to(deviation, b.shape)
         self.inverse = lx.SVD().init(lx.MatrixLinearOperator(self._exact_rows), {})
         self.values = self._consistent(b)
         self.normaliser = normaliser
+        self.grid = None if grid is None else grid.homogeneous()
+
+    @classmethod
+    def of(
+        cls,
+        equation: AbstractEquation,
+        normaliser: AbstractNormaliser | None = None,
+        *,
+        noise: ElementwiseLike = 0.0,
+        covariance: Float[Array | np.ndarray, "..."] | None = None,
+        **field: Any,
+    ) -> "Affine":
+        """Linear functions of one field of an equation: `name=(rows, values)`.
+
+        `rows` is `"observation *field"`, an array of the field's shape for each value:
+        `interpolated`, `line_averages`, `box_averages`, `disc_averages`, `integrals`
+        or `fluxes` on the grid, and `at_times` of them for a solution in time.
+        """
+        require_names(equation, field)
+        if len(field) != 1:
+            raise ValueError(
+                f"these rows are of one field, got {len(field)}. Join several by &."
+            )
+        [(name, pair)] = field.items()
+        shape = field_shapes(equation)[name]
+        got = np.shape(pair[0]) if isinstance(pair, tuple) and len(pair) == 2 else None
+        if got is None or got[1:] != shape or len(got) != len(shape) + 1:
+            what = "something else" if got is None else f"rows of shape {got}"
+            raise ValueError(
+                f"{name} is observed as (rows, values) with rows of shape (number, "
+                f"{', '.join(map(str, shape))}), got {what}. Rows on the grid are "
+                "made by constraint.interpolated and its like; of a solution in time, "
+                "by at_times."
+            )
+        rows, values = (jnp.asarray(part, float) for part in pair)
+        return cls(
+            _stacked_rows(equation, name, rows),
+            values,
+            normaliser,
+            noise=noise,
+            covariance=covariance,
+            grid=equation.grid,
+        )
+
+    @property
+    def given_rows(self) -> Float[Array, "observation *grid channel"]:
+        """The rows as they were passed, before they were multiplied for a
+        covariance.
+        """
+        rows = self.rows if self.factor is None else self.factor @ self.rows
+        return rows.reshape(-1, *self.event)
 
     @property
     def shape(self) -> Shape:
@@ -340,6 +412,51 @@ class Affine(AbstractConstraint):
             f"values differ by {show(off)}. Leave out the rows that repeat others, or "
             "treat the values as noisy: noise=.",
         )
+
+
+@eqx.filter_jit
+def _stacked_rows(equation: AbstractEquation, name: str, rows: Array) -> Array:
+    """Rows on one field as rows on the stacked fields: the transpose of `unstack`."""
+    zeros = jnp.zeros(equation.stacked_shape, rows.dtype)
+    _, back = jax.vjp(lambda x: getattr(equation.unstack(x), name), zeros)
+    return jax.vmap(lambda row: back(row)[0])(rows)
+
+
+def _whitening(covariance: Array | np.ndarray, b: Array) -> tuple[Array, Array]:
+    """The inverse of the Cholesky factor of a covariance, and the factor."""
+    count = b.shape[0]
+    of = jnp if is_traced(covariance) else np
+    c = of.asarray(covariance, b.dtype if of is jnp else np.float64)
+    if c.shape != (count, count):
+        raise ValueError(
+            f"the covariance of {count} values has shape {(count, count)}, got "
+            f"{c.shape}. Noise that is independent is noise=."
+        )
+    c = require(
+        c,
+        of.isfinite(c).all(),
+        "the covariance must be finite, got NaN or infinite entries.",
+    )
+    rounding = count * jnp.finfo(jnp.result_type(covariance)).eps
+    skew = of.abs(c - c.T).max()
+    c = require(
+        c,
+        skew <= rounding * of.abs(c).max(),
+        f"the covariance must be symmetric, got entries that differ by {show(skew)} "
+        "from their mirror images. Symmetrise it: (C + C.T) / 2.",
+    )
+    eigenvalues = of.linalg.eigvalsh(c)
+    least = eigenvalues[0]
+    c = require(
+        c,
+        least > count * of.finfo(c.dtype).eps * of.abs(eigenvalues[-1]),
+        "the covariance must be positive definite, got the least eigenvalue "
+        f"{show(least)}. Add the independent noise of each value to the diagonal; "
+        "values that are functions of others are left out.",
+    )
+    factor = of.linalg.cholesky(c)
+    inverse = of.linalg.inv(factor)
+    return jnp.asarray(inverse, b.dtype), jnp.asarray(factor, b.dtype)
 
 
 def _matrix(

@@ -150,8 +150,8 @@ class Observation(AbstractConstraint):
 
         For the solution of an equation in time each point is (time, x, ...). Points
         must be points of the grid, to a thousandth of its spacing. `nearest=True` moves
-        each point to the nearest one, an error of at most half a spacing. `Affine` with
-        rows that interpolate avoids this error.
+        each point to the nearest one, an error of at most half a spacing. `Affine.of`
+        with rows from `interpolated` avoids this error.
         """
         require_names(equation, [name])
         pair = _at_nodes(equation, name, points, values, nearest)
@@ -179,7 +179,7 @@ class Observation(AbstractConstraint):
             evolution = isinstance(equation, AbstractEvolution)
             names = equation.names[-1:] if evolution else equation.names
         require_names(equation, names)
-        shapes, pairs = _field_shapes(equation), {}
+        shapes, pairs = field_shapes(equation), {}
         for i, name in enumerate(names):
             first, second = jax.random.split(jax.random.fold_in(key, i))
             size, part = int(np.prod(shapes[name])), _by_name(share, name)
@@ -296,7 +296,7 @@ class Observation(AbstractConstraint):
             )
 
 
-def _field_shapes(equation: AbstractEquation) -> dict[str, Shape]:
+def field_shapes(equation: AbstractEquation) -> dict[str, Shape]:
     """The shape of each field by name, without solving."""
     image = jax.ShapeDtypeStruct(equation.stacked_shape, jnp.result_type(float))
     fields = jax.eval_shape(equation.unstack, image)
@@ -324,7 +324,7 @@ def _place(
     """The stacked mask, values and noise of fields: (mask, values), or values."""
     require_names(equation, fields)
     require_names(equation, noise if isinstance(noise, Mapping) else ())
-    shapes, placed = _field_shapes(equation), {}
+    shapes, placed = field_shapes(equation), {}
     for name, given in fields.items():
         seen, value = _pair(name, given, shapes[name])
         deviation = jnp.asarray(_by_name(noise, name), float)
@@ -348,7 +348,7 @@ def _stacked(
     """Mask, values, noise, and the number of points of each field that were known
     twice.
     """
-    zeros = {name: jnp.zeros(s) for name, s in _field_shapes(equation).items()}
+    zeros = {name: jnp.zeros(s) for name, s in field_shapes(equation).items()}
     last = equation.names[-1]
 
     def put(name: str, array: Array) -> Stacked:
@@ -455,7 +455,7 @@ def _at_nodes(
     nearest: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mask and values of a field observed at points, each at its own node."""
-    shape, grid = _field_shapes(equation)[name], equation.grid
+    shape, grid = field_shapes(equation)[name], equation.grid
     own = zip("xyz", grid.extent, grid._points, grid.spacing, grid.periodic)  # noqa: B905
     axes = [_Axis(*axis) for axis in own] if shape else []
     if isinstance(equation, AbstractEvolution) and len(shape) > grid.ndim:
@@ -506,8 +506,8 @@ def _indices(axis: _Axis, x: np.ndarray, nearest: bool) -> np.ndarray:
         raise ValueError(
             f"points must be the grid's: {label} = {x[worst]:g} (point {worst}) is "
             f"{off[worst]:.2g} spacings from the nearest, {nodes[0]:g} + {h:g} i. Pass "
-            "nearest=True to move each point to the nearest one, or an Affine "
-            "constraint whose rows interpolate."
+            "nearest=True to move each point to the nearest one, or Affine.of with "
+            "rows of constraint.interpolated."
         )
     return index.astype(int) % n
 
