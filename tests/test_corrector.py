@@ -140,7 +140,8 @@ def test_a_network_is_trained_without_its_frequencies(x32):
     corrector = Corrector(px.ProbabilityFlow(teacher, EDM))
     state = corrector.init(student(), key=KEY)
     trained = {id(leaf) for leaf in corrector.trainable(state)}
-    weights = state.auxiliary.network
+    auxiliary: Any = state.auxiliary
+    weights = auxiliary.network
     assert id(weights.out.weight) in trained
     assert id(weights.input.weight) in trained
     fixed = jax.tree.leaves(state.auxiliary, is_leaf=lambda n: isinstance(n, px.EDM))
