@@ -277,3 +277,31 @@ def curves(rows):
     axes[0].set_ylabel("RMS error of the sample")
     axes[0].legend(frameon=False, fontsize=8)
     return figure
+
+
+@bench.figure("pid_yardstick.svg", "pid")
+def yardstick(rows):
+    """Error along training: the integral student beside regression on fresh pairs."""
+    import matplotlib.pyplot as plt
+
+    import pidax as px
+
+    problems = ("ring", "mixture", "learned")
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+    said = {
+        "integral": "PID, integral student: no answers",
+        "kd, fresh pairs": "regression on solved pairs, each seen once",
+    }
+    for ax, problem in zip(axes, problems, strict=True):
+        for colour, (method, words) in zip(px.plot.COLOURS, said.items(), strict=False):
+            some = rows.where(problem=problem, method=method)
+            for i, row in enumerate(some):
+                step, error, *_ = np.array(row["curve"]).T
+                name = words if i == 0 else None
+                ax.semilogy(step, error, color=colour, label=name)
+        ax.set(xlabel="step", title=suite().problems[problem].label)
+        ax.grid(True, which="both", color="0.9", lw=0.6)
+    axes[0].set_ylabel("RMS error of the sample")
+    lines, names = axes[1].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False)
+    return figure
