@@ -13,3 +13,4 @@ from ._solutions import side_by_side as side_by_side
 from ._solutions import trajectories as trajectories
 from ._solutions import work_precision as work_precision
 from ._training import loss_curves as loss_curves
+from ._uncertainty import posterior as posterior

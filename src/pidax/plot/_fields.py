@@ -19,7 +19,7 @@ _ROWS = 4  # of a solution in time and two or three dimensions, at most so many 
 _ACROSS = 4
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
     """A curve, an image or an image of space and time, and what is said above it."""
 
     title: str
@@ -50,16 +50,16 @@ def fields(
 
     **Returns:** the axes, in the order of the fields.
     """
-    named = _named(equation, fields)
+    named = fields_by_name(equation, fields)
     panels, numbers = [], []
     for name, values in named.items():
         if values.ndim == 0:
             numbers.append(f"{name} = {float(values):.4g}")
         else:
-            panels += _panels(equation, name, values)
-    drawn = _axes(panels, axes)
+            panels += panels_of_field(equation, name, values)
+    drawn = axes_for(len(panels), axes)
     for ax, panel in zip(drawn, panels, strict=True):
-        _draw(ax, equation, panel, cmap=cmap)
+        draw_panel(ax, equation, panel, cmap=cmap)
     if numbers and axes is None:
         drawn[0].figure.suptitle(", ".join(numbers), size=9)
     return drawn
@@ -80,16 +80,16 @@ def residuals(
     sets = samples if isinstance(samples, Mapping) else {"residual": samples}
     panels = []
     for name, some in sets.items():
-        values = equation.Fields(*_named(equation, some).values())
+        values = equation.Fields(*fields_by_name(equation, some).values())
         found = np.asarray(equation.residual(values))
         relative = float(equation.relative_residual(values))
-        parts = _panels(equation, name, found)
+        parts = panels_of_field(equation, name, found)
         panels += [
             p._replace(title=f"{p.title}, relative {relative:.1e}") for p in parts
         ]
-    drawn = _axes(panels, axes)
+    drawn = axes_for(len(panels), axes)
     for ax, panel in zip(drawn, panels, strict=True):
-        _draw(ax, equation, panel, cmap="RdBu_r", symmetric=True)
+        draw_panel(ax, equation, panel, cmap="RdBu_r", symmetric=True)
     return drawn
 
 
@@ -140,7 +140,7 @@ def spectra(
     return ax
 
 
-def _named(equation: AbstractEquation, some: Any) -> dict[str, np.ndarray]:
+def fields_by_name(equation: AbstractEquation, some: Any) -> dict[str, np.ndarray]:
     """One sample's fields by name, finite."""
     if not hasattr(some, "_fields"):
         some = equation.unstack(some)
@@ -156,10 +156,12 @@ def _named(equation: AbstractEquation, some: Any) -> dict[str, np.ndarray]:
     return named
 
 
-def _panels(equation: AbstractEquation, name: str, values: np.ndarray) -> list[_Panel]:
+def panels_of_field(
+    equation: AbstractEquation, name: str, values: np.ndarray
+) -> list[Panel]:
     grid = equation.grid
     if values.shape == grid.shape:
-        return [_Panel(name, _plane(values))]
+        return [Panel(name, _plane(values))]
     require(
         None,
         values.shape[1:] == grid.shape,
@@ -168,7 +170,7 @@ def _panels(equation: AbstractEquation, name: str, values: np.ndarray) -> list[_
         "is not on the points of the grid.",
     )
     if grid.ndim == 1:
-        return [_Panel(name, values, True)]
+        return [Panel(name, values, True)]
     chosen = np.unique(np.linspace(0, len(values) - 1, _ROWS).round().astype(int))
     if _starts_from_given(equation):
         chosen = chosen[1:]
@@ -177,7 +179,7 @@ def _panels(equation: AbstractEquation, name: str, values: np.ndarray) -> list[_
     shown = values[chosen]
     limits = float(shown.min()), float(shown.max())
     return [
-        _Panel(f"{name}, {when(i)}", _plane(values[i]), limits=limits) for i in chosen
+        Panel(f"{name}, {when(i)}", _plane(values[i]), limits=limits) for i in chosen
     ]
 
 
@@ -196,32 +198,35 @@ def _times(equation: AbstractEquation, rows: int) -> np.ndarray | None:
     return times if times.shape == (rows,) else None
 
 
-def _axes(panels: list[_Panel], axes: "Sequence[Axes] | None") -> "list[Axes]":
+def axes_for(
+    count: int, axes: "Sequence[Axes] | None", across: int = _ACROSS
+) -> "list[Axes]":
+    """As many axes as there are panels: those that were passed, or new ones."""
     if axes is not None:
         require(
             None,
-            len(axes) == len(panels),
-            f"axes must hold one for each panel, {len(panels)} in all, got "
+            len(axes) == count,
+            f"axes must hold one for each panel, {count} in all, got "
             f"{len(axes)}. Leave axes out for a new figure.",
         )
         return list(axes)
     import matplotlib.pyplot as plt
 
-    across = min(len(panels), _ACROSS)
-    lines = -(-len(panels) // across)
+    across = min(count, across)
+    lines = -(-count // across)
     size = (3.3 * across, 2.7 * lines + 0.1)
     made = plt.subplots(
         lines, across, figsize=size, squeeze=False, layout="constrained"
     )
-    for ax in made[1].flat[len(panels) :]:
+    for ax in made[1].flat[count:]:
         ax.remove()
-    return list(made[1].flat[: len(panels)])
+    return list(made[1].flat[:count])
 
 
-def _draw(
+def draw_panel(
     ax: "Axes",
     equation: AbstractEquation,
-    panel: _Panel,
+    panel: Panel,
     *,
     cmap: str,
     symmetric: bool = False,
@@ -272,9 +277,7 @@ def _limits(grid: Grid, axis: int) -> tuple[float, float]:
     return _edges(grid, axis) if grid.periodic[axis] else grid.extent[axis]
 
 
-def _upright(
-    grid: Grid, panel: _Panel, times: np.ndarray | None
-) -> tuple[float, float]:
+def _upright(grid: Grid, panel: Panel, times: np.ndarray | None) -> tuple[float, float]:
     """The same of the vertical axis, which is y, or time."""
     if not panel.over_time:
         return _edges(grid, 1)
