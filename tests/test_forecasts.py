@@ -14,6 +14,8 @@ from pidax.metrics import (
     crps,
     energy_score,
     rank_histogram,
+    spread_skill_ratio,
+    tarp,
     wilson,
 )
 
@@ -133,3 +135,71 @@ def test_bad_input_is_named():
         coverage(np.zeros((3, 5)), np.zeros(5), level=1.5)
     with pytest.raises(ValueError, match="divide the 4 ranks"):
         rank_histogram(np.zeros((3, 5)), np.zeros(5), key=KEY, bins=3)
+
+
+def share_at(found, level):
+    return np.interp(level, found.level, found.share)
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_tarp_about_the_centre_of_a_normal_law(spread):
+    """The ball of the share f of N(0, s^2) has radius s z, and 2 Phi(s z) - 1 of the
+    truths, z the quantile of (1 + f)/2.
+    """
+    cases, law, rng = 20000, NormalDist(), np.random.default_rng(1)
+    samples = spread * rng.normal(size=(99, cases, 1))
+    truth, centre = rng.normal(size=(cases, 1)), np.zeros((cases, 1))
+    found = tarp(samples, truth, key=KEY, references=centre)
+    for level in (0.1, 0.5, 0.9):
+        expected = 2 * law.cdf(spread * law.inv_cdf((1 + level) / 2)) - 1
+        # Level 0.01 between ranks: the curve is known at multiples of it only.
+        assert abs(share_at(found, level) - expected) < 4 * 0.5 / np.sqrt(cases) + 0.005
+    assert found.agrees == (spread == 1)
+    assert found.cases == cases
+    assert ("they agree" in str(found)) == (spread == 1)
+
+
+def test_tarp_of_numbers_from_far_away_is_the_ranks():
+    """From the right, the nearest samples are the largest."""
+    samples, truth = RNG.normal(size=(9, 500)), 0.5 + RNG.normal(size=500)
+    far = np.full((500, 1), 1e3)
+    found = tarp(samples[..., None], truth[:, None], key=KEY, references=far)
+    counts = rank_histogram(samples, truth, key=KEY).counts
+    np.testing.assert_allclose(np.diff(found.share), counts[::-1] / 500, atol=1e-12)
+    np.testing.assert_allclose(found.level, np.arange(11) / 10)
+    off = np.abs(np.cumsum(counts[::-1]) / 500 - np.arange(1, 11) / 10).max()
+    assert_close(found.distance, off, 1e-9)
+    assert_close(found.bound, 1.358 / np.sqrt(500), 1e-9)
+
+
+def test_tarp_sees_a_correlation_that_single_numbers_do_not():
+    """The right marginals everywhere, without the dependence of the entries."""
+    cases, size, rng = 2000, 6, np.random.default_rng(2)
+    field = lambda *n: rng.normal(size=(*n, 1)) + 0.3 * rng.normal(size=(*n, size))
+    truth, right = field(cases), field(40, cases)
+    assert tarp(right, truth, key=KEY).agrees
+    wrong = np.sqrt(1.09) * rng.normal(size=(40, cases, size))
+    assert coverage(wrong[..., 0], truth[:, 0]).agrees
+    assert not tarp(wrong, truth, key=KEY).agrees
+    shaped = tarp(right.reshape(40, cases, 2, 3), truth.reshape(cases, 2, 3), key=KEY)
+    np.testing.assert_array_equal(shaped.share, tarp(right, truth, key=KEY).share)
+
+
+def test_equal_samples_are_ordered_by_chance_in_tarp():
+    found = tarp(np.zeros((9, 20000, 1)), np.zeros((20000, 1)), key=KEY)
+    assert found.agrees
+    with pytest.raises(ValueError, match="expected at least two, got 1"):
+        tarp(np.zeros((9, 1, 1)), np.zeros((1, 1)), key=KEY)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_the_spread_skill_ratio_of_normal_laws(count, spread, x64):
+    """(K + 1)/K s^2 over 1 + s^2/K: one for s = 1 and any number of samples."""
+    cases = 20000
+    samples = 3 + spread * RNG.normal(size=(count, cases))
+    truth = 3 + RNG.normal(size=cases)
+    expected = np.sqrt((count + 1) / count * spread**2 / (1 + spread**2 / count))
+    assert_close(spread_skill_ratio(samples, truth), expected, 0.05)
+    by_hand = spread_skill_ratio(np.array([[0.0], [2.0]]), np.array([4.0]))
+    assert_close(by_hand, np.sqrt(1.5 * 2 / 9), 1e-12)

@@ -17,11 +17,14 @@ from ._errors import rms_error as rms_error
 from ._errors import sample_errors as sample_errors
 from ._forecasts import Coverage as Coverage
 from ._forecasts import RankHistogram as RankHistogram
+from ._forecasts import Tarp as Tarp
 from ._forecasts import brier as brier
 from ._forecasts import coverage as coverage
 from ._forecasts import crps as crps
 from ._forecasts import energy_score as energy_score
 from ._forecasts import rank_histogram as rank_histogram
+from ._forecasts import spread_skill_ratio as spread_skill_ratio
+from ._forecasts import tarp as tarp
 from ._forecasts import wilson as wilson
 from ._frechet import FeatureStatistics as FeatureStatistics
 from ._frechet import frechet_distance as frechet_distance

@@ -24,6 +24,7 @@ from ..types import Key, Scalar, ScalarLike, typed
 
 Forecast = Float[Array | np.ndarray, "sample *case"]
 Truth = Float[Array | np.ndarray, "*case"]
+_KOLMOGOROV = 1.358  # the 95% quantile of sqrt(n) sup|F_n - F|
 
 
 @typed
@@ -212,6 +213,110 @@ def rank_histogram(
     expected = truth.size / bins
     chi = float(((counts - expected) ** 2 / expected).sum())
     return RankHistogram(counts, expected, chi, bins - 1)
+
+
+class Tarp(NamedTuple):
+    """The expected coverage of regions of every level, from random points.
+
+    `share` of the truths is inside regions of the `level`, for levels from 0 to 1. For
+    the right posterior both are equal. `distance` is the largest difference (Kolmogorov
+    and Smirnov), and `bound` the one that `cases` independent truths exceed in 5% of
+    tests; `agrees` says whether it is smaller. A share below the level at high levels
+    and above it at low ones is too little spread.
+    """
+
+    level: Float[np.ndarray, " rank"]
+    share: Float[np.ndarray, " rank"]
+    distance: float
+    bound: float
+    cases: int
+
+    @property
+    def agrees(self) -> bool:
+        return self.distance <= self.bound
+
+    def __str__(self) -> str:
+        words = "agree" if self.agrees else "do not agree"
+        return (
+            f"coverage and level differ by {self.distance:.3f} at most over "
+            f"{self.cases} truths (5% of tests: {self.bound:.3f}): they {words}"
+        )
+
+
+@typed
+def tarp(
+    samples: Float[Array | np.ndarray, "sample case *event"],
+    truth: Float[Array | np.ndarray, "case *event"],
+    *,
+    key: Key,
+    references: Float[Array | np.ndarray, "case *event"] | None = None,
+) -> Tarp:
+    r"""Coverage of whole events, tested with a random point in each case.
+
+    The ball about a reference point $r$ that reaches to the truth $y$ holds the share
+    $f$ of the samples. If truth and samples are of one law, $f$ is uniform, whatever
+    the point: so the ball of a given share of samples has this share of the truths.
+    `coverage` and `rank_histogram` are of one number of each case; these are of all
+    entries at once.
+
+    **Arguments:**
+
+    - `samples`, `truth`: independent cases, with events of any shape. Divide fields of
+      different units by their standard deviations first.
+    - `references`: one point for each case, which must not depend on its truth; by
+      default the truth of another case, drawn at random, which has the size and the
+      smoothness of an event. Points that depend on the case's observation find more:
+      samples of the prior, which ignore the observation, pass with all others.
+
+    Equal distances are ordered by chance. Cost: one distance for each sample. Lemos et
+    al. 2023, "Sampling-based accuracy testing of posterior estimators for general
+    inference".
+    """
+    samples, truth = np.asarray(samples), np.asarray(truth)
+    count, cases = _several(samples), len(truth)
+    require(
+        None,
+        cases >= 2,
+        f"a test of coverage needs many cases, expected at least two, got {cases}. "
+        "Draw truths from the prior, and infer each.",
+    )
+    first, second = jax.random.split(key)
+    if references is None:
+        others = np.asarray(jax.random.randint(first, (cases,), 1, cases))
+        references = truth[(np.arange(cases) + others) % cases]
+    flat = lambda x: np.asarray(x).reshape(*x.shape[: x.ndim - truth.ndim + 1], -1)
+    from_point = lambda x: np.linalg.norm(
+        flat(x) - flat(np.asarray(references)), axis=-1
+    )
+    reached, each = from_point(truth), from_point(samples)
+    below, equal = (each < reached).sum(axis=0), (each == reached).sum(axis=0)
+    uniform = np.asarray(jax.random.uniform(second, (cases,)))
+    ranks = below + np.floor(uniform * (equal + 1)).astype(int)
+    share = np.cumsum(np.bincount(ranks, minlength=count + 1)) / cases
+    share = np.concatenate([[0.0], share])
+    level = np.arange(count + 2) / (count + 1)
+    distance = float(np.abs(share - level).max())
+    return Tarp(level, share, distance, _KOLMOGOROV / math.sqrt(cases), cases)
+
+
+@typed
+def spread_skill_ratio(samples: Forecast, truth: Truth) -> Scalar:
+    r"""The spread of the samples over the error of their mean, over all cases:
+
+    $$ \Bigl(\frac{K+1}{K}\;
+       \frac{\operatorname{mean} s^2}{\operatorname{mean} (\bar x - y)^2}\Bigr)^{1/2},
+    $$
+
+    with the unbiased variances $s^2$. 1 for samples of the right law, for any number
+    $K$ of them; below 1 too little spread. It sees the size of the spread alone, not
+    its place: see `rank_histogram`. Fortin et al. 2014, "Why should ensemble spread
+    match the RMSE of the ensemble mean?".
+    """
+    count = _several(samples)
+    samples = jnp.asarray(samples)
+    error = jnp.mean(samples, axis=0) - jnp.asarray(truth, samples.dtype)
+    spread = jnp.mean(jnp.var(samples, axis=0, ddof=1))
+    return jnp.sqrt((count + 1) / count * spread / jnp.mean(error**2))
 
 
 def _norms(rows: Array) -> Array:
