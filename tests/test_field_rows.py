@@ -28,7 +28,7 @@ RNG = np.random.default_rng(3)
 NODES = Grid((5, 6), extent=((0.0, 2.0), (-1.0, 1.0)))
 CELLS = Grid((5, 6), extent=NODES.extent, layout="cells", boundary=Neumann())
 BOX = Grid((3, 4, 5), extent=((0.0, 1.0), (0.0, 2.0), (1.0, 2.0)))
-UNIT = px.pde.Normaliser((0.0,), (1.0,))
+BOTH = px.pde.Normaliser((0.0, 0.0), (1.0, 1.0))
 
 
 def apply(rows, u):
@@ -163,7 +163,7 @@ FIELDS = RNG.normal(size=(5, 6, 2))
 def test_rows_of_a_named_field_see_that_field_alone(poisson, x64):
     rows, values = interpolated(NODES, inside(NODES, 3)), RNG.normal(size=3)
     for channel, name in enumerate(poisson.names):
-        affine = Affine.of(poisson, UNIT, noise=0.1, **{name: (rows, values)})
+        affine = Affine.of(poisson, BOTH, noise=0.1, **{name: (rows, values)})
         expected = apply(rows, FIELDS[..., channel]) - values
         assert_close(affine.residual_of(jnp.asarray(FIELDS)), expected, 1e-12)
     x, y = NODES.coordinates
@@ -254,3 +254,23 @@ def test_a_bad_covariance_is_named(poisson, x64):
     seen = Observation.of(other, source=np.ones((5, 6)), noise=0.1)
     with pytest.raises(ValueError, match="on the points of one grid"):
         _ = make(noise=0.1) & seen
+
+
+def test_averages_in_other_units_are_refused(poisson, x64):
+    """At once, or when they are joined to what has a normaliser; fluxes are not."""
+    units = px.pde.Normaliser((0.0, 5.0), (1.0, 0.1))
+    rows, values = interpolated(NODES, inside(NODES, 3)), np.array([5.1, 4.9, 5.2])
+    c = 0.01 * (np.eye(3) + 0.5)
+    for noise in ({"noise": 0.1}, {"covariance": c}):
+        Affine.of(poisson, units, solution=(2 * rows, 2 * values), **noise)
+        with pytest.raises(
+            ValueError, match=r"got 3 of 3 \(the first is 51\) that are"
+        ):
+            Affine.of(poisson, units, solution=(2 * rows, 20 * values), **noise)
+    late = Affine.of(poisson, solution=(rows, values - 5.0), noise=0.1)
+    with pytest.raises(ValueError, match=r"got 3 of 3 \(the first is 0.1\)"):
+        late.adopt(units)
+    one = Affine.of(poisson, solution=(rows, values * [1, 1, 10]), noise=0.1)
+    assert one.adopt(units).normaliser == units  # one of three is an outlier
+    flux = fluxes(NODES, "x", "high")
+    Affine.of(poisson, units, solution=(flux, np.array([100.0])), noise=0.1)

@@ -34,7 +34,9 @@ from ..types import (
     typed,
 )
 from ._constraint import AbstractConstraint, Mask
-from ._observation import field_shapes, require_names
+from ._observation import FAR, field_shapes, require_names
+
+_ALIKE = 1e-4  # of the size of a row: weights below are rounding
 
 
 class Mean(AbstractConstraint):
@@ -277,6 +279,10 @@ class Affine(AbstractConstraint):
         self.normaliser = normaliser
         self.grid = None if grid is None else grid.homogeneous()
 
+    def __check_init__(self):
+        if self.normaliser is not None:
+            self.check_normaliser(self.normaliser)
+
     @classmethod
     def of(
         cls,
@@ -338,6 +344,42 @@ class Affine(AbstractConstraint):
     @property
     def projects(self) -> bool:
         return True
+
+    def check_normaliser(self, normaliser: AbstractNormaliser) -> None:
+        """Check that it restores to these fields, and that averages are plausible in
+        its units, as `Observation` does.
+
+        A row of weights of one sign is a weighted mean times their sum. Of other rows,
+        such as fluxes, nothing is known.
+        """
+        super().check_normaliser(normaliser)
+        if is_traced(self.rows, self.values):
+            return
+        rows, values = np.asarray(self.given_rows), np.asarray(self.values)
+        values = values if self.factor is None else np.asarray(self.factor) @ values
+        axes = tuple(range(1, rows.ndim))
+        total = rows.sum(axes)
+        size = np.abs(rows).sum(axes)
+        # A whitened row is known to rounding, which may have the other sign.
+        alike = (np.abs(total) > (1 - _ALIKE) * size) & (values != 0)
+        if not alike.any():
+            return
+        rows = np.abs(rows[alike])
+        means = values[alike] / total[alike]
+        held = rows > _ALIKE * rows.max(axes, keepdims=True)
+        filled = np.broadcast_to(means.reshape(-1, *(1,) * len(axes)), rows.shape)
+        distance = np.asarray(normaliser.distance(jnp.asarray(filled)))
+        nearest = np.where(held, distance, np.inf).min(axes)
+        beyond = nearest > FAR
+        if 2 * beyond.sum() > len(means):
+            raise ValueError(
+                "averages are expected in the physical units of the equation's fields, "
+                f"got {beyond.sum()} of {len(means)} (the first is "
+                f"{means[beyond][0]:.3g}) that are more than {FAR:g} standard "
+                "deviations from the normaliser's mean, or not positive where its "
+                "fields are. Convert values of the model's coordinates, or of another "
+                "system of units."
+            )
 
     def residual_of(self, fields: Stacked) -> Float[Array, " observation"]:
         if fields.shape != self.event:

@@ -20,7 +20,7 @@ from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser, Grid
 from ..types import ElementwiseLike, Key, Scalar, ScalarLike, Shape, Stacked, typed
 from ._constraint import AbstractConstraint, Mask, Pinned
 
-_FAR = 20.0  # standard deviations from the mean: values in other units
+FAR = 20.0  # standard deviations from the mean: values in other units
 _CLOSE = 1e-3  # of the spacing: rounding of printed coordinates
 
 
@@ -233,7 +233,7 @@ class Observation(AbstractConstraint):
         mask, values = self.mask, self.values
         if is_traced(mask, values):
             return
-        far = np.asarray(normaliser.distance(values)) > _FAR
+        far = np.asarray(normaliser.distance(values)) > FAR
         seen = np.asarray(mask & (values != 0))  # zero is zero in all units
         axes = tuple(range(seen.ndim - 1))
         count, beyond = seen.sum(axes), (far & seen).sum(axes)
@@ -242,7 +242,7 @@ class Observation(AbstractConstraint):
             raise ValueError(
                 "observed values are expected in the physical units of the equation's "
                 f"fields, got {beyond[channel]} of {count[channel]} values of channel "
-                f"{channel} (the first is {example:.3g}) that are more than {_FAR:g} "
+                f"{channel} (the first is {example:.3g}) that are more than {FAR:g} "
                 "standard deviations from the normaliser's mean, or not positive where "
                 "its fields are. Values of the model's coordinates must be restored, "
                 "normaliser.restore(x); values of another system of units converted."
