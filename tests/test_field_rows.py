@@ -4,6 +4,8 @@ The oracles are integrals by hand of fields for which linear interpolation is ex
 orders of convergence for one that is smooth.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,7 +133,7 @@ def test_fluxes_of_a_linear_pressure_and_of_a_parabola(grid, x64):
     a = 1 + y  # the integral of 2 (1 + y) over (-1, 1)
     assert_close(out("x", 0.77, coefficient=a), [4.0], 1e-12)
     assert_close(out("x", 0.77, coefficient=a, between=[(0.0, 1.0)]), [3.0], 1e-12)
-    sides = [("x", "low"), ("x", "high"), ("y", "low"), ("y", "high")]
+    sides: list[Any] = [("x", "low"), ("x", "high"), ("y", "low"), ("y", "high")]
     total = sum(apply(fluxes(grid, *side), x**2 - 3 * y**2)[0] for side in sides)
     assert_close(total, 16.0, 1e-11)  # Gauss: -(2 - 6) times the area
 
@@ -163,7 +165,8 @@ FIELDS = RNG.normal(size=(5, 6, 2))
 def test_rows_of_a_named_field_see_that_field_alone(poisson, x64):
     rows, values = interpolated(NODES, inside(NODES, 3)), RNG.normal(size=3)
     for channel, name in enumerate(poisson.names):
-        affine = Affine.of(poisson, BOTH, noise=0.1, **{name: (rows, values)})
+        pair: dict[str, Any] = {name: (rows, values)}
+        affine = Affine.of(poisson, BOTH, noise=0.1, **pair)
         expected = apply(rows, FIELDS[..., channel]) - values
         assert_close(affine.residual_of(jnp.asarray(FIELDS)), expected, 1e-12)
     x, y = NODES.coordinates
@@ -176,7 +179,7 @@ def test_rows_of_a_named_field_see_that_field_alone(poisson, x64):
 
 def test_a_covariance_is_the_misfit_of_its_inverse(poisson, x64):
     rows, values = interpolated(NODES, inside(NODES, 4)), RNG.normal(size=4)
-    pair = {"solution": (rows, values)}
+    pair: dict[str, Any] = {"solution": (rows, values)}
     plain = Affine.of(poisson, noise=0.3, **pair)
     same = Affine.of(poisson, covariance=0.09 * np.eye(4), **pair)
     assert_close(misfit(same), misfit(plain), 1e-12)
@@ -261,7 +264,8 @@ def test_averages_in_other_units_are_refused(poisson, x64):
     units = px.pde.Normaliser((0.0, 5.0), (1.0, 0.1))
     rows, values = interpolated(NODES, inside(NODES, 3)), np.array([5.1, 4.9, 5.2])
     c = 0.01 * (np.eye(3) + 0.5)
-    for noise in ({"noise": 0.1}, {"covariance": c}):
+    noises: list[dict[str, Any]] = [{"noise": 0.1}, {"covariance": c}]
+    for noise in noises:
         Affine.of(poisson, units, solution=(2 * rows, 2 * values), **noise)
         with pytest.raises(
             ValueError, match=r"got 3 of 3 \(the first is 51\) that are"

@@ -1,6 +1,7 @@
 """The figure of a posterior: its panels against samples whose moments are known."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_sensors_are_marked_where_they_are_on_the_field_they_measure():
         EQUATION, np.array([[0.4, 0.75]]), np.ones(1), name="source", noise=0.1
     )
     several = off_grid & on_grid & Affine.of(EQUATION, solution=(box, np.ones(1)))
-    axes = px.plot.posterior(EQUATION, SAMPLES, observation=several)
+    axes: Any = px.plot.posterior(EQUATION, SAMPLES, observation=several)
     for ax in axes[:2]:
         [dots] = ax.lines
         np.testing.assert_allclose(dots.get_xydata(), [[0.4, 0.75]], rtol=1e-6)
@@ -133,7 +134,7 @@ def test_a_solution_in_time_has_its_initial_curve_and_time_upwards():
     seen = np.zeros((4, 8), bool)
     seen[1, 3] = True
     observation = px.Observation.of(heat, solution=(seen, base[..., 0]), noise=0.1)
-    axes = px.plot.posterior(heat, samples, truth=truth, observation=observation)
+    axes: Any = px.plot.posterior(heat, samples, truth=truth, observation=observation)
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), base[0, :, 0], rtol=1e-5)
     np.testing.assert_allclose(axes[1].lines[1].get_ydata(), truth[0, :, 0], rtol=1e-5)
     assert axes[3].get_title() == "initial, 100% inside the 90% intervals"
