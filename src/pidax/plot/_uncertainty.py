@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._checks import as_float, require
-from ..constraint import AbstractConstraint, Affine, All, Observation
 from ._axes import COLOURS, require_drawable
 from ._fields import axes_for, draw_panel, fields_by_name, panels_of_field
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..constraint import AbstractConstraint
     from ..pde import AbstractEquation, Grid
     from ..types import ScalarLike
     from ._fields import Panel
@@ -155,6 +155,8 @@ def _marks(
     """For each field what was measured: masks of points, and a footprint of every
     linear function, 1 at its largest weight.
     """
+    from ..constraint import Affine, All, Observation  # a room that is imported on use
+
     found: dict[str, list[np.ndarray]] = {}
     for part in [] if observation is None else All([observation]).parts:
         if isinstance(part, Observation):
