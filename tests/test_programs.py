@@ -95,6 +95,18 @@ class Slope(px.distill.AbstractDistillation):
         return total, None, ({}, {})
 
 
+@pytest.mark.parametrize("devices", [ONE, TWO], ids=["one device", "two devices"])
+def test_a_schedule_serves_two_runs(devices):
+    """On two devices a step donates its numbers, which are not the user's own."""
+    rate: Any = px.warmup_cosine(0.1, 3)
+    one, two = (
+        fit(optimiser=optax.sgd(rate), steps=3, devices=devices) for _ in range(2)
+    )
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(rate))
+    for a, b in zip(arrays(one.model), arrays(two.model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_other_weights_of_losses_compile_nothing(compiled):
     """The step is as long as the weights together."""
     process = px.EDM()

@@ -130,8 +130,11 @@ class Devices:
         objective: PyTree,
         numbers: Numbers,
     ):
-        # On several devices the teacher's buffers are donated too: pass copies.
-        objective = own_copy(objective) if place.total > 1 else objective
+        # On several devices the buffers of the teacher and of a schedule are donated
+        # too: pass copies.
+        if place.total > 1:
+            objective = own_copy(objective)
+            numbers = jax.tree.map(lambda a: jnp.array(a, copy=True), numbers)
         constants = eqx.filter(objective, eqx.is_array), numbers
         leaves, shape = jax.tree.flatten(place.replicate(constants))
         self.constants = tuple(leaves)
