@@ -147,8 +147,9 @@ def fluxes(
       linear functions of the fields: $a\,\partial u/\partial n$ with an unknown $a$ is
       not. Pass a function as `forward=` to `infer` then.
 
-    The slope is that of the parabola through the three nearest points. The solver's own
-    flux, with a mean of the coefficient between two points, differs in second order.
+    The slope is taken of the parabola through the three nearest points. The solver's
+    own flux, with a mean of the coefficient between two points, differs in second
+    order.
     """
     along = _AXES.index(axis)
     if along >= grid.ndim:

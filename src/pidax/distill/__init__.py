@@ -20,6 +20,7 @@ from ._losses import L1 as L1
 from ._losses import L2 as L2
 from ._losses import AbstractDistance as AbstractDistance
 from ._losses import PseudoHuber as PseudoHuber
+from ._objective import FIXED as FIXED
 from ._objective import AbstractObjective as AbstractObjective
 from ._pid import PID as PID
 from ._pid import PIDState as PIDState

@@ -26,7 +26,6 @@ from .._checks import require
 from .._compatibility import check_classes, check_same_shape
 from ..denoiser import AbstractDenoiser, Preconditioned
 from ..flow import ProbabilityFlow
-from ..process import AbstractProcess
 from ..types import Key, Sample, Scalar, WholeLike, at_least_float32, typed
 from ._combine import Ramp, Weight, as_weight, weight_at
 from ._denoising import AbstractTimeLaw, DenoisingScoreMatching, LogNormal
@@ -36,11 +35,10 @@ from ._distillation import (
     check_condition_draw,
     dtype_of,
 )
-from ._objective import Terms, Update
+from ._objective import FIXED, Terms, Update
 
 # Noise levels around twice the size of the data, where samples of all modes mix.
 _MEAN, _STD = 0.8, 1.0
-_FIXED = (nn.AbstractFeatures, AbstractProcess)
 
 
 class CorrectorState(eqx.Module):
@@ -132,7 +130,7 @@ class Corrector(AbstractDistillation):
 
     def _trained(self, auxiliary: AbstractDenoiser) -> list:
         """The weights of its networks, without frequencies and processes."""
-        marks = jax.tree.leaves(nn.trainable(self.auxiliary, _FIXED))
+        marks = jax.tree.leaves(nn.trainable(self.auxiliary, FIXED))
         leaves = jax.tree.leaves(auxiliary)
         return [a for a, mark in zip(leaves, marks, strict=True) if mark]
 

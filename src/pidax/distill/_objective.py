@@ -24,11 +24,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import equinox as eqx
 from jaxtyping import PyTree
 
+from .. import nn
+from ..process import AbstractProcess
 from ..types import Elementwise, Key, Scalar
 
 if TYPE_CHECKING:
     from ._combine import AbstractCombination
 
+FIXED = (nn.AbstractFeatures, AbstractProcess)  # what holds arrays but no weights
 State: TypeAlias = PyTree[Any]
 Update: TypeAlias = PyTree[Any]
 Terms: TypeAlias = dict[str, Scalar]

@@ -23,7 +23,7 @@ from .._progress import advance, progress_bar
 from ..types import Condition, Key, Scalar, ScalarLike
 from ._cost import Clock
 from ._problem import Problem
-from ._sampler import AbstractSampler, Draws, State, begin, move, prior_latents
+from ._sampler import LONGER, AbstractSampler, Draws, State, begin, move, prior_latents
 
 _SEGMENTS = 10  # calls of one compiled program, between which the bar moves
 _SLOWER = 0.6  # the exponent with which the step's changes become smaller
@@ -66,8 +66,12 @@ class PCN(AbstractSampler):
         check_interval("(0, target)", (0.0, self.target), most=0.9, least=0.0)
 
     @property
-    def derivatives(self) -> bool:
-        return False
+    def advice(self) -> str:
+        return (
+            f"run longer, PCN(warmup={LONGER * self.warmup}, "
+            f"thin={LONGER * self.thin}); if the chains stay apart the posterior has "
+            "several modes: SMC()."
+        )
 
     def draw(
         self,

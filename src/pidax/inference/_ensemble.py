@@ -25,7 +25,14 @@ from .._progress import advance, progress_bar
 from ..types import Batch, Condition, Key
 from ._cost import Clock
 from ._problem import Problem
-from ._sampler import AbstractSampler, Draws, at_start, prior_latents
+from ._sampler import (
+    APPROXIMATE,
+    COMPARE,
+    AbstractSampler,
+    Draws,
+    at_start,
+    prior_latents,
+)
 
 
 class Ensemble(AbstractSampler):
@@ -45,8 +52,12 @@ class Ensemble(AbstractSampler):
         whole_number("steps", self.steps)
 
     @property
-    def derivatives(self) -> bool:
-        return False
+    def caution(self) -> str:
+        return APPROXIMATE
+
+    @property
+    def advice(self) -> str:
+        return COMPARE
 
     def draw(
         self,

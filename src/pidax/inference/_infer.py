@@ -25,24 +25,25 @@ from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser
 from ..types import Batch, Condition, Key, ScalarLike, WholeLike, typed
 from ._chains import PCN
 from ._cost import Clock, Cost, Training
-from ._ensemble import Ensemble
 from ._foreign import Foreign
 from ._posterior import Posterior, diagnosed
 from ._prior import LatentPrior, as_prior
 from ._problem import Problem
 from ._randomised import RandomisedMaximumLikelihood
 from ._refine import Refined, refine
-from ._sampler import AbstractSampler, Draws, prior_latents
+from ._sampler import APPROXIMATE, COMPARE, AbstractSampler, prior_latents
 from ._start import likelihood_at, measure
 
 _STARTS = 64  # draws of the prior that are looked at before anything is sampled
 _TRIED = 8  # of them, with a foreign solver
 _BATCH = 256
-_LONGER = 4
-_APPROXIMATE = "approximate unless the prior and the forward map are linear"
 _TILTED = (
     "the law of a penalised residual is the posterior times 1/|det dR/du|, which may "
     "depend on the given fields"
+)
+_STRAIGHT = (
+    'pass forward=equation without a constraint, or slack_on="solution"; and if the '
+    "chains disagree, run longer."
 )
 
 
@@ -151,19 +152,21 @@ def infer(
     fields, predicted, again = found
     evaluations = float(draws.evaluations + looked + again)
     name = type(method).__name__
-    caution = _APPROXIMATE if isinstance(method, Ensemble) else _tilted(problem)
+    tilted = _tilted(problem)
+    # Every evaluation solves the equation, for the fields or for their error.
+    solving = forward is not None or problem.slack_on == "solution"
     return Posterior(
         fields=fields,
         predicted=predicted,
         latent=draws.latent,
         log_likelihood=draws.log_likelihood,
         method=name,
-        caution=caution,
+        caution=method.caution or tilted,
         cost=Cost(
             samples=len(fields),
             network=0.0 if isinstance(prior, LatentPrior) else evaluations,
             residual=0.0 if problem.constraint is None else evaluations,
-            solves=0.0 if forward is None else evaluations,
+            solves=evaluations if solving else 0.0,
             seconds=clock.running,
             compiling=clock.compiling,
             training=Training() if training is None else training,
@@ -175,26 +178,9 @@ def infer(
         log_evidence=draws.log_evidence,
         failed=draws.failed,
         failures=failures,
-        advice=_advice(method, draws, caution),
+        advice=_STRAIGHT if tilted and not method.caution else method.advice,
         **diagnosed(draws, fields),
     )
-
-
-def _advice(method: Any, draws: Draws, caution: str) -> str:
-    if caution == _TILTED:
-        return (
-            'pass forward=equation without a constraint, or slack_on="solution"; and '
-            "if the chains disagree, run longer."
-        )
-    if isinstance(method, PCN):
-        return (
-            f"run longer, PCN(warmup={_LONGER * method.warmup}, "
-            f"thin={_LONGER * method.thin}); if the chains stay apart the posterior "
-            "has several modes: SMC()."
-        )
-    if draws.temperatures is not None:
-        return f"take more samples, or more moves, SMC(moves={_LONGER * method.moves})."
-    return "compare with PCN() or SMC(), which are exact for this prior."
 
 
 def _tilted(problem: Problem) -> str:
@@ -326,13 +312,13 @@ def _of_refined(
         latent=refined.latent,
         log_likelihood=_of_noisy(problem, refined.fields),
         method=type(method).__name__,
-        caution=_APPROXIMATE,
+        caution=APPROXIMATE,
         cost=refined.cost,
         weights=refined.weights,
         bulk_ess=refined.effective,
         failed=int(refined.failed.sum()),
         refined=refined,
-        advice=f"{late}compare with PCN() or SMC(), which are exact for this prior.",
+        advice=late + COMPARE,
     )
 
 

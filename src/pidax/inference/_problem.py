@@ -62,7 +62,7 @@ class Case(eqx.Module):
 
     `start` is the drawn latent, and `own` its fields, if some of them are held;
     `centre` is the anchor, and `values` the values that the fields are compared with;
-    `linear_values` are those of linear functions of the fields.
+    `linear_values` are the measured linear functions of the fields.
     """
 
     start: Sample

@@ -24,7 +24,7 @@ class RandomisedMaximumLikelihood(eqx.Module):
     slowly.
 
     **Arguments:** as for `refine`. With `weigh` the samples have importance weights,
-    with which means are those of the posterior as far as the minimum is unique.
+    with which means are means of the posterior as far as the minimum is unique.
     """
 
     solver: AbstractMethod | AnySolver | None = None

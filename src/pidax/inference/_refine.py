@@ -255,7 +255,7 @@ def refine(
       $S$ and the root mean square of each channel as its scale. It costs a solution in
       every evaluation, and does not favour given fields with a small residual.
     - `weigh`: compute importance weights of the samples, `weights` in the result, and
-      perturb the residual as well. Weighted means are those of the posterior, under a
+      perturb the residual as well. Weighted means are means of the posterior, under a
       Gaussian law of the residual with the slack, as far as each minimum is the only
       one of its problem; `effective` says what the samples are worth. It costs the
       second derivatives of the problem, a matrix of the size of the latent.

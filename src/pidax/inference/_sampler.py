@@ -14,6 +14,10 @@ from ..types import Batch, Condition, Flag, Key, Scalar, ScalarLike
 from ._cost import Clock
 from ._problem import Problem
 
+APPROXIMATE = "approximate unless the prior and the forward map are linear"
+COMPARE = "compare with PCN() or SMC(), which are exact for this prior."
+LONGER = 4  # times as long is advised to a method that did not finish
+
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
@@ -38,12 +42,19 @@ class Draws:
 
 
 class AbstractSampler(eqx.Module):
-    """A method of `infer`. A final class implements `draw`."""
+    """A method of `infer`. A final class implements `draw` and `advice`."""
+
+    @property
+    def caution(self) -> str:
+        """Why its samples are approximate, however many there are; by default "": they
+        are not.
+        """
+        return ""
 
     @property
     @abc.abstractmethod
-    def derivatives(self) -> bool:
-        """Whether it needs derivatives of the forward map."""
+    def advice(self) -> str:
+        """What to do if the samples cannot be believed, as the result prints it."""
 
     @abc.abstractmethod
     def draw(

@@ -26,6 +26,7 @@ from ..types import Condition, Key, Scalar, ScalarLike
 from ._cost import Clock
 from ._problem import Problem
 from ._sampler import (
+    LONGER,
     AbstractSampler,
     Draws,
     State,
@@ -70,8 +71,8 @@ class SMC(AbstractSampler):
         check_interval("(0, step)", (0.0, self.step), most=1.0, least=0.0)
 
     @property
-    def derivatives(self) -> bool:
-        return False
+    def advice(self) -> str:
+        return f"take more samples, or more moves, SMC(moves={LONGER * self.moves})."
 
     def draw(
         self,

@@ -14,8 +14,7 @@ from jaxtyping import PyTree
 
 from .. import nn
 from .._checks import require, require_positive, require_whole, whole_number
-from ..distill import AbstractObjective
-from ..process import AbstractProcess
+from ..distill import FIXED, AbstractObjective
 from ..store import describe
 from ..types import Key
 from ._checkpoint import Checkpoints
@@ -30,7 +29,6 @@ from ._validation import Validation
 if TYPE_CHECKING:
     import optax
 
-_FIXED = (nn.AbstractFeatures, AbstractProcess)  # what holds arrays but no weights
 _DISPATCH_BYTES = 2**26
 
 
@@ -114,7 +112,7 @@ def fit(
     begun, place = time.perf_counter(), Place(devices)
     array = lambda a: jnp.asarray(a) if isinstance(a, np.ndarray | np.generic) else a
     model = jax.tree.map(array, model)
-    trainable = nn.trainable(model, _FIXED) if trainable is None else trainable
+    trainable = nn.trainable(model, FIXED) if trainable is None else trainable
     steps = whole_number("steps", steps)
     batch_size = whole_number("batch_size", batch_size)
     require_whole(accumulate=accumulate, log_every=log_every, keep=keep)
