@@ -218,7 +218,7 @@ def test_a_function_of_the_fields_is_a_forward_map(x64):
     samples = found.fields[..., 0] @ MATRIX.T
     assert np.abs((samples.mean(axis=0) - mean) / std).max() < 0.12
     assert_close(found.predicted, samples[:, [1, 3]], 1e-6)
-    assert found.cost.solves == found.cost.solves > 3200
+    assert found.cost.solves > 3200
     assert found.cost.network == 0
 
 

@@ -96,6 +96,7 @@ def test_chains_sample_the_law_that_is_asked_for(on, x64):
     assert np.abs(e1.std(axis=0) / std - 1).max() < 0.1
     assert found.trusted == (on == "solution")
     assert ("det dR/du" in str(found)) == (on == "residual")
+    assert found.cost.solves == (found.cost.residual if on == "solution" else 0)
     away = np.abs(e1.mean())
     assert away > 0.3 if on == "residual" else away < 0.1
 

@@ -74,8 +74,9 @@ class Cost:
     - `jvp`, `vjp`: products with the Jacobian of the objective, and with its transpose:
       a forward and a backward pass through network and residual.
     - `residual`: evaluations of the equation's residual, without those inside products.
-    - `solves`: solutions of the equation by its own solver. A refinement needs none;
-      `of_solver` counts the solves of other methods.
+    - `solves`: calls of a forward map or of the equation's own solver, without those
+      inside products. There are none without a forward map and with slack on the
+      residual.
     - `seconds`: of the compiled run; `compiling`: seconds of compilation, once.
     - `training`: the cost of the network, if it was passed: by `refine(...,
       training=)`, or by adding `of_training`.

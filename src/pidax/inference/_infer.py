@@ -153,8 +153,6 @@ def infer(
     evaluations = float(draws.evaluations + looked + again)
     name = type(method).__name__
     tilted = _tilted(problem)
-    # Every evaluation solves the equation, for the fields or for their error.
-    solving = forward is not None or problem.slack_on == "solution"
     return Posterior(
         fields=fields,
         predicted=predicted,
@@ -166,7 +164,7 @@ def infer(
             samples=len(fields),
             network=0.0 if isinstance(prior, LatentPrior) else evaluations,
             residual=0.0 if problem.constraint is None else evaluations,
-            solves=evaluations if solving else 0.0,
+            solves=evaluations if problem.solves else 0.0,
             seconds=clock.running,
             compiling=clock.compiling,
             training=Training() if training is None else training,

@@ -219,6 +219,11 @@ class Problem(eqx.Module):
             )
 
     @property
+    def solves(self) -> bool:
+        """Whether every evaluation calls the forward map, or a solver for the slack."""
+        return self.forward is not None or self.slack_on == "solution"
+
+    @property
     def judge(self) -> AbstractConstraint:
         """A constraint that knows the coordinates; the equation's, if there is one."""
         parts = (self.constraint, self.observation, *self.linear)

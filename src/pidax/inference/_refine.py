@@ -393,6 +393,7 @@ def refine(
         jvp=float(jvp),
         vjp=float(vjp),
         residual=0.0 if problem.constraint is None else float(network + count),
+        solves=float(network) if problem.solves else 0.0,
         seconds=clock.running,
         compiling=clock.compiling,
         training=Training() if training is None else training,
