@@ -196,6 +196,7 @@ def test_entries_that_are_not_free_stay_and_the_others_are_the_restricted_minimu
         refine(problem, observation, free=free[:1])
 
 
+@pytest.mark.slow
 def test_without_an_anchor_the_data_alone_decide(x64):
     """The nearest latent that fits them, as far as the steps are Gauss-Newton's."""
     problem = control(8, 12, True)
