@@ -17,13 +17,15 @@ from pidax.distill import (
     L2,
     PID,
     AbstractWeighting,
+    Borders,
     ByLoss,
+    PIDState,
     PowerLaw,
     Slope,
     Uniform,
     Unweighted,
 )
-from pidax.distill._row_sampling import draw_rows
+from pidax.distill._row_sampling import draw_rows, steepness
 from pidax.student import IntegralStudent, integral_residual
 
 EDM = px.EDM()
@@ -440,7 +442,130 @@ def test_the_loss_of_the_legs(x64):
     assert_close(loss(two, 0.3), 0.7 * plain + 0.3 * leg, 1e-9)
 
 
+def bent(n=8, starts=2):
+    student = table(EDM, n, starts=starts)
+    return eqx.tree_at(lambda s: s.network, student, Bent(student.network.clean))
+
+
+def test_the_loss_of_the_semigroup(x64):
+    """The first pass against one from the later start, at the nodes of the second.
+
+    The gradient moves the first pass alone.
+    """
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student, slow = bent(), table(EDM, 8, starts=2)
+    weights = jnp.asarray(np.linspace(1.0, 0.2, 8))
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def loss(clean, semigroup, copy):
+        moved = eqx.tree_at(lambda s: s.network.clean, student, clean)
+        pid = PID(
+            flow, weighting=Measured(), reach=1, distance=L2(), semigroup=semigroup,
+            slow=None if copy is None else 0.5,
+        )  # fmt: skip
+        state = PIDState(None, copy, weights, None)
+        return pid.loss(moved, state, None, NOW, key=KEY)[0]
+
+    unit, node = latent(KEY), student.start_nodes[1]
+    first = np.asarray(student.predicted(unit))
+    there = student.path(80.0 * unit)[node] / student.nodes[node]
+    second = np.asarray(student.predicted(there, start=1))
+    clean = student.network.clean
+    plain = loss(clean, 0.0, None)
+    share, (value, moved) = 0.25, loss(clean, 0.25, None)
+    squares = np.mean((first - second) ** 2, axis=1)
+    wanted = np.mean((np.asarray(weights) * squares)[node:])
+    assert_close(value, (1 - share) * plain[0] + share * wanted, 1e-10)
+    # d/d clean of the first pass is 1 + 0.1 c_noise (see Bent), c_noise = ln(T) / 4.
+    gain = 1 + 0.1 * np.log(80.0) / 4
+    slope = 2 * gain / 12 * np.asarray(weights)[:, None] * (first - second)
+    slope[:node] = 0
+    assert_close(moved, (1 - share) * plain[1] + share * slope, 1e-9)
+    # With a slow copy it is the copy that answers from the later start.
+    plain, (value, _) = loss(clean, 0.0, slow), loss(clean, share, slow)
+    squares = np.mean((first - np.asarray(slow.network.clean)) ** 2, axis=1)
+    wanted = np.mean((np.asarray(weights) * squares)[node:])
+    assert_close(value, (1 - share) * plain[0] + share * wanted, 1e-10)
+
+
+# --- draws near borders --------------------------------------------------------------
+
+
+def test_borders_are_the_draws_with_the_largest_loss(x64):
+    """A student that knows one trajectory: the loss of a draw in closed form."""
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student = table(EDM, 8)
+    borders = Borders(kept=10, candidates=600, every=7)
+    pid = PID(flow, weighting=Unweighted(), reach=1, distance=L2(), borders=borders)
+    state = pid.init(student, key=KEY)
+    assert pid.refresh_every == 7
+
+    @jax.jit
+    @jax.vmap
+    def loss(key):
+        sides = integral_residual(student, flow, latent(key))
+        return jnp.mean((sides[0] - sides[1]) ** 2)
+
+    keys = jax.random.split(jax.random.fold_in(KEY, 1), 600)
+    losses = np.asarray(loss(keys))
+    np.testing.assert_array_equal(
+        jax.random.key_data(state.borders),
+        jax.random.key_data(keys[np.argsort(-losses)[:10]]),
+    )
+    # Half of the draws are kept ones, the others are even.
+    fresh = jax.random.split(jax.random.key(3), 4000)
+    got = jax.jit(jax.vmap(lambda k: pid.loss(student, state, None, NOW, key=k)[0]))
+    drawn = np.asarray(got(fresh))
+    known = np.isclose(drawn[:, None], losses[np.argsort(-losses)[:10]], rtol=1e-9)
+    assert abs(known.any(1).mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
+    assert (known.sum(0) > 120).all()
+    even = ~known.any(1)
+    assert_close(drawn[even], loss(fresh)[even], 1e-9)
+    # A better student has other borders.
+    other = eqx.tree_at(lambda s: s.network.clean, student, jnp.zeros((8, 3)))
+    again = pid.refresh(other, state, key=KEY)
+    assert not np.array_equal(*map(jax.random.key_data, (again.borders, state.borders)))
+
+
 # --- weights -------------------------------------------------------------------------
+
+
+def test_weights_of_a_draw_follow_two_neighbours(x64):
+    """Against the distance of two paths of the student, from noises close by."""
+    clean = np.random.default_rng(4).normal(size=(12, 3))
+    student = table(EDM, 12, clean=clean)
+    student = eqx.tree_at(lambda s: s.network, student, Steep(student.network.clean))
+    unit, key = latent(KEY), jax.random.key(8)
+    found = np.asarray(steepness(student, unit, None, key=key))
+    v = jax.random.normal(key, (3,))
+    two = [np.asarray(student.path(80.0 * (unit + h * v))) for h in (1e-4, -1e-4)]
+    apart = np.sqrt(((two[0] - two[1]) ** 2).sum(1))
+    wanted = np.minimum(1, np.minimum.accumulate(apart) / apart) ** 2
+    assert_close(found, wanted, 1e-6)
+    assert found.min() < 0.2
+    assert found[0] == 1
+
+
+class Steep(Bent):
+    def __call__(self, x, c_noise, condition=None, *, key=None):
+        rate = jnp.linspace(0.0, 3.0, len(self.clean))[:, None]
+        return (self.clean * jnp.sin(rate * x)).reshape(-1)
+
+
+def test_each_draw_has_its_weights(x64):
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    student = table(EDM, 12)
+    student = eqx.tree_at(lambda s: s.network, student, Steep(student.network.clean))
+    pid = PID(flow, weighting=Slope(along_draws=True), reach=1, distance=L2())
+    state = pid.init(student, key=KEY)
+    np.testing.assert_array_equal(state.measured, np.ones(12))
+    unit = latent(KEY)
+    weights = steepness(student, unit, None, key=jax.random.fold_in(KEY, 3))
+    sides = integral_residual(student, flow, unit)
+    squares = np.mean(np.square(sides[0] - sides[1]), axis=1)
+    loss = eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)[0]
+    assert_close(loss, np.mean(np.maximum(weights, 1e-3) * squares), 1e-10)
 
 
 def two_modes():
@@ -658,6 +783,21 @@ def make(n=4, **options):
         (
             lambda: PID(px.ProbabilityFlow(gaussian(), EDM), reach=0),
             "reach must be a whole number of at least 1",
+        ),
+        (
+            lambda: PID(px.ProbabilityFlow(gaussian(), EDM), semigroup=0.2, legs=0),
+            "needs legs, which train the later one: got semigroup=0.2, legs=0",
+        ),
+        (lambda: Borders(share=1.0), r"in \(0, 1\), got share=1.0. Even draws must"),
+        (
+            lambda: Borders(kept=64, candidates=64),
+            "fewer kept than candidates, got kept=64 of candidates=64",
+        ),
+        (
+            lambda: PID(
+                px.ProbabilityFlow(gaussian(), EDM), weighting=Slope(along_draws=True)
+            ).check(px.Student(Network(), EDM, shape=(3,)), None),
+            "follow the trajectory of an IntegralStudent, .* got a Student. Use Slope",
         ),
         (lambda: Slope(least=0.0), "least and quantile must be in"),
         (

@@ -1,5 +1,6 @@
 """Objectives: the losses, one idea in each file."""
 
+from ._border_draws import Borders as Borders
 from ._combine import AbstractCombination as AbstractCombination
 from ._combine import ConFIG as ConFIG
 from ._combine import Ramp as Ramp

@@ -8,9 +8,10 @@ x - t\,dx/dt$: eq. 9 and 11 of Tee, Zhang et al. 2024, "Physics informed distill
 for diffusion models". Only noise is drawn; there are no data and no solves.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import diffrax
 import equinox as eqx
@@ -44,6 +45,7 @@ from ..types import (
     at_least_float32,
     typed,
 )
+from ._border_draws import Borders
 from ._denoising import velocity_factor
 from ._distillation import (
     AbstractDistillation,
@@ -65,6 +67,7 @@ from ._row_sampling import (
     Unweighted,
     draw_row,
     draw_rows,
+    steepness,
 )
 
 _TIMES = 35  # times of the default grid
@@ -79,13 +82,14 @@ Form = Literal["clean", "velocity"]
 class PIDState(eqx.Module):
     """What PID remembers.
 
-    Running losses of the rows, a slow copy of the student, and what the weighting
-    measured before the first step.
+    Running losses of the rows, a slow copy of the student, what the weighting measured
+    before the first step, and the keys of the draws near borders.
     """
 
     losses: RunningMeans | None
     slow: Any
     measured: Rows
+    borders: Key | None
 
 
 class PID(AbstractDistillation):
@@ -156,12 +160,14 @@ class PID(AbstractDistillation):
     distance: Callable[[Sample, Sample], Scalar] | None
     sampling: AbstractSampling
     weighting: AbstractWeighting | None
+    borders: Borders | None
     slow: float | None
     clamp: tuple[float, float] | None
     boundary_weight: Scalar
     draw: int | None = eqx.field(static=True)
     reach: int = eqx.field(static=True)
     legs: float = eqx.field(static=True)
+    semigroup: float = eqx.field(static=True)
     form: Form = eqx.field(static=True)
     stop_gradient: bool = eqx.field(static=True)
     condition: Draw | None
@@ -182,6 +188,8 @@ class PID(AbstractDistillation):
         draw: WholeLike | None = None,
         reach: WholeLike = _REACH,
         legs: float | int = 0.5,
+        semigroup: float | int = 0.0,
+        borders: Borders | None = None,
         slow: float | None = None,
         clamp: tuple[float | int, float | int] | None = None,
         classes: WholeLike | None = None,
@@ -202,7 +210,8 @@ class PID(AbstractDistillation):
         self.weighting = weighting
         self.draw = None if draw is None else whole_number("draw", draw)
         self.reach = whole_number("reach", reach)
-        self.legs = float(legs)
+        self.legs, self.semigroup = float(legs), float(semigroup)
+        self.borders = borders
         self.slow = slow
         self.clamp = None if clamp is None else check_interval("clamp", clamp)
         require(
@@ -223,6 +232,13 @@ class PID(AbstractDistillation):
             0 <= self.legs < 1,
             "legs is the share of the loss of a student's later starts, in [0, 1), got "
             f"legs={self.legs}. The default is 0.5; with 0 they are not trained.",
+        )
+        require(
+            None,
+            0 <= self.semigroup < 1 and (self.semigroup == 0 or self.legs > 0),
+            "semigroup is the share of the loss that compares the first pass with one "
+            "from a later start, in [0, 1), and needs legs, which train the later one: "
+            f"got semigroup={self.semigroup}, legs={self.legs}. Use 0.2 and 0.5.",
         )
         require(
             None,
@@ -268,8 +284,15 @@ class PID(AbstractDistillation):
         shape = self.shape_of(model)
         if isinstance(model, IntegralStudent):
             check_teacher_at(self, model.times, shape)
-        else:
-            check_teacher(self, self.derivative, self.stencil, shape)
+            return
+        require(
+            None,
+            not self._weighting(model).per_draw,
+            "weights per draw follow the trajectory of an IntegralStudent, which one "
+            f"pass gives, got a {type(model).__name__}. Use Slope() for one weight for "
+            "each time, or an IntegralStudent.",
+        )
+        check_teacher(self, self.derivative, self.stencil, shape)
 
     def init(self, model: PyTree, *, key: Key) -> PIDState:
         times = self._times_of(model)
@@ -280,12 +303,36 @@ class PID(AbstractDistillation):
         measured = self._weighting(model).measure(
             self.flow, times, self.shape_of(model), self.draw_condition, key=key
         )
-        return PIDState(losses, slow, measured)
+        state = PIDState(losses, slow, measured, None)
+        return self.refresh(model, state, key=jax.random.fold_in(key, 1))
+
+    @property
+    def refresh_every(self) -> int | None:
+        return None if self.borders is None else self.borders.every
+
+    def refresh(self, model: PyTree, state: PIDState, *, key: Key) -> PIDState:
+        """With `borders` the draws with the largest loss, chosen anew."""
+        if self.borders is None:
+            return state
+        loss = eqx.Partial(_loss_of, self, model, state)
+        borders = self.borders.choose(loss, key=key)
+        return dataclasses.replace(state, borders=borders)
 
     def answer(
         self, model: PyTree, state: PIDState, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, None, tuple[Update, Terms]]:
-        z_key, row_key, condition_key = jax.random.split(key, 3)
+        draw = key
+        if self.borders is not None:
+            coin = jax.random.fold_in(key, 2)
+            draw = self.borders.swap(state.borders, key, key=coin)
+        return self._answer(model, state, progress, draw, key)
+
+    def _answer(
+        self, model: PyTree, state: PIDState, progress: Scalar, draw: Key, key: Key
+    ) -> tuple[Scalar, None, tuple[Update, Terms]]:
+        """The answer for the noise and condition of the key `draw`."""
+        z_key, _, condition_key = jax.random.split(draw, 3)
+        _, row_key, _ = jax.random.split(key, 3)
         unit = jax.random.normal(z_key, self.shape_of(model))
         unit = unit.astype(dtype_of(model))
         condition = self.draw_condition(condition_key)
@@ -293,14 +340,15 @@ class PID(AbstractDistillation):
         losses = jnp.ones(times.size) if state.losses is None else state.losses.means()
         laws = (self.sampling, self._weighting(model))
         seen = (times, losses, progress, state.measured, row_key)
+        agreement = None
         if isinstance(model, IntegralStudent):
-            rows, weights, implied, clean = self._integral_rows(
+            sides, agreement = self._integral_rows(
                 model, state, unit, condition, laws, seen, key
             )
         else:
             rows, weights = jax.tree.map(lambda a: a[None], draw_row(*laws, *seen))
             row = self.stencil[rows[0]]
-            sides = residual(
+            both = residual(
                 model,
                 self.flow,
                 self.derivative,
@@ -309,26 +357,36 @@ class PID(AbstractDistillation):
                 condition,
                 inside=state.slow,
             )
-            implied, clean = (side[None] for side in sides)
+            sides = _Sides(rows, weights, *(side[None] for side in both))
+        clean = sides.clean
         if self.clamp is not None:
             clean = jnp.clip(clean, *self.clamp)
         if self.stop_gradient:
             clean = jax.lax.stop_gradient(clean)
-        factor = jnp.ones(rows.size, unit.dtype)
-        if self.form == "velocity":
-            at = times[rows].astype(unit.dtype)
-            factor = jax.vmap(lambda t: velocity_factor(self.flow.process, t))(at)
-        scale = lambda x: factor.reshape(-1, *[1] * unit.ndim) * x
         distance = self._distance(model)
-        each = jax.vmap(lambda a, b: jnp.asarray(distance(a, b)))
-        loss = each(scale(implied), scale(clean))
-        loss = loss.astype(at_least_float32(loss.dtype))
-        terms = {"residual": L2()(implied, clean)}
+
+        def each(sides: _Sides, clean: Array) -> Array:
+            factor = jnp.ones(sides.rows.size, unit.dtype)
+            if self.form == "velocity":
+                at = times[sides.rows].astype(unit.dtype)
+                process = self.flow.process
+                factor = jax.vmap(lambda t: velocity_factor(process, t))(at)
+            scale = lambda x: factor.reshape(-1, *[1] * unit.ndim) * x
+            one = jax.vmap(lambda a, b: jnp.asarray(distance(a, b)))
+            loss = one(scale(sides.implied), scale(clean))
+            return loss.astype(at_least_float32(loss.dtype))
+
+        loss = each(sides, clean)
+        terms = {"residual": L2()(sides.implied, clean)}
         update = ()
         if state.losses is not None:
-            here = jax.nn.one_hot(rows, times.size, dtype=loss.dtype)
+            here = jax.nn.one_hot(sides.rows, times.size, dtype=loss.dtype)
             update = jax.lax.stop_gradient(loss) @ here, here.sum(0)
-        loss = jnp.mean(weights.astype(loss.dtype) * loss)
+        loss = jnp.mean(sides.weights.astype(loss.dtype) * loss)
+        if agreement is not None:
+            apart = each(agreement, agreement.clean)
+            apart = jnp.mean(agreement.weights.astype(apart.dtype) * apart)
+            loss = (1 - self.semigroup) * loss + self.semigroup * apart
         if model.boundary == "soft":
             last = jnp.asarray(self.flow.process.t_max, unit.dtype)
             z = self.flow.process.sigma(last) * unit
@@ -346,11 +404,12 @@ class PID(AbstractDistillation):
         laws: tuple[AbstractSampling, AbstractWeighting],
         seen: tuple[Any, ...],
         key: Key,
-    ) -> tuple[Array, Array, Array, Array]:
-        """Rows, the factors of their losses, and the two sides of the residual.
+    ) -> tuple["_Sides", "_Sides | None"]:
+        """The two sides of the residual at the drawn rows; and of the semigroup.
 
         If the student has several starts, the state of its trajectory at one of the
-        later ones, drawn evenly, begins a second pass with rows of its own.
+        later ones, drawn evenly, begins a second pass with rows of its own. With
+        `semigroup` the two passes are compared at the nodes of the second.
         """
         count = self._rows_of(model)
         sides = functools.partial(
@@ -359,11 +418,16 @@ class PID(AbstractDistillation):
         )  # fmt: skip
         flat = lambda side: side.reshape(-1, *unit.shape)
         predicted = model.predicted(unit, condition)
+        if laws[1].per_draw:
+            measured = steepness(model, unit, condition, key=jax.random.fold_in(key, 3))
+            seen = (*seen[:3], measured, seen[4])
         rows, weights = draw_rows(*count, *laws, *seen)
         implied, clean = sides(unit, condition, predicted=predicted, which=rows)
-        found = rows.reshape(-1), weights.reshape(-1), flat(implied), flat(clean)
+        first = _Sides(
+            rows.reshape(-1), weights.reshape(-1), flat(implied), flat(clean)
+        )
         if model.starts == 1 or self.legs == 0:
-            return found
+            return first, None
         start_key, row_key = jax.random.split(jax.random.fold_in(key, 1))
         start = jax.random.randint(start_key, (), 1, model.starts)
         node = jnp.asarray(model.start_nodes)[start]
@@ -372,15 +436,30 @@ class PID(AbstractDistillation):
         there = model.states(unit, held)[node] / sigma[node]
         seen = (*seen[:-1], row_key)
         rows, weights = draw_rows(*count, *laws, *seen, first=node)
-        weights = weights / laws[1](*seen[:-1])[node]  # what grows, grows from there
-        implied, clean = sides(there, condition, start=start, which=rows)
-        both = jnp.concatenate
-        return (
-            both([found[0], rows.reshape(-1)]),
-            both([2 * (1 - self.legs) * found[1], 2 * self.legs * weights.reshape(-1)]),
-            both([found[2], flat(implied)]),
-            both([found[3], flat(clean)]),
+        factors = laws[1](*seen[:-1])
+        weights = weights / factors[node]  # what grows, grows from there
+        later = model.predicted(there, condition, start=start)
+        implied, clean = sides(
+            there, condition, start=start, predicted=later, which=rows
         )
+        second = _Sides(
+            rows.reshape(-1), weights.reshape(-1), flat(implied), flat(clean)
+        )
+        legs = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]),
+            first.times(2 * (1 - self.legs)),
+            second.times(2 * self.legs),
+        )
+        if self.semigroup == 0:
+            return legs, None
+        if state.slow is not None:
+            later = state.slow.predicted(there, condition, start=start)
+        after = jnp.arange(len(model.nodes)) >= node
+        factors = jnp.where(after, factors, 0.0) / jnp.mean(after.astype(factors.dtype))
+        apart = _Sides(
+            jnp.arange(after.size), factors, predicted, jax.lax.stop_gradient(later)
+        )
+        return legs, apart
 
     def _times_of(self, model: PyTree) -> Times:
         """Where the rows ask for the ODE: the nodes of a student that has its own."""
@@ -410,7 +489,7 @@ class PID(AbstractDistillation):
     def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
         losses = None if state.losses is None else state.losses.update(*update)
         if self.slow is None:
-            return PIDState(losses, None, state.measured)
+            return dataclasses.replace(state, losses=losses)
         decay = self.slow
 
         def mean(old: Any, new: Any) -> Any:
@@ -419,4 +498,22 @@ class PID(AbstractDistillation):
             return (decay * old + (1 - decay) * new).astype(old.dtype)
 
         slow = jax.tree.map(mean, state.slow, model)
-        return PIDState(losses, slow, state.measured)
+        return dataclasses.replace(state, losses=losses, slow=slow)
+
+
+class _Sides(NamedTuple):
+    """The two sides of an equation in some rows, and the factors of their losses."""
+
+    rows: Array
+    weights: Array
+    implied: Array
+    clean: Array
+
+    def times(self, share: float) -> "_Sides":
+        return self._replace(weights=share * self.weights)
+
+
+def _loss_of(pid: PID, model: PyTree, state: PIDState, key: Key) -> Scalar:
+    """The loss of a draw, which is not one of the kept ones."""
+    loss, *_ = pid._answer(model, state, jnp.ones(()), key, key)
+    return loss

@@ -12,12 +12,14 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import require, require_positive, whole_number
 from ..denoiser import log_ratio
 from ..flow import ProbabilityFlow, steepest_slopes, trajectories
-from ..types import Condition, Key, Scalar, Shape, Times, WholeLike
+from ..student import IntegralStudent
+from ..types import Condition, Key, Sample, Scalar, Shape, Times, WholeLike
 
 Rows = Float[Array, " row"]
 _MEMORY = 0.99  # of the running losses, for each step that sees the row
@@ -135,6 +137,13 @@ class AbstractWeighting(eqx.Module):
         """Whether it needs the running losses; by default no."""
         return False
 
+    @property
+    def per_draw(self) -> bool:
+        """Whether `measured` is found anew for every draw (`steepness`); by default it
+        is what `measure` found.
+        """
+        return False
+
     def measure(
         self,
         flow: ProbabilityFlow,
@@ -203,13 +212,20 @@ class Slope(AbstractWeighting):
     Weights that fall as the error grows let the early row decide (docs/pid.md). They
     are measured once, when training starts, along `draws` solved trajectories.
 
-    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`.
+    With `along_draws` each draw has weights of its own: the slope is that of the
+    student's map, along the trajectory of the draw and in one random direction, and
+    changes as the student learns. Draws that end far from any border keep the weight
+    one. It costs a derivative of the student's pass, in forward mode.
+
+    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`;
+    `along_draws`.
     """
 
     strength: float = 1.0
     least: float = 1e-3
     quantile: float = 0.95
     draws: WholeLike = 256
+    along_draws: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         require_positive(strength=self.strength)
@@ -222,6 +238,10 @@ class Slope(AbstractWeighting):
             "quantile=0.95; least=1.0 means no weights.",
         )
 
+    @property
+    def per_draw(self) -> bool:
+        return self.along_draws
+
     def measure(
         self,
         flow: ProbabilityFlow,
@@ -231,6 +251,8 @@ class Slope(AbstractWeighting):
         *,
         key: Key,
     ) -> Rows:
+        if self.along_draws:
+            return jnp.ones(times.size)
         z_key, condition_key, slope_key = jax.random.split(key, 3)
         count = whole_number("draws", self.draws)
         condition = jax.vmap(draw)(jax.random.split(condition_key, count))
@@ -261,6 +283,29 @@ class Slope(AbstractWeighting):
         self, times: Times, losses: Rows, progress: Scalar, measured: Rows
     ) -> Rows:
         return jnp.maximum(measured**self.strength, self.least).astype(losses.dtype)
+
+
+def steepness(
+    student: IntegralStudent, unit: Sample, condition: Condition, *, key: Key
+) -> Rows:
+    r"""How much less two close draws were apart before, at each node of a student.
+
+    $$ \min\Bigl(1, \min_{j \le i} \frac{q_j}{q_i}\Bigr)^2, \qquad
+       q = |\partial_v x| / \alpha, $$
+
+    with the derivative of the student's state in a random direction $v$ of the noise.
+    Since $d\ln q = (1 - a)\, d\ln(\sigma/\alpha)$ for two draws that part by a slope
+    $a$ of the denoiser, this is $\exp(-2\int (a - 1)\, d\ln(\sigma/\alpha))$ from the
+    time on at which they began to part. No gradient flows through it.
+    """
+    v = jax.random.normal(key, unit.shape, unit.dtype)
+    _, moved = jax.jvp(lambda u: student.predicted(u, condition), (unit,), (v,))
+    apart = student.states(v, moved).reshape(len(student.nodes), -1)
+    alpha = jnp.asarray(np.array(student.levels)[:, 1], unit.dtype)
+    tiny = jnp.finfo(unit.dtype).tiny
+    size = jnp.log(jnp.maximum(jnp.sum(apart**2, axis=1), tiny))
+    size = size - 2 * jnp.log(jnp.maximum(alpha, tiny))
+    return jax.lax.stop_gradient(jnp.exp(jax.lax.cummin(size) - size))
 
 
 class RunningMeans(eqx.Module):

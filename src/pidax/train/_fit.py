@@ -272,7 +272,7 @@ def check_loss(
         )
 
     def abstract(leaf: Any, rows: int = 0) -> jax.ShapeDtypeStruct:
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, True)
         return jax.ShapeDtypeStruct(leaf.shape[rows:], dtype)
 
     sample = jax.tree.map(lambda leaf: abstract(leaf, 1), source.example())
