@@ -17,9 +17,16 @@ from helpers import assert_close, tolerance
 from networks import Network, Trajectory
 
 import pidax as px
-from pidax.evaluate import Report, Solution
+from pidax.evaluate import FirstAnswer, Report, Solution
 from pidax.evaluate._compare import half_distance
-from pidax.evaluate._measure import Along, Way, accurate, two_sets, with_seconds
+from pidax.evaluate._measure import (
+    Along,
+    Way,
+    accurate,
+    first_answers,
+    two_sets,
+    with_seconds,
+)
 
 KEY = jax.random.key(3)
 COUNT, NODES = 48, 6
@@ -84,6 +91,66 @@ def transported(flow, z, times):
     start = flow.process.level(flow.process.t_max)
     move = lambda z, t: flow.denoiser.transport(z, start, flow.process.level(t))
     return jax.vmap(jax.vmap(move, (None, 0)), (0, None))(z, times)
+
+
+# --- several steps, and first answers ------------------------------------------------
+
+
+class Knows(eqx.Module):
+    """A "network" with the same clean samples for every state."""
+
+    clean: jax.Array
+    classes = None
+    shape = (2,)
+
+    def __call__(self, x, c_noise, condition=None, *, key=None):
+        return (self.clean + 0.01 * x.sum()).reshape(-1)
+
+
+def integral_student(process):
+    clean = np.random.default_rng(2).normal(size=(8, 2))
+    network = Knows(jnp.asarray(clean, float))
+    return px.IntegralStudent(network, process, px.karras(8, process), starts=2)
+
+
+def test_first_answers_are_compared_with_the_teacher_at_the_same_state(scene):
+    """The denoiser of a Gaussian: mean + C (C + t^2)^-1 (x - mean)."""
+    flow, exact, z, times = scene
+    student = integral_student(flow.process)
+    along = Along(z, times, None, 20, False, 0)
+    found = first_answers(flow, student, along)
+    assert found is not None
+    assert [f.time for f in found] == pytest.approx(student.start_times)
+    for k, answer in zip(student.start_nodes, found, strict=True):
+        t = student.nodes[k]
+        x = np.asarray(jax.jit(jax.vmap(lambda z, t=t: student(z, t)))(z), float)
+        gain = COVARIANCE @ np.linalg.inv(COVARIANCE + t**2 * np.eye(2))
+        wanted = MEAN + (x - MEAN) @ gain.T
+        asked = x / np.sqrt(0.25 + t**2)  # c_in
+        own = np.asarray(student.network.clean)[k] + 0.01 * asked.sum(1, keepdims=True)
+        assert_close(answer.error, np.sqrt(np.mean((own - wanted) ** 2)), 2e-5)
+        assert_close(answer.size, np.sqrt(np.mean(wanted**2)), 2e-5)
+    # This network answers zero at t_max; what is no student of a network is not asked.
+    (only,) = first_answers(flow, exact, along) or ()
+    assert only == FirstAnswer(80.0, only.size, only.size)
+    assert first_answers(flow, Moved(exact, jnp.zeros(2), False), along) is None
+
+
+@pytest.mark.slow
+def test_each_number_of_steps_is_a_row(scene):
+    flow, _, z, times = scene
+    student = integral_student(flow.process)
+    report = compared(student, flow, z=z, times=times, **SAME)
+    two = report.in_steps[2]
+    assert list(report.solutions)[:3] == ["student", "student_in_2", "adaptive"]
+    assert (report.student.evaluations, two.evaluations) == (1, 2)
+    ends = jax.vmap(student.in_steps(2).sample)(z)
+    assert_close(two.end, ends, 1e-4)
+    assert abs(ends - report.student.end).max() > 1e-2
+    text = str(report)
+    assert "student, 2 steps" in text
+    assert f"asked at t = {student.start_times[1]:.4g}" in text
+    assert len(report.as_dict()["first_answers"]) == 2
 
 
 # --- errors --------------------------------------------------------------------------

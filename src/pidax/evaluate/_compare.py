@@ -41,6 +41,7 @@ from ..types import (
 from ._measure import (
     Along,
     accurate,
+    first_answers,
     follow,
     make_ways,
     two_sets,
@@ -80,7 +81,8 @@ def compare(
     student, by the teacher's default solve, and by Euler's and Heun's method with the
     teacher on the student's grid. The four are compared with the reference, along the
     path and at its end. $|\Delta x|$ is the 2-norm over all components. `print(report)`
-    shows tables, `report.save(path)` writes JSON.
+    shows tables, `report.save(path)` writes JSON. A student that samples in several
+    steps is a row for each number of them.
 
     **Arguments:**
 
@@ -162,9 +164,17 @@ def compare(
         sets = two_sets(flow.denoiser, samples, condition, count, key=set_key)
         if sets is not None:
             solved, floor = with_distances(solved, sets, key=slice_key)
+        answers = first_answers(flow, student, along)
         bar.set_postfix_str("")
+    more = {
+        int(name.removeprefix("student_in_")): solved.pop(name)
+        for name in list(solved)
+        if name.startswith("student_in_")
+    }
     return Report(
         **solved,
+        in_steps=more,
+        first_answers=answers,
         student_to_euler=beside["euler"],
         student_to_heun=beside["heun"],
         z=np.asarray(z),

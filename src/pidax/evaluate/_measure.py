@@ -22,8 +22,9 @@ from .._progress import advance
 from ..denoiser import AbstractDenoiser, AbstractExactDenoiser
 from ..flow import AbstractClock, ProbabilityFlow, solve_batch
 from ..metrics import median_bandwidth, mmd, sample_errors, sliced_wasserstein
-from ..types import Batch, BatchLike, Condition, Key, Scalar, Times
-from ._report import Floor, Solution
+from ..student import AbstractNetworkStudent, IntegralStudent
+from ..types import Batch, BatchLike, Condition, Key, Sample, Scalar, Times
+from ._report import FirstAnswer, Floor, Solution
 
 REFERENCE = "reference"
 # Tolerance of the reference by the bytes of a float. With Dopri8, whose error a step
@@ -89,7 +90,10 @@ def make_ways(
     clock: AbstractClock,
     options: dict[str, Any],
 ) -> dict[str, Way]:
-    """The reference, and the four methods that are compared with it."""
+    """The reference, and the methods that are compared with it.
+
+    A student with several starts is compared in each of its numbers of steps.
+    """
     own = ProbabilityFlow(
         flow.denoiser,
         flow.process,
@@ -102,6 +106,10 @@ def make_ways(
     return {
         REFERENCE: solver_way("reference", flow, options),
         "student": student_way(student),
+        **{
+            f"student_in_{k}": student_way(student.in_steps(k), k)
+            for k in _more_steps(student)
+        },
         "adaptive": solver_way("teacher, default solve", flow, {}),
         "euler": solver_way(f"teacher, Euler, {steps}", own, on_grid(diffrax.Euler())),
         "heun": solver_way(f"teacher, Heun, {steps}", own, on_grid(diffrax.Heun())),
@@ -140,9 +148,15 @@ def _solved_end(
     return solve_batch(flow, z, condition=condition, **options).end
 
 
-def student_way(student: Any) -> Way:
+def _more_steps(student: Any) -> list[int]:
+    """The numbers of steps, beyond one, in which a student samples."""
+    starts = getattr(student, "starts", 1)
+    return [k for k in range(2, starts + 1) if starts % k == 0]
+
+
+def student_way(student: Any, steps: int = 1) -> Way:
     """The student, time after time: one compilation, and memory for one time."""
-    counted: Any = getattr(student, "evaluations", lambda condition: 1)
+    counted: Any = getattr(student, "evaluations", lambda condition: steps)
 
     def states(z: Batch, times: Times, condition: Condition) -> tuple[Batch, float]:
         xs = [_at(student, z, t, condition) for t in times]
@@ -152,7 +166,8 @@ def student_way(student: Any) -> Way:
 
     last = student.process.t_min
     end = lambda z, c: _at(student, z, jnp.asarray(last, z.dtype), c)
-    return Way("student", states, end)
+    label = "student" if steps == 1 else f"student, {steps} steps"
+    return Way(label, states, end)
 
 
 @eqx.filter_jit
@@ -203,6 +218,61 @@ def follow(
             paths=np.concatenate(paths)[: along.paths],
         )
     return solutions, {name: whole(some) for name, some in apart.items()}
+
+
+def first_answers(
+    flow: ProbabilityFlow, student: Any, along: Along
+) -> list[FirstAnswer] | None:
+    """The student's clean sample where it is asked, against the teacher's there.
+
+    With no way to go the mean clean sample of a way is the denoised one, at any start:
+    a student can be wrong there for want of learning only. None for what is not a
+    student of a network.
+    """
+    if not isinstance(student, AbstractNetworkStudent):
+        return None
+    starts = getattr(student, "start_nodes", (0,))
+    found = [
+        [
+            np.asarray(_first_answer(flow, student, z, k, node, c))
+            for z, c in along.blocks()
+        ]
+        for k, node in enumerate(starts)
+    ]
+    times = getattr(student, "start_times", (student.process.t_max,))
+    count = len(along.z)
+    mean = lambda parts, i: float(np.sqrt(np.concatenate(parts)[:count, i].mean()))
+    return [
+        FirstAnswer(float(t), mean(parts, 0), mean(parts, 1))
+        for t, parts in zip(times, found, strict=True)
+    ]
+
+
+@eqx.filter_jit
+def _first_answer(
+    flow: ProbabilityFlow,
+    student: Any,
+    z: Batch,
+    k: int,
+    node: int,
+    condition: Condition,
+) -> Float[Array, "sample 2"]:
+    """Mean squares of the difference and of the teacher's answer, for each draw."""
+    last = jnp.asarray(student.process.t_max, z.dtype)
+    whole = isinstance(student, IntegralStudent)
+    t = jnp.asarray(student.nodes[node], z.dtype) if whole else last
+    sigma, alpha = student.process.level(t)
+
+    def one(z: Sample, condition: Condition) -> Array:
+        x = student(z, t, condition)
+        if whole:
+            own = student.predicted(x / sigma, condition, start=k)[node]
+        else:
+            own = student.clean(x / sigma, t, condition)
+        wanted = flow.denoiser(x, sigma, alpha, condition)
+        return jnp.stack([jnp.mean((own - wanted) ** 2), jnp.mean(wanted**2)])
+
+    return jax.vmap(one)(z, condition)
 
 
 def with_seconds(

@@ -13,7 +13,6 @@ from jaxtyping import Float, PyTree
 
 from .._table import number, row
 
-_NAMES = ("student", "adaptive", "euler", "heun")
 _ELSEWHERE = ("elsewhere", "rms_of_others")
 _ERRORS = ("rms", "median", "p99", "max")
 _LABEL = 34  # columns of a row's name
@@ -75,6 +74,22 @@ class Solution:
         return float(wrong.mean()), rms
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstAnswer:
+    r"""What a student answers about the very state from which it is asked.
+
+    - `time` $s$ from which the network is asked.
+    - `error`: the root mean square, per component, of the student's clean sample at $s$
+      less the teacher's $D(x_s, s)$, in the student's own states $x_s$. It is zero for
+      an exact student, however far it has to go from there.
+    - `size`: the root mean square of $D(x_s, s)$.
+    """
+
+    time: float
+    error: float
+    size: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Floor:
     """Clean samples, and the distance of a second set to the first.
@@ -98,6 +113,10 @@ class Report:
 
     - `student`, `adaptive`, `euler`, `heun`: a `Solution` each: the student, the
       teacher's default solve, and its Euler and Heun steps on the student's grid.
+    - `in_steps`: a `Solution` of the student for each number of steps, beyond one, in
+      which it samples.
+    - `first_answers`: a `FirstAnswer` for each time from which the student is asked;
+      None if it is not a student of a network.
     - `reference`: the `Solution` that errors are measured from.
     - `student_to_euler`, `student_to_heun`: $|\Delta x|$ of the student from the
       states of Euler and of Heun, for every sample at every time: what a student that
@@ -124,12 +143,16 @@ class Report:
     scale: Float[np.ndarray, " time"]
     floor: Floor | None
     settings: dict[str, Any]
+    in_steps: dict[int, Solution] = dataclasses.field(default_factory=dict)
+    first_answers: list[FirstAnswer] | None = None
 
     @property
     def solutions(self) -> dict[str, Solution]:
-        """The four solutions that are compared with the reference, by name."""
-        names = ("student", "adaptive", "euler", "heun")
-        return {name: getattr(self, name) for name in names}
+        """The solutions that are compared with the reference, by name."""
+        more = {f"student_in_{k}": solution for k, solution in self.in_steps.items()}
+        names = ("adaptive", "euler", "heun")
+        teacher = {name: getattr(self, name) for name in names}
+        return {"student": self.student, **more, **teacher}
 
     @property
     def endpoint(self) -> dict[str, float]:
@@ -192,6 +215,8 @@ class Report:
         for name in ("student_to_euler", "student_to_heun"):
             apart = summary(getattr(self, name))
             found[name] = {key: value.tolist() for key, value in apart.items()}
+        answers = self.first_answers
+        found["first_answers"] = answers and [dataclasses.asdict(a) for a in answers]
         found["reference"] = _numbers(self.reference)
         found["floor"] = None
         if self.floor is not None:
@@ -246,9 +271,14 @@ def summary(errors: Float[np.ndarray, "sample ..."]) -> dict[str, np.ndarray]:
 
 def table(found: dict[str, Any]) -> str:
     """The text of `Report.as_dict()`."""
-    sections = (_title, _endpoint, _elsewhere, _cost, _laws, _along)
+    sections = (_title, _endpoint, _elsewhere, _answers, _cost, _laws, _along)
     parts = [section(found) for section in sections]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _names(found: dict[str, Any]) -> list[str]:
+    """The solutions that are compared with the reference."""
+    return [name for name, some in found.items() if "endpoint" in (some or ())]
 
 
 def _title(found: dict[str, Any]) -> list[str]:
@@ -268,7 +298,7 @@ def _endpoint(found: dict[str, Any]) -> list[str]:
         "the components",
         _row("", "evaluations", *_ERRORS, widths=(12, 10, 10, 10, 10)),
     ]
-    for name in _NAMES:
+    for name in _names(found):
         some = found[name]
         cells = [_calls(some["evaluations"])]
         cells += [number(some["endpoint"][kind]) for kind in _ERRORS]
@@ -291,10 +321,23 @@ def _elsewhere(found: dict[str, Any]) -> list[str]:
         f"Samples that end elsewhere: an error above {limit}",
         _row("", "elsewhere", "RMS of the others", widths=widths),
     ]
-    for name in _NAMES:
+    for name in _names(found):
         some = found[name]
         cells = f"{100 * some['elsewhere']:.2f}%", number(some["rms_of_others"])
         lines.append(_row(some["label"], *cells, widths=widths))
+    return lines
+
+
+def _answers(found: dict[str, Any]) -> list[str]:
+    if not found["first_answers"]:
+        return []
+    lines = [
+        "The clean sample at the time where the student is asked: RMS per component",
+        _row("", "less the teacher's", "the teacher's", widths=(20, 16)),
+    ]
+    for some in found["first_answers"]:
+        cells = number(some["error"]), number(some["size"])
+        lines.append(_row(f"asked at t = {some['time']:.4g}", *cells, widths=(20, 16)))
     return lines
 
 
@@ -307,7 +350,7 @@ def _cost(found: dict[str, Any]) -> list[str]:
         f"{said['repeats']}",
         _row("", "ms", "samples/s", "student is faster", widths=widths),
     ]
-    for name in _NAMES:
+    for name in _names(found):
         some = found[name]
         cells = [
             f"{1e3 * some['seconds_per_batch']:.3g}",
@@ -327,7 +370,7 @@ def _laws(found: dict[str, Any]) -> list[str]:
         _row("", "sliced Wasserstein-2", "squared MMD", widths=widths),
     ]
     rows = [(f"floor: other {floor['source']}", floor)]
-    rows += [(found[n]["label"], found[n]) for n in ("reference", *_NAMES)]
+    rows += [(found[n]["label"], found[n]) for n in ("reference", *_names(found))]
     for label, some in rows:
         cells = number(some["sliced_wasserstein"]), number(some["mmd"])
         lines.append(_row(label, *cells, widths=widths))
@@ -346,9 +389,10 @@ def _along(found: dict[str, Any]) -> list[str]:
         f"{'':<12}{'student':^36}{'RMS / size of the state':^36}".rstrip(),
         f"{'t':>10}  " + _row("", *_ERRORS, *heads, widths=(9,) * 8, label=0),
     ]
+    paths = ("student", "adaptive", "euler", "heun")
     for i in chosen:
         cells = [number(found["student"]["along"][kind][i]) for kind in _ERRORS]
-        cells += [number(found[name]["along"]["relative_rms"][i]) for name in _NAMES]
+        cells += [number(found[name]["along"]["relative_rms"][i]) for name in paths]
         text = "".join(f"{cell:>9}" for cell in cells)
         lines.append(f"{times[i]:>10.4g}  {text}")
     return lines
