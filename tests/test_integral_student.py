@@ -22,6 +22,7 @@ from pidax.distill import (
     PIDState,
     PowerLaw,
     Slope,
+    SlopeAlongDraws,
     Uniform,
     Unweighted,
 )
@@ -557,7 +558,7 @@ def test_each_draw_has_its_weights(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 12)
     student = eqx.tree_at(lambda s: s.network, student, Steep(student.network.clean))
-    pid = PID(flow, weighting=Slope(along_draws=True), reach=1, distance=L2())
+    pid = PID(flow, weighting=SlopeAlongDraws(), reach=1, distance=L2())
     state = pid.init(student, key=KEY)
     np.testing.assert_array_equal(state.measured, np.ones(12))
     unit = latent(KEY)
@@ -795,10 +796,11 @@ def make(n=4, **options):
         ),
         (
             lambda: PID(
-                px.ProbabilityFlow(gaussian(), EDM), weighting=Slope(along_draws=True)
+                px.ProbabilityFlow(gaussian(), EDM), weighting=SlopeAlongDraws()
             ).check(px.Student(Network(), EDM, shape=(3,)), None),
             "follow the trajectory of an IntegralStudent, .* got a Student. Use Slope",
         ),
+        (lambda: SlopeAlongDraws(least=2.0), r"weight, in \(0, 1\], got least=2.0"),
         (lambda: Slope(least=0.0), "least and quantile must be in"),
         (
             lambda: px.where_it_moves(

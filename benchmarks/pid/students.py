@@ -111,6 +111,13 @@ class LegsRun(IntegralRun):
     starts: int = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class LowPrecisionRun(IntegralRun):
+    """The same for one whose network is computed in another precision."""
+
+    precision: str = "bfloat16"
+
+
 def objective(run: Run, problem: Vectors):
     choices = dict(run.choices)
     if "times" in choices:
@@ -130,6 +137,8 @@ def start(run: Run, problem: Vectors, key):
                 problem.flow.denoiser, problem.process, times, **options
             )
         network = problem.network.make(key, run.scale, nodes.count)
+        if isinstance(run, LowPrecisionRun):
+            network = px.nn.LowPrecision(network, run.precision)
         return px.IntegralStudent(network, problem.process, times, **options)
     if run.from_teacher:
         return px.Student.from_teacher(problem.flow.denoiser, problem.process)
@@ -276,6 +285,7 @@ class Distilled:
     optimiser: str = ""  # "" for the recipe's
     nodes: Nodes | None = None  # None for the recipe's
     starts: int = 1  # of an integral student
+    precision: str = ""  # of an integral student's network; "" for float32
 
     def configuration_on(self, problem: Vectors) -> Run:
         """What is run on this problem."""
@@ -298,6 +308,8 @@ class Distilled:
         if self.recipe != "integral":
             return run
         nodes = self.nodes or Nodes()
+        if self.precision:
+            return LowPrecisionRun(**vars(run), nodes=nodes, precision=self.precision)
         if self.starts == 1:
             return IntegralRun(**vars(run), nodes=nodes)
         return LegsRun(**vars(run), nodes=nodes, starts=self.starts)
@@ -401,7 +413,12 @@ def integral():
     one(integral(), seeds=SEEDS)
     fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
     one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)
-    register(integral("4 starts", starts=4), on=("ring", "mixture"))
+    shares: dict[str, dict[str, Any]] = {
+        "4 starts": {},
+        "4 starts, semigroup": {"semigroup": 0.3},
+    }
+    for change, choices in shares.items():
+        one(integral(change, choices, starts=4), on=("ring", "mixture"))
     robust = fresh | {"distance": px.distill.PseudoHuber(0.01)}
     one(Distilled("kd", "fresh pairs, pseudo-Huber", robust, optimiser="Muon"))
 
@@ -425,6 +442,9 @@ def parts():
         "linear": {"nodes": Nodes(interpolant="linear")},
         "karras nodes": {"nodes": Nodes(kind="karras")},
         "5 nodes asked": {"choices": {"draw": 5}},
+        "weights per draw": {"choices": {"weighting": px.distill.SlopeAlongDraws()}},
+        "draws near borders": {"choices": {"borders": px.distill.Borders()}},
+        "bfloat16": {"precision": "bfloat16"},
     }
     for change, options in changes.items():
         register(half(change, **options), prefix="parts: ", quick=False, group="parts")

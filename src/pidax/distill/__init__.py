@@ -35,5 +35,6 @@ from ._row_sampling import Causal as Causal
 from ._row_sampling import Curriculum as Curriculum
 from ._row_sampling import PowerLaw as PowerLaw
 from ._row_sampling import Slope as Slope
+from ._row_sampling import SlopeAlongDraws as SlopeAlongDraws
 from ._row_sampling import Uniform as Uniform
 from ._row_sampling import Unweighted as Unweighted

@@ -124,8 +124,8 @@ class PID(AbstractDistillation):
       differentiates through it.
     - `sampling`, `weighting`: the probability and the weight of each time: `Uniform()`,
       `ByLoss()`, `Curriculum()`, `PowerLaw()`; `Unweighted()`, `Causal()`, `Slope()`,
-      all in `pidax.distill`. By default uniform, with `Unweighted()` for a `Student`
-      and `Slope()` for an `IntegralStudent`.
+      `SlopeAlongDraws()`, all in `pidax.distill`. By default uniform, with
+      `Unweighted()` for a `Student` and `Slope()` for an `IntegralStudent`.
     - `draw`: the number of nodes of an `IntegralStudent` at which the teacher is
       evaluated in a pass; by default all nodes of an exact teacher, and 4 of a learned
       one.

@@ -212,20 +212,13 @@ class Slope(AbstractWeighting):
     Weights that fall as the error grows let the early row decide (docs/pid.md). They
     are measured once, when training starts, along `draws` solved trajectories.
 
-    With `along_draws` each draw has weights of its own: the slope is that of the
-    student's map, along the trajectory of the draw and in one random direction, and
-    changes as the student learns. Draws that end far from any border keep the weight
-    one. It costs a derivative of the student's pass, in forward mode.
-
-    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`;
-    `along_draws`.
+    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`.
     """
 
     strength: float = 1.0
     least: float = 1e-3
     quantile: float = 0.95
     draws: WholeLike = 256
-    along_draws: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         require_positive(strength=self.strength)
@@ -238,10 +231,6 @@ class Slope(AbstractWeighting):
             "quantile=0.95; least=1.0 means no weights.",
         )
 
-    @property
-    def per_draw(self) -> bool:
-        return self.along_draws
-
     def measure(
         self,
         flow: ProbabilityFlow,
@@ -251,8 +240,6 @@ class Slope(AbstractWeighting):
         *,
         key: Key,
     ) -> Rows:
-        if self.along_draws:
-            return jnp.ones(times.size)
         z_key, condition_key, slope_key = jax.random.split(key, 3)
         count = whole_number("draws", self.draws)
         condition = jax.vmap(draw)(jax.random.split(condition_key, count))
@@ -278,6 +265,39 @@ class Slope(AbstractWeighting):
         pieces = (above[1:] + above[:-1]) / 2 * (when[:-1] - when[1:])
         grown = jnp.append(jnp.zeros(1, pieces.dtype), jnp.cumsum(pieces))
         return jnp.exp(-2 * grown)[-times.size :]
+
+    def __call__(
+        self, times: Times, losses: Rows, progress: Scalar, measured: Rows
+    ) -> Rows:
+        return jnp.maximum(measured**self.strength, self.least).astype(losses.dtype)
+
+
+class SlopeAlongDraws(AbstractWeighting):
+    r"""The weights of `Slope`, for each draw its own: for an `IntegralStudent`.
+
+    The slope is that of the student's own map, along the trajectory of the draw and in
+    one random direction (`steepness`), and changes as the student learns. Draws that
+    stay far from every border keep the weight one. Nothing is solved; a step costs a
+    derivative of the student's pass more, in forward mode.
+
+    **Arguments:** `strength` $c$; `least` $f$.
+    """
+
+    strength: float = 1.0
+    least: float = 1e-3
+
+    def __check_init__(self):
+        require_positive(strength=self.strength)
+        require(
+            None,
+            0 < self.least <= 1,
+            f"least is the smallest weight, in (0, 1], got least={self.least}. The "
+            "default is 1e-3.",
+        )
+
+    @property
+    def per_draw(self) -> bool:
+        return True
 
     def __call__(
         self, times: Times, losses: Rows, progress: Scalar, measured: Rows
