@@ -81,6 +81,9 @@ class Product(px.pde.AbstractEquation[Fields]):
     def scale(self, fields):
         return jnp.ones(())
 
+    def log_determinant(self, fields):
+        return jnp.sum(jnp.log(jnp.abs(fields.a)))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfProduct:

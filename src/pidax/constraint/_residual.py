@@ -127,6 +127,13 @@ class Residual(AbstractConstraint):
         size = jnp.sqrt(jnp.mean(jnp.square(solved), axes))
         return jnp.maximum(jax.lax.stop_gradient(size), _LEAST)
 
+    def log_determinant_of(self, fields: Stacked) -> Scalar:
+        r"""$\ln|\det\partial R/\partial u|$ of the equation, up to a constant."""
+        named = self.equation.unstack(fields)
+        if self.adjust == "unknowns":
+            named = self.equation.stop_given(named)
+        return self.equation.log_determinant(named)
+
     def _solution(self, fields: Stacked) -> Stacked:
         equation = self.equation
         named = equation.unstack(fields)

@@ -74,6 +74,11 @@ class Ensemble(AbstractSampler):
                 "an ensemble estimates covariances: expected at least 3 samples, got "
                 f"{samples}. Take several hundred."
             )
+        if problem.determinant:
+            raise ValueError(
+                "an ensemble moves by least squares alone: expected no determinant, "
+                'got determinant=True. Use PCN() or SMC(), or slack_on="solution".'
+            )
         shape = problem.shape
         assert shape is not None
         first, second = jax.random.split(key)

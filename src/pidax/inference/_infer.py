@@ -20,8 +20,8 @@ from jaxtyping import Array
 
 from .._batches import batch_length, batch_rows
 from .._checks import is_traced, require_positive, whole_number
-from ..constraint import AbstractConstraint, All
-from ..pde import AbstractEquation, AbstractEvolution, AbstractNormaliser
+from ..constraint import AbstractConstraint, All, Residual
+from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import Batch, Condition, Key, ScalarLike, WholeLike, typed
 from ._chains import PCN
 from ._cost import Clock, Cost, Training
@@ -42,8 +42,8 @@ _TILTED = (
     "depend on the given fields"
 )
 _STRAIGHT = (
-    'pass forward=equation without a constraint, or slack_on="solution"; and if the '
-    "chains disagree, run longer."
+    'pass forward=equation without a constraint, slack_on="solution", or '
+    "determinant=True; and if the chains disagree, run longer."
 )
 
 
@@ -61,6 +61,7 @@ def infer(
     condition: Condition = None,
     slack: ScalarLike = 1e-2,
     slack_on: str = "residual",
+    determinant: bool = False,
     training: Training | None = None,
     progress: bool = True,
 ) -> Posterior:
@@ -89,6 +90,9 @@ def infer(
       given fields. With `slack_on="solution"` it adds the same of $u - S(a)$, whose
       determinant is 1, for a solution of the equation each time. `forward=equation`
       needs no slack at all.
+    - `determinant`: add $\ln|\det\partial R/\partial u|$ to the log-likelihood, which
+      takes this factor away, for one `equation.log_determinant` in each evaluation.
+      `Darcy` has one. For chains, particles, and minima with weights.
     - `method`: `PCN()` by default, or `SMC()`, `Ensemble()`,
       `RandomisedMaximumLikelihood()`.
     - `samples`: the number of samples; of the particles or members, of all chains
@@ -118,7 +122,10 @@ def infer(
         forward = prior
     prior = as_prior(prior)
     given: dict[str, Any] = dict(
-        forward=forward, normaliser=normaliser, slack_on=slack_on
+        forward=forward,
+        normaliser=normaliser,
+        slack_on=slack_on,
+        determinant=determinant,
     )
     if isinstance(forward, Foreign):
         forward.record.failures.clear()
@@ -182,18 +189,15 @@ def infer(
 
 
 def _tilted(problem: Problem) -> str:
-    """Whether the determinant of a penalised residual may depend on the given fields.
-
-    It is constant for linear equations, and for the steps of an evolution.
+    """Whether the determinant of a penalised residual may depend on the given fields,
+    and nothing corrects it.
     """
+    if problem.slack_on == "solution" or problem.determinant:
+        return ""
     parts = [] if problem.constraint is None else All([problem.constraint]).parts
-    for part in parts if problem.slack_on == "residual" else ():
-        equation = getattr(part, "equation", None)
-        if isinstance(equation, AbstractEquation):
-            constant = equation.kind == "linear"
-            if not constant and not isinstance(equation, AbstractEvolution):
-                return _TILTED
-    return ""
+    equations = [part.equation for part in parts if isinstance(part, Residual)]
+    constant = all(equation.constant_determinant for equation in equations)
+    return "" if constant else _TILTED
 
 
 def _check_noise(problem: Problem, method: Any) -> None:

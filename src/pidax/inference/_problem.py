@@ -83,7 +83,7 @@ class Point(eqx.Module):
 
 
 class Problem(eqx.Module):
-    """The rows whose squares are summed: called as `problem(latent, case)`.
+    r"""The rows whose squares are summed: called as `problem(latent, case)`.
 
         problem = Problem(student, observation, constraint, scale=0.1)
         refined = refine_sample(problem, latent, key=key)
@@ -101,6 +101,8 @@ class Problem(eqx.Module):
       that this noise, independent at each entry, gives the function.
     - `slack_on`: `"residual"` or `"solution"`, as for `refine`; `scale` is then of the
       solution, a number or one for each channel.
+    - `determinant`: whether $\ln|\det\partial R/\partial u|$ is added to the
+      log-likelihood, as for `infer`.
     - `weight`: of the anchor; 0 leaves it out.
     - `free` and `hold`: masks as for `refine`, or None for all and none.
     - `forward` and `normaliser`: as for `infer`. Without a forward map the observations
@@ -120,6 +122,7 @@ class Problem(eqx.Module):
     forward: Any  # an equation, or a function of the fields
     normaliser: AbstractNormaliser | None
     slack_on: str = eqx.field(static=True)
+    determinant: bool = eqx.field(static=True)
 
     @typed
     def __init__(
@@ -136,9 +139,10 @@ class Problem(eqx.Module):
         forward: Any = None,
         normaliser: AbstractNormaliser | None = None,
         slack_on: str = "residual",
+        determinant: bool = False,
     ):
         self.student, self.forward = student, as_forward(forward)
-        self.slack_on = slack_on
+        self.slack_on, self.determinant = slack_on, determinant
         joined = _joined(observation, constraint)
         self.normaliser = joined.normaliser if normaliser is None else normaliser
         self.observation, self.linear, self.constraint = _parts(joined)
@@ -217,6 +221,15 @@ class Problem(eqx.Module):
                 f"equation: expected a Residual as the only constraint, got {got}. "
                 'Pass px.Residual(equation, normaliser), or slack_on="residual".'
             )
+        plain = isinstance(self.constraint, Residual) and self.slack_on == "residual"
+        if self.determinant and not plain:
+            got = type(self.constraint).__name__
+            got = "no constraint" if self.constraint is None else got
+            raise ValueError(
+                "determinant=True corrects the penalty of an equation's residual: "
+                'expected a Residual as the only constraint and slack_on="residual", '
+                f"got {got} and {self.slack_on!r}. Leave determinant out."
+            )
 
     @property
     def solves(self) -> bool:
@@ -285,12 +298,22 @@ class Problem(eqx.Module):
         return rows, Point(moved, x, jnp.stack(terms))
 
     def log_likelihood(self, latent: Sample, condition: Condition) -> Scalar:
-        """Minus half the squares of misfit and residual; minus infinity where they are
-        not finite.
+        """Minus half the squares of misfit and residual, plus the logarithm of the
+        determinant, if it is asked for; minus infinity where they are not finite.
         """
-        terms = self(latent, self.case(latent, condition))[1].terms
-        value = -(terms[1] + terms[2])
+        _, point = self(latent, self.case(latent, condition))
+        value = self.log_determinant(point.x) - (point.terms[1] + point.terms[2])
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    def log_determinant(self, x: Sample) -> Scalar:
+        r"""$\ln|\det\partial R/\partial u|$ for the fields of a sample, up to a
+        constant; 0 if it is not asked for.
+        """
+        if not self.determinant:
+            return jnp.zeros((), x.dtype)
+        assert isinstance(self.constraint, Residual)
+        fields = self.overwrite(self.restore(x), None)
+        return self.constraint.log_determinant_of(fields).astype(x.dtype)
 
     def case(self, latent: Sample, condition: Condition) -> Case:
         """Of a latent that is its own anchor, and the values as they were observed."""
@@ -525,9 +548,11 @@ def _log_weight(problem: Problem, case: Case, found: RefinedSample) -> Scalar:
     times a Gaussian law of $\eta$, the one of which the density is when $H$ is left
     out, is divided by it:
 
-    $$ \ln w = -	frac12(|\epsilon|^2 + |g|^2) + 	frac12 b^T N^{-1} b
-       + 	frac12\ln\det N - \ln\det H, \qquad
-       N = I + J^T J, \quad b = \epsilon + J^T g. $$
+    $$ \ln w = -\tfrac12(|\epsilon|^2 + |g|^2) + \tfrac12 b^T N^{-1} b
+       + \tfrac12\ln\det N - \ln\det H, \qquad
+       N = I + J^T J, \quad b = \epsilon + J^T g, $$
+
+    plus the logarithm of the determinant of the equation, if it is asked for.
     """
     shape, dtype = found.latent.shape, found.latent.dtype
     plain = problem.case(case.start, case.condition)
@@ -548,7 +573,7 @@ def _log_weight(problem: Problem, case: Case, found: RefinedSample) -> Scalar:
     half_det = jnp.sum(jnp.log(jnp.diag(factor)))
     sign, log_det = jnp.linalg.slogdet(jax.hessian(objective)(e))
     size = jnp.sum(e**2) + jnp.sum(g**2) - jnp.sum(white**2)
-    value = -0.5 * size + half_det - log_det
+    value = -0.5 * size + half_det - log_det + problem.log_determinant(found.x)
     fine = (sign > 0) & ~found.failed & jnp.isfinite(value)
     return jnp.where(fine, value, -jnp.inf)
 

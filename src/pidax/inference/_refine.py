@@ -202,6 +202,7 @@ def refine(
     anchor_weight: ScalarLike = 1.0,
     slack: ScalarLike = 1e-2,
     slack_on: str = "residual",
+    determinant: bool = False,
     weigh: bool = False,
     tightness: ScalarLike = 1e-3,
     antithetic: bool = False,
@@ -254,6 +255,7 @@ def refine(
       equation: $(u - S(a))/(\text{slack}\cdot\text{scale})$ with the equation's solver
       $S$ and the root mean square of each channel as its scale. It costs a solution in
       every evaluation, and does not favour given fields with a small residual.
+    - `determinant`: as for `infer`, for the weights; it needs `weigh=True`.
     - `weigh`: compute importance weights of the samples, `weights` in the result, and
       perturb the residual as well. Weighted means are means of the posterior, under a
       Gaussian law of the residual with the slack, as far as each minimum is the only
@@ -314,6 +316,12 @@ def refine(
             "equation or a function of JAX, got a Foreign solver. Use px.infer with "
             "PCN(), SMC() or Ensemble(), which need none."
         )
+    if determinant and not weigh:
+        raise ValueError(
+            "the determinant changes the weights of minima and not the minima: "
+            "expected weigh=True with determinant=True, got weigh=False. Weigh them, "
+            "or use px.infer with PCN() or SMC()."
+        )
     require_positive(anchor_weight=anchor_weight, slack=slack, tightness=tightness)
     samples = whole_number("samples", samples)
     batch_size = whole_number("batch_size", batch_size)
@@ -323,6 +331,7 @@ def refine(
     problem = Problem(
         student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0,
         forward=forward, normaliser=normaliser, slack_on=slack_on,
+        determinant=determinant,
     )  # fmt: skip
     latents = _draw_latents(student, z, samples, problem.shape, key, antithetic)
     count, shape = latents.shape[0], latents.shape[1:]

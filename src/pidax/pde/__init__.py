@@ -11,6 +11,7 @@ from ._dataset import Dataset as Dataset
 from ._dataset import open as open
 from ._derivative import Derivative as Derivative
 from ._derivative import TimeDerivative as TimeDerivative
+from ._determinant import log_determinant as log_determinant
 from ._diffusion import Diffusion as Diffusion
 from ._diffusion import Laplacian as Laplacian
 from ._elliptic import Darcy as Darcy

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from .._checks import is_traced, require, require_finite, show
 from ..types import ElementwiseLike, Field, FieldLike, Key, Scalar, ScalarLike, typed
+from ._determinant import log_determinant
 from ._diffusion import AbstractDiffusion, Diffusion, Laplacian
 from ._elliptic_solvers import check_resonance, solve_constant, solve_diffusion
 from ._equation import (
@@ -257,6 +258,11 @@ class Darcy(AbstractElliptic[DarcyFields]):
     def scale(self, fields: DarcyFields) -> Scalar:
         source = self._source(fields.solution.dtype)
         return _source_size(Laplacian(self.grid), source)
+
+    def log_determinant(self, fields: DarcyFields) -> Scalar:
+        r"""Of $\nabla\cdot(a\nabla)$ on the unknowns, `pde.log_determinant`."""
+        self.check_fields(fields)
+        return log_determinant(Diffusion(self.grid, fields.coefficient, check=False))
 
     def _source(self, dtype: DTypeLike) -> Field:
         return jnp.broadcast_to(jnp.asarray(self.source, dtype), self.grid.shape)

@@ -76,6 +76,32 @@ class AbstractEquation(eqx.Module, Generic[FieldsT]):
         """
         return jnp.zeros(())
 
+    def log_determinant(self, fields: FieldsT) -> Scalar:
+        r"""$\ln|\det\partial R/\partial u|$ by the unknown fields, up to a constant.
+
+        A law that penalises the residual is divided by this determinant when the
+        unknown fields are left out. It is constant, here 0, for linear equations and
+        for the steps of an evolution. Others define this method, by
+        `pde.log_determinant(operator)` of the operator that acts on the unknown field.
+        """
+        self.check_fields(fields)
+        if not self.constant_determinant:
+            name = type(self).__name__
+            raise ValueError(
+                f"the determinant of the residual of {name} depends on its given "
+                f"fields: expected {name}.log_determinant(fields), got none. Define "
+                "it, by pde.log_determinant(operator) with the operator that acts on "
+                'the unknown field; or pass slack_on="solution" to infer or refine.'
+            )
+        return jnp.zeros((), jnp.result_type(*jax.tree.leaves(fields)))
+
+    @property
+    def constant_determinant(self) -> bool:
+        r"""Whether $\det\partial R/\partial u$ is the same for all given fields: for a
+        linear equation.
+        """
+        return self.kind == "linear"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the fields, in the order of their channels."""

@@ -78,6 +78,11 @@ class AbstractEvolution(AbstractEquation[FieldsT]):
         return solution.at[0].set(initial)
 
     @property
+    def constant_determinant(self) -> bool:
+        """True: in a row's defect the row itself has a constant factor."""
+        return True
+
+    @property
     def interval(self) -> float:
         r"""$\Delta t$, the time between rows."""
         return self.end / (self.rows - 1)
