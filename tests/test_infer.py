@@ -310,6 +310,22 @@ def test_the_student_of_a_law_and_the_law_give_one_posterior(x64):
 # --- priors --------------------------------------------------------------------------
 
 
+def test_the_coordinates_of_a_student_may_be_passed_by_themselves(x64):
+    """Also where its latent has another shape than its fields."""
+    fields = np.random.default_rng(0).normal(size=(200, 4, 2)) * [1.0, 5.0]
+    chart = px.pde.Whitened.fit(fields, rank=3)
+    student = px.ExactStudent(px.Gaussian(jnp.zeros(3), 1.0), px.EDM())
+    mask = np.zeros((4, 2), bool)
+    mask[1, 1] = True
+    observed = lambda **own: px.Observation(mask, fields[0], 0.5, **own)
+    apart = px.inference.Problem(student, observed(), normaliser=chart)
+    joined = px.inference.Problem(student, observed(normaliser=chart))
+    latent = jnp.asarray([0.3, -1.0, 0.7])
+    off = (chart.restore(student.sample(80.0 * latent)) - fields[0])[1, 1] / 0.5
+    for problem in (apart, joined):
+        assert_close(problem.log_likelihood(latent, None), -0.5 * off**2, 1e-10)
+
+
 @pytest.mark.slow
 def test_laws_as_functions_of_a_latent_have_their_moments(x64):
     grid = px.pde.Grid((4, 5))

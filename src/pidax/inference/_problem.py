@@ -183,7 +183,8 @@ class Problem(eqx.Module):
                 "normaliser= to the observation, the one the model was trained with."
             )
         shape = self.shape
-        if learned and self.forward is None:
+        known = joined.normaliser is not None  # to the observations themselves
+        if learned and self.forward is None and known:
             if shape is not None:
                 joined.check(shape)
             return
