@@ -283,31 +283,38 @@ class Answered:
         samples, count = (32, 2) if quick else self.sizes(problem)
         tally = Tally(problem)
         problem.observation(0)  # draws the truths, whose seconds are nobody's
+        infer = self.infer(problem, samples)
         for i in range(count):
-            answers, seconds = [], []
-            for run in range(self.runs):
-                start = np.array([time.perf_counter(), time.process_time()])
-                answers.append(self.infer(problem, i, samples, (seed, i, run)))
-                end = np.array([time.perf_counter(), time.process_time()])
-                seconds.append(end - start)
-            tally.add(i, answers, seconds, quick=quick)
+            own = answered(infer, problem, i, seed, self.runs)
+            tally.add(i, *own, quick=quick)
         metrics, cost = tally.outcome()
         return bench.Outcome(metrics | {"samples": samples * self.runs}, cost)
 
-    def infer(self, problem: Sensors, i: int, samples: int, numbers):
-        key = jax.random.key(100 + numbers[0])
-        for number in numbers[1:]:
-            key = jax.random.fold_in(key, number)
-        prior = problem.equation if self.prior == "given" else problem.student
+    def infer(self, problem: Sensors, samples: int):
+        """A function of observation and key."""
         options = dict(self.options)
         if self.prior == "given":
-            options["forward"] = problem.equation
+            prior, options["forward"] = problem.equation, problem.equation
         else:
-            options["constraint"] = problem.residual
-        return px.infer(
-            prior, problem.observation(i), key=key, samples=samples,
-            method=self.method, progress=False, **options,
+            prior, options["constraint"] = problem.student, problem.residual
+        return functools.partial(
+            px.infer, prior, samples=samples, method=self.method, progress=False,
+            **options,
         )  # fmt: skip
+
+
+def answered(infer, problem: Sensors, i: int, seed: int, runs: int):
+    """Answers for a truth, and the seconds of each: wall, and of the processor."""
+    answers, seconds = [], []
+    for run in range(runs):
+        key = jax.random.key(100 + seed)
+        for number in (i, run):
+            key = jax.random.fold_in(key, number)
+        start = np.array([time.perf_counter(), time.process_time()])
+        answers.append(infer(problem.observation(i), key=key))
+        end = np.array([time.perf_counter(), time.process_time()])
+        seconds.append(end - start)
+    return answers, seconds
 
 
 class Tally:
@@ -318,7 +325,7 @@ class Tally:
         self.samples, self.truths, self.rows, self.moments = [], [], [], []
         self.seconds = []
 
-    def add(self, i, answers, seconds, *, quick):
+    def add(self, i, answers, seconds, *, quick=False):
         problem, costs = self.problem, [answer.cost for answer in answers]
         self.seconds.append(seconds)
         features = np.stack([problem.features(a.fields) for a in answers])
@@ -502,12 +509,12 @@ PROBLEMS = {
     "darcy16": Sensors(darcy, 16, referenced=4, long=Long(draws=75, thin=40)),
 }
 MINIMA = RandomisedMaximumLikelihood()
-BOTH: dict[str, Any] = {"samples": 64, "truths": 50, "fewer": (32, 40)}
+BOTH: dict[str, Any] = {"samples": 32, "truths": 25}
 METHODS = {
-    "PCN": Answered(PCN(chains=16, warmup=600, thin=20), 800, fewer=(400, 100)),
-    "SMC": Answered(SMC(moves=20), 400, truths=50, runs=2, fewer=(400, 25)),
-    "Ensemble": Answered(Ensemble(), 400, runs=2, fewer=(400, 60)),
-    "RandomisedMaximumLikelihood": Answered(MINIMA, 128, fewer=(24, 50)),
+    "PCN": Answered(PCN(chains=16, warmup=600, thin=20), 400),
+    "SMC": Answered(SMC(moves=10), 400, truths=25, runs=2, fewer=(400, 15)),
+    "Ensemble": Answered(Ensemble(), 400, truths=50, runs=2, fewer=(400, 30)),
+    "RandomisedMaximumLikelihood": Answered(MINIMA, 64, fewer=(24, 40)),
     "free latents, slack on the solution": Answered(
         MINIMA, prior="student", options={"slack": 0.01, "slack_on": "solution"}, **BOTH
     ),

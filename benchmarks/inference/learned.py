@@ -1,0 +1,126 @@
+"""Chains in the noise of a one-step student, and of its teacher's sampler.
+
+The student and the teacher are small networks on Darcy's fields; EDM's sampler of 18
+steps (35 evaluations) makes the same fields from the same noise. So both chains explore
+nearly the same posterior with the same moves, and differ in what a move costs. Truths
+come from the exact law: what the intervals of the student do not cover is the student's
+error.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import diffrax
+import equinox as eqx
+
+import pidax as px
+from pidax.flow import TimeClock
+from pidax.inference import PCN, LatentPrior
+
+from .. import bench
+from ..piddm.methods import STUDENTS, student
+from ..piddm.problems import Chart, Data, Fields, Training
+from .sensors import Sensors, Tally, answered, darcy
+
+STEPS = 18
+MOVES = PCN(chains=16, warmup=400, thin=20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What is measured, and the networks that are asked."""
+
+    sensors: Sensors
+    fields: Fields
+
+    @property
+    def student(self):
+        return student(self.fields, STUDENTS["distillation"], 0)[0]
+
+    @property
+    def sampler(self):
+        """The teacher's fields of a latent, in `STEPS` steps."""
+        teacher, _ = self.fields.at(0).teacher
+        flow = px.ProbabilityFlow(teacher, self.fields.process, clock=TimeClock())
+        return LatentPrior(Sampled(flow), self.fields.shape)
+
+
+class Sampled(eqx.Module):
+    """EDM's sampler, a function of the unit latent."""
+
+    flow: px.ProbabilityFlow
+
+    def __call__(self, e):
+        process = self.flow.process
+        times = px.karras(STEPS, process)
+        z = process.sigma(times[0]) * e
+        heun: Any = {"solver": diffrax.Heun(), "steps": times}
+        ends = times[[0, -1]]
+        return px.solve(self.flow, z, times=ends, denoise=True, **heun).end
+
+
+@dataclasses.dataclass(frozen=True)
+class Chained:
+    """Chains in the noise of the student or of the sampler; a method of the suite.
+
+    With `solved` the equation's solver finds the solution for the given field of the
+    prior; without it the observations are of the prior's own solution.
+    """
+
+    prior: str
+    solved: bool
+    truths: int
+    samples: int = 800
+    evaluations: int = 1
+
+    def configuration_on(self, problem: Learned):
+        return vars(self) | {"method": repr(MOVES), "steps": STEPS}
+
+    def __call__(self, problem: Learned, seed, quick) -> bench.Outcome:
+        forward = problem.sensors.equation if self.solved else None
+        infer = functools.partial(
+            px.infer,
+            getattr(problem, self.prior),
+            method=MOVES,
+            samples=self.samples,
+            forward=forward,
+            normaliser=problem.fields.normaliser,
+            progress=False,
+        )
+        tally = Tally(problem.sensors)
+        for i in range(self.truths):
+            tally.add(i, *answered(infer, problem.sensors, i, seed, 1))
+        metrics, cost = tally.outcome()
+        metrics["ess_per_second"] = metrics["number_ess"] / cost["processor"]
+        return bench.Outcome(metrics | {"evaluations": self.evaluations}, cost)
+
+
+@bench.problem("inference", "darcy16, learned", kind="learned", seeds=(0,), quick=False)
+def learned(quick):
+    equation = functools.partial(darcy, 16)
+    fields = Fields(
+        Data(equation, train=4096, test=256),
+        Chart((0,)),
+        Training(width=256, depth=3, teacher_steps=800, student_steps=800),
+        pairs=4096,
+    )
+    return Learned(Sensors(darcy, 16, referenced=0), fields)
+
+
+def _register():
+    every = 2 * (STEPS - 1) + 1
+    ways = {
+        "student's given field, solved": Chained("student", True, 10),
+        "student's own fields": Chained("student", False, 10),
+        "sampler's given field, solved": Chained("sampler", True, 2, evaluations=every),
+        "sampler's own fields": Chained("sampler", False, 2, evaluations=every),
+    }
+    for name, way in ways.items():
+        bench.method(
+            "inference", f"chains: {name}", label=name, on=("learned",), quick=False,
+            group="learned",
+        )(way)  # fmt: skip
+
+
+_register()
