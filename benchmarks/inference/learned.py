@@ -24,7 +24,7 @@ from ..piddm.problems import Chart, Data, Fields, Training
 from .sensors import Sensors, Tally, answered, darcy
 
 STEPS = 18
-MOVES = PCN(chains=16, warmup=400, thin=20)
+MOVES = PCN(chains=16, warmup=100, thin=5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Chained:
     prior: str
     solved: bool
     truths: int
-    samples: int = 800
+    samples: int = 640
     evaluations: int = 1
 
     def configuration_on(self, problem: Learned):
@@ -102,8 +102,8 @@ def learned(quick):
     fields = Fields(
         Data(equation, train=4096, test=256),
         Chart((0,)),
-        Training(width=256, depth=3, teacher_steps=800, student_steps=800),
-        pairs=4096,
+        Training(width=256, depth=3, teacher_steps=400, student_steps=400),
+        pairs=2048,
     )
     return Learned(Sensors(darcy, 16, referenced=0), fields)
 
@@ -111,8 +111,8 @@ def learned(quick):
 def _register():
     every = 2 * (STEPS - 1) + 1
     ways = {
-        "student's given field, solved": Chained("student", True, 10),
-        "student's own fields": Chained("student", False, 10),
+        "student's given field, solved": Chained("student", True, 8),
+        "student's own fields": Chained("student", False, 8),
         "sampler's given field, solved": Chained("sampler", True, 2, evaluations=every),
         "sampler's own fields": Chained("sampler", False, 2, evaluations=every),
     }

@@ -509,12 +509,12 @@ PROBLEMS = {
     "darcy16": Sensors(darcy, 16, referenced=4, long=Long(draws=75, thin=40)),
 }
 MINIMA = RandomisedMaximumLikelihood()
-BOTH: dict[str, Any] = {"samples": 32, "truths": 25}
+BOTH: dict[str, Any] = {"samples": 32, "truths": 20}
 METHODS = {
-    "PCN": Answered(PCN(chains=16, warmup=600, thin=20), 400),
-    "SMC": Answered(SMC(moves=10), 400, truths=25, runs=2, fewer=(400, 15)),
-    "Ensemble": Answered(Ensemble(), 400, truths=50, runs=2, fewer=(400, 30)),
-    "RandomisedMaximumLikelihood": Answered(MINIMA, 64, fewer=(24, 40)),
+    "PCN": Answered(PCN(chains=16, warmup=600, thin=20), 400, fewer=(400, 60)),
+    "SMC": Answered(SMC(moves=10), 400, truths=20, runs=2),
+    "Ensemble": Answered(Ensemble(), 400, truths=30, runs=2),
+    "RandomisedMaximumLikelihood": Answered(MINIMA, 64, truths=60, fewer=(24, 30)),
     "free latents, slack on the solution": Answered(
         MINIMA, prior="student", options={"slack": 0.01, "slack_on": "solution"}, **BOTH
     ),
