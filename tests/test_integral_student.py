@@ -659,6 +659,19 @@ def test_a_student_of_a_unet_answers_as_its_teacher_at_every_node(decoder, x32):
     assert_close(student.predicted(unit), jnp.stack([expected] * 4), 1e-4, 1e-5)
 
 
+@pytest.mark.slow
+def test_a_student_of_a_small_unet_answers_as_its_teacher(x32):
+    """Its decoder is a tuple of blocks; its last layer is `out`."""
+    network = px.nn.UNet(3, 3, width=8, key=KEY)
+    network = eqx.tree_at(lambda n: n.out.bias, network, jnp.array([0.1, -0.3, 0.2]))
+    teacher = px.Preconditioned(network, EDM)
+    student = IntegralStudent.from_teacher(teacher, EDM, px.karras(4, EDM))
+    unit = jax.random.normal(KEY, (4, 4, 3))
+    expected = teacher(80.0 * unit, 80.0)
+    assert float(jnp.std(expected)) > 1e-2
+    assert_close(student.predicted(unit), jnp.stack([expected] * 4), 1e-4, 1e-5)
+
+
 def test_a_grid_has_its_nodes_in_its_channels(x32):
     """The clean samples of node j are the channels j c to (j + 1) c - 1."""
     answer = jnp.arange(2 * 2 * 12.0).reshape(2, 2, 12)

@@ -1,8 +1,9 @@
 """The teachers on which distillation is measured, and the truth about them.
 
-`ring` and `mixture` are exact; `digits` and `learned` (the same mixture, from samples)
-are networks trained here by denoising score matching. Each comes with fixed prior draws
-solved by the adaptive solver: what a student's error is measured against.
+`ring` and `mixture` are exact; `digits`, `learned` (the same mixture, from samples) and
+`patches` (of photographs) are networks trained here by denoising score matching. Each
+comes with fixed prior draws solved by the adaptive solver: what a student's error is
+measured against.
 """
 
 import dataclasses
@@ -32,6 +33,13 @@ class Network:
     width: int = 256
     depth: int = 4
 
+    @property
+    def shape(self):
+        return (self.size,)
+
+    def smaller(self):
+        return dataclasses.replace(self, width=32, depth=2)
+
     def make(self, key, scale=1, nodes=1):
         """Answers with as many samples as there are `nodes`."""
         options = {"width": self.width // scale, "depth": self.depth, "key": key}
@@ -39,6 +47,27 @@ class Network:
         if not self.residual:
             return px.nn.MLP(*sizes, **options)
         return px.nn.ResidualMLP(*sizes, classes=self.classes, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class UNet:
+    """A U-Net of two levels for square colour images."""
+
+    resolution: int
+    width: int = 32
+    classes: int | None = None
+
+    @property
+    def shape(self):
+        return (self.resolution, self.resolution, 3)
+
+    def smaller(self):
+        return dataclasses.replace(self, width=8)
+
+    def make(self, key, scale=1, nodes=1):
+        """Answers with as many images as there are `nodes`."""
+        width = self.width // scale
+        return px.nn.UNet(3, 3 * nodes, width=width, multipliers=(1, 2), key=key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +84,7 @@ class Taught:
 class Vectors:
     """A teacher's flow, students for it, and solved trajectories."""
 
-    network: Network
+    network: Network | UNet
     batch_size: int
     steps: dict[str, int]  # of training, by recipe
     optimiser: str = "Adam"  # of the recipes but the paper's
@@ -90,7 +119,7 @@ class Vectors:
         teacher, _ = bench.kept(
             "teacher", teach, self.taught, self.network, self.process.sigma_data
         )
-        return px.ProbabilityFlow(teacher, self.process)
+        return px.ProbabilityFlow(teacher, self.process, shape=self.network.shape)
 
     @functools.cached_property
     def grid(self):
@@ -106,8 +135,7 @@ class Vectors:
     @functools.cached_property
     def solved(self):
         """`(z, xs)`: the draws, and their states on the grid."""
-        shape = (self.network.size,)
-        z = self.process.prior(jax.random.key(123), (self.count, *shape))
+        z = self.process.prior(jax.random.key(123), (self.count, *self.network.shape))
         parts = []
         for at in range(0, self.count, BLOCK):
             label = None if self.condition is None else self.condition[at : at + BLOCK]
@@ -135,7 +163,14 @@ class Vectors:
         return draws[:half], draws[half : 2 * half]
 
 
-def teach(taught: Taught, network: Network, sigma_data: float):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(Vectors):
+    """The same for images: an integral student of few nodes, and one optimiser."""
+
+    nodes: int = 8
+
+
+def teach(taught: Taught, network: Network | UNet, sigma_data: float):
     """A teacher, by denoising score matching."""
     process = px.EDM(sigma_data=sigma_data)
     result = px.fit(
@@ -186,6 +221,43 @@ def digits_held_out():
     return digits_data()[0][1197:]
 
 
+def photographs():
+    """Two photographs at half their resolution, in [-1, 1], as vertical strips.
+
+    Of eight strips of equal width the fourth and the last are held out: two lists.
+    """
+    from sklearn.datasets import load_sample_images
+
+    train, held_out = [], []
+    for image in load_sample_images().images:
+        tall, wide = (n // 2 for n in image.shape[:2])
+        image = image[: 2 * tall, : 2 * wide].reshape(tall, 2, wide, 2, 3)
+        image, cut = image.mean((1, 3)) / 127.5 - 1, wide // 8
+        train += [image[:, : 3 * cut], image[:, 4 * cut : 7 * cut]]
+        held_out += [image[:, 3 * cut : 4 * cut], image[:, 7 * cut :]]
+    return train, held_out
+
+
+def crops(of, count, size, seed):
+    """Square parts of images at random places, as many of each image."""
+    random, found = np.random.default_rng(seed), []
+    for image in of:
+        places = [random.integers(0, n - size + 1, count) for n in image.shape[:2]]
+        found += [
+            image[i : i + size, j : j + size] for i, j in zip(*places, strict=True)
+        ]
+    found = np.stack(found)[random.permutation(len(found))]
+    return found.astype(np.float32)
+
+
+def patches_train():
+    return crops(photographs()[0], 8192, 16, 0)
+
+
+def patches_held_out():
+    return crops(photographs()[1], 512, 16, 1)
+
+
 def smaller(problem: Vectors, quick: bool) -> Vectors:
     """The problem, or for a trial run a small version of it."""
     if not quick:
@@ -193,7 +265,7 @@ def smaller(problem: Vectors, quick: bool) -> Vectors:
     taught = problem.taught and dataclasses.replace(problem.taught, steps=4)
     return dataclasses.replace(
         problem,
-        network=dataclasses.replace(problem.network, width=32, depth=2),
+        network=problem.network.smaller(),
         taught=taught,
         steps=dict.fromkeys(problem.steps, 4),
         batch_size=16,
@@ -258,5 +330,21 @@ def learned(quick):
         law=mixture_law,
         taught=Taught(mixture_samples),
         sigma_data=SIGMA_64,
+    )
+    return smaller(problem, quick)
+
+
+@bench.problem("pid", label="patches of photographs, learned", quick=False)
+def patches(quick):
+    """Colour patches, 16 by 16, of the two photographs that come with scikit-learn."""
+    problem = Images(
+        UNet(16),
+        batch_size=64,
+        steps={"paper": 600, "ours": 600, "kd": 600},
+        taught=Taught(patches_train, steps=1500, batch_size=64),
+        held_out=patches_held_out,
+        sigma_data=0.6,
+        count=1024,
+        truth_count=1024,
     )
     return smaller(problem, quick)

@@ -18,7 +18,7 @@ import optax
 import pidax as px
 
 from .. import bench
-from .problems import Vectors
+from .problems import Images, Vectors
 
 RECIPES = {"paper": "paper's preset", "ours": "ours", "kd": "knowledge distillation"}
 LABELS = RECIPES | {"integral": "integral student"}
@@ -290,7 +290,9 @@ class Distilled:
     def configuration_on(self, problem: Vectors) -> Run:
         """What is run on this problem."""
         ours = "RAdam" if self.recipe == "paper" else problem.optimiser
-        name, short = self.optimiser or ours, self.steps is not None
+        # Muon is for matrices, and an image network has few.
+        own = "" if isinstance(problem, Images) else self.optimiser
+        name, short = own or ours, self.steps is not None
         recipe = self.paced_as or PACES.get(self.recipe, self.recipe)
         steps = problem.steps[recipe] if self.steps is None else self.steps
         run = Run(
@@ -307,7 +309,7 @@ class Distilled:
         )
         if self.recipe != "integral":
             return run
-        nodes = self.nodes or Nodes()
+        nodes = self.nodes or Nodes(getattr(problem, "nodes", Nodes().count))
         if self.precision:
             return LowPrecisionRun(**vars(run), nodes=nodes, precision=self.precision)
         if self.starts == 1:
@@ -419,6 +421,8 @@ def integral():
     }
     for change, choices in shares.items():
         one(integral(change, choices, starts=4), on=("ring", "mixture"))
+    few = {"pairs": 4096, "times": Grid(2)}
+    one(Distilled("kd", "4,096 pairs", few), on=("patches",))
     robust = fresh | {"distance": px.distill.PseudoHuber(0.01)}
     one(Distilled("kd", "fresh pairs, pseudo-Huber", robust, optimiser="Muon"))
 

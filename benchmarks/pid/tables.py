@@ -10,6 +10,7 @@ TITLES = {
     "mixture": "A mixture of eight Gaussians in 64 dimensions, exact",
     "digits": "Digits by class, a learned teacher",
     "learned": "The mixture in 64 dimensions, learned from samples",
+    "patches": "Colour patches of photographs, 16 by 16, a learned teacher",
 }
 
 

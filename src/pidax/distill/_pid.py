@@ -419,8 +419,8 @@ class PID(AbstractDistillation):
         flat = lambda side: side.reshape(-1, *unit.shape)
         predicted = model.predicted(unit, condition)
         if laws[1].per_draw:
-            measured = steepness(model, unit, condition, key=jax.random.fold_in(key, 3))
-            seen = (*seen[:3], measured, seen[4])
+            own = steepness(model, unit, condition, key=jax.random.fold_in(key, 3))
+            seen = (*seen[:3], state.measured * own, seen[4])
         rows, weights = draw_rows(*count, *laws, *seen)
         implied, clean = sides(unit, condition, predicted=predicted, which=rows)
         first = _Sides(

@@ -521,8 +521,8 @@ def _gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _last_layers(network: Any) -> list[Any]:
     """The layers whose sum is the network's answer, if it is one of `pidax.nn`."""
-    if hasattr(network, "decoder"):
-        levels = getattr(network.decoder, "levels", ())
+    levels = getattr(getattr(network, "decoder", None), "levels", None)
+    if levels is not None:
         layers = [getattr(level, "out", None) for level in levels]
     else:
         layers = [getattr(network, "out", None)]
