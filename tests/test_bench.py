@@ -21,6 +21,7 @@ from benchmarks.bench import (
     _runner,
     _tables,
 )
+from helpers import assert_close
 
 import pidax as px
 
@@ -442,6 +443,27 @@ def test_a_mark_is_found_on_any_page_and_its_links_fit_the_page(tmp_path, monkey
     assert _marks.stale(texts) == []
     with pytest.raises(ValueError, match=r"expected a page .*'gone'.*found none; put"):
         _marks.write({"gone": "text"})
+
+
+@pytest.mark.parametrize(("shift", "wide"), [(0.0, 1.0), (0.3, 1.0), (0.0, 1.3)])
+def test_an_error_is_told_from_the_error_of_chance(shift, wide):
+    """Of 400 independent samples: 1/20 for the mean, 1/sqrt(800) for the deviation."""
+    from benchmarks.inference.sensors import compared, errors
+
+    draw = np.random.default_rng(1).normal
+    sure = np.zeros((2, 3, 2))
+    reference = sure + 2.0, sure + 3.0, sure, sure
+    moments = []
+    for runs in (1, 2) * 20:
+        e = draw(size=(runs, 400 // runs, 2, 3, 2))
+        moments.append(compared(2.0 + 3.0 * (shift + wide * e), reference))
+    found = errors(moments)
+    assert_close(found["mean_mc"], wide / 20, 0.15, 0)
+    assert_close(found["std_mc"], wide / np.sqrt(800), 0.15, 0)
+    assert found["mean_within"] == (shift == 0)
+    assert found["std_within"] == (wide == 1)
+    assert_close(found["std_ratio"], wide, 0.02, 0)
+    assert_close(found["mean_error"] ** 2, shift**2 + found["mean_mc"] ** 2, 0.2, 0)
 
 
 # --- the results that are committed --------------------------------------------------

@@ -102,17 +102,17 @@ def learned(quick):
     fields = Fields(
         Data(equation, train=4096, test=256),
         Chart((0,)),
-        Training(width=256, depth=3, teacher_steps=400, student_steps=400),
+        Training(width=256, depth=3, teacher_steps=300, student_steps=300),
         pairs=2048,
     )
-    return Learned(Sensors(darcy, 16, referenced=0), fields)
+    return Learned(Sensors(darcy, 16, truths=50, referenced=0), fields)
 
 
 def _register():
     every = 2 * (STEPS - 1) + 1
     ways = {
-        "student's given field, solved": Chained("student", True, 8),
-        "student's own fields": Chained("student", False, 8),
+        "student's given field, solved": Chained("student", True, 3),
+        "student's own fields": Chained("student", False, 3),
         "sampler's given field, solved": Chained("sampler", True, 2, evaluations=every),
         "sampler's own fields": Chained("sampler", False, 2, evaluations=every),
     }
