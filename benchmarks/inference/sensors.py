@@ -514,12 +514,12 @@ PROBLEMS = {
     ),
 }
 MINIMA = RandomisedMaximumLikelihood()
-BOTH: dict[str, Any] = {"samples": 32, "truths": 20}
+BOTH: dict[str, Any] = {"samples": 32, "truths": 25}
 METHODS = {
     "PCN": Answered(PCN(chains=16, warmup=600, thin=20), 400),
-    "SMC": Answered(SMC(moves=10), 400, truths=20, runs=2),
-    "Ensemble": Answered(Ensemble(), 400, truths=30, runs=2),
-    "RandomisedMaximumLikelihood": Answered(MINIMA, 64, truths=40, fewer=(24, 20)),
+    "SMC": Answered(SMC(moves=10), 400, truths=25, runs=2),
+    "Ensemble": Answered(Ensemble(), 400, truths=50, runs=2),
+    "RandomisedMaximumLikelihood": Answered(MINIMA, 64, fewer=(24, 20)),
     "free latents, slack on the solution": Answered(
         MINIMA, prior="student", options={"slack": 0.01, "slack_on": "solution"}, **BOTH
     ),
