@@ -3,7 +3,8 @@
 *Errors* compare pairs of samples: a fast solution and an accurate one from the same
 noise. *Distances between sets* compare two distributions by their samples, in any order
 and number. Samples may have any shape and are flattened. Arrays may be of NumPy or JAX,
-and all functions but `error_summary` work under `jax.jit`, `jax.vmap` and `jax.grad`.
+and all functions but `error_summary` and `c2st` work under `jax.jit`, `jax.vmap` and
+`jax.grad`.
 
 The distance between two finite sets of the same distribution is not zero. Report with
 it the same distance between two sets of the same distribution and sizes: data against
@@ -12,6 +13,8 @@ held-out data.
 
 from ._bootstrap import Interval as Interval
 from ._bootstrap import bootstrap as bootstrap
+from ._classifier import C2ST as C2ST
+from ._classifier import c2st as c2st
 from ._errors import error_summary as error_summary
 from ._errors import rms_error as rms_error
 from ._errors import sample_errors as sample_errors
