@@ -35,7 +35,8 @@ from pidax.inference import (
     Training,
     refine_sample,
 )
-from pidax.inference._problem import Point, minimise
+from pidax.inference._minimum import minimise
+from pidax.inference._problem import Point
 from pidax.student import AbstractStudent, sample_keys
 
 KEY = jax.random.key(5)

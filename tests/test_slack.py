@@ -163,3 +163,39 @@ def test_slack_on_something_else_is_refused(x64):
     for options in others:
         with pytest.raises(ValueError, match="weights are known for minima"):
             px.refine(PRIOR, constraint=RESIDUAL, key=KEY, weigh=True, **options)
+
+
+class Imperfect(eqx.Module):
+    """Its solution is wrong by a fifth of e1: by what decides about a."""
+
+    def __call__(self, e):
+        a = jnp.exp(0.5 * e[:, 0])
+        return jnp.stack([a, (1 + ERROR * e[:, 0]) / a], axis=-1)
+
+
+@pytest.mark.parametrize("method", ["PCN", pytest.param("RML", marks=pytest.mark.slow)])
+def test_by_default_the_slack_is_the_students_own_residual(method, x64):
+    """R = e1/5, so that its size is 1/5, and the law of an unobserved e1 has the
+    variance 1/(1 + 1) by default, and 1/(1 + 400) with a slack of 0.01.
+    """
+    prior = LatentPrior(Imperfect(), (3, 1))
+    seen = px.Observation(
+        np.array([[True, False]] + 2 * [[False] * 2]), np.ones((3, 2)), 9.0
+    )
+    how = PCN(chains=16, warmup=200, thin=6) if method == "PCN" else None
+    run: Any = px.infer if method == "PCN" else px.refine
+    options: dict[str, Any] = {"key": KEY, "progress": False, "samples": 1600}
+    options |= {"method": how} if method == "PCN" else {}
+    found = run(prior, seen, RESIDUAL, **options)
+    assert abs(found.slack / ERROR - 1) < 0.2
+    assert "slack" in str(found)
+    expected = 1 / (1 + (ERROR / found.slack) ** 2)
+    assert_close(found.latent.var(axis=0)[1:, 0], np.full(2, expected), 0.12)
+    if method == "RML":
+        tight = run(prior, seen, RESIDUAL, slack=0.01, **options)
+        assert tight.slack == 0.01
+        assert_close(tight.latent.var(axis=0)[1:, 0], np.full(2, 1 / 401), 0.12, 0)
+        alone = run(prior, None, RESIDUAL, **options)
+        assert alone.slack == 0.01
+        exact = run(LatentPrior(Student(0.0), (3, 2)), seen, RESIDUAL, **options)
+        assert exact.slack == 0.01

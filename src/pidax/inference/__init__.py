@@ -1,6 +1,7 @@
 """Posterior samples: by chains, particles, ensembles and minimisation."""
 
 from ._chains import PCN as PCN
+from ._chains import AbstractChains as AbstractChains
 from ._cost import Cost as Cost
 from ._cost import Training as Training
 from ._diagnostics import bulk_ess as bulk_ess
@@ -12,21 +13,23 @@ from ._ensemble import Ensemble as Ensemble
 from ._foreign import Foreign as Foreign
 from ._gauss_newton import CGLS as CGLS
 from ._gauss_newton import DampedGaussNewton as DampedGaussNewton
+from ._gradient_chains import HMC as HMC
+from ._gradient_chains import MALA as MALA
 from ._infer import infer as infer
 from ._minimisers import LBFGS as LBFGS
 from ._minimisers import AbstractMethod as AbstractMethod
 from ._minimisers import Adam as Adam
 from ._minimisers import GaussNewton as GaussNewton
 from ._minimisers import Optimistix as Optimistix
+from ._minimum import RefinedSample as RefinedSample
 from ._posterior import Posterior as Posterior
 from ._prior import LatentPrior as LatentPrior
 from ._problem import Problem as Problem
-from ._problem import RefinedSample as RefinedSample
-from ._problem import refine_sample as refine_sample
 from ._randomised import RandomisedMaximumLikelihood as RandomisedMaximumLikelihood
 from ._refine import History as History
 from ._refine import Refined as Refined
 from ._refine import refine as refine
+from ._refined_sample import refine_sample as refine_sample
 from ._sampler import AbstractSampler as AbstractSampler
 from ._sampler import Draws as Draws
 from ._tempered import SMC as SMC

@@ -29,10 +29,17 @@ from ._foreign import Foreign
 from ._posterior import Posterior, diagnosed
 from ._prior import LatentPrior, as_prior
 from ._problem import Problem
-from ._randomised import RandomisedMaximumLikelihood
+from ._randomised import CHAINS, RandomisedMaximumLikelihood, metropolis
 from ._refine import Refined, refine
-from ._sampler import APPROXIMATE, COMPARE, AbstractSampler, prior_latents
-from ._start import likelihood_at, measure
+from ._sampler import (
+    APPROXIMATE,
+    COMPARE,
+    LONGER,
+    AbstractSampler,
+    Draws,
+    prior_latents,
+)
+from ._start import default_slack, likelihood_at, measure
 
 _STARTS = 64  # draws of the prior that are looked at before anything is sampled
 _TRIED = 8  # of them, with a foreign solver
@@ -59,7 +66,7 @@ def infer(
     forward: Any = None,
     normaliser: AbstractNormaliser | None = None,
     condition: Condition = None,
-    slack: ScalarLike = 1e-2,
+    slack: ScalarLike | None = None,
     slack_on: str = "residual",
     determinant: bool = False,
     training: Training | None = None,
@@ -89,11 +96,12 @@ def infer(
       $1/|\det\partial R/\partial u|$: right if the determinant does not depend on the
       given fields. With `slack_on="solution"` it adds the same of $u - S(a)$, whose
       determinant is 1, for a solution of the equation each time. `forward=equation`
-      needs no slack at all.
+      needs no slack at all. `slack` is by default the student's own residual, as for
+      `refine`; the result has it.
     - `determinant`: add $\ln|\det\partial R/\partial u|$ to the log-likelihood, which
       takes this factor away, for one `equation.log_determinant` in each evaluation.
       `Darcy` has one. For chains, particles, and minima with weights.
-    - `method`: `PCN()` by default, or `SMC()`, `Ensemble()`,
+    - `method`: `PCN()` by default, or `SMC()`, `MALA()`, `HMC()`, `Ensemble()`,
       `RandomisedMaximumLikelihood()`.
     - `samples`: the number of samples; of the particles or members, of all chains
       together.
@@ -115,7 +123,7 @@ def infer(
             "expected observations to condition on, got none, and no constraint: the "
             "posterior is the prior. Sample it: px.sample(student, count, key=key)."
         )
-    require_positive(slack=slack)
+    require_positive(slack=1.0 if slack is None else slack)
     samples = whole_number("samples", samples)
     method = PCN() if method is None else method
     if forward is None and isinstance(prior, AbstractEquation):
@@ -133,6 +141,8 @@ def infer(
         prior, observations, constraint, scale=1.0, exact_noise=1.0, **given
     )
     if isinstance(method, RandomisedMaximumLikelihood):
+        if method.metropolis:  # chains of one length, of which each can be halved
+            samples = CHAINS * max(4, -(-samples // CHAINS))
         refined = refine(
             prior,
             observations,
@@ -146,11 +156,11 @@ def infer(
             **given,
             **method.options,
         )
-        return _of_refined(refined, method, problem, condition)
+        return _of_refined(refined, method, problem, condition, key)
     _check_noise(problem, method)
     first, second = jax.random.split(key)
     clock = Clock()
-    problem, looked = _prepared(problem, condition, first, float(slack))
+    problem, looked, used = _prepared(problem, condition, first, slack)
     draws = method.draw(
         problem, condition, samples, key=second, clock=clock, progress=progress
     )
@@ -170,6 +180,7 @@ def infer(
         cost=Cost(
             samples=len(fields),
             network=0.0 if isinstance(prior, LatentPrior) else evaluations,
+            vjp=float(draws.gradients),
             residual=0.0 if problem.constraint is None else evaluations,
             solves=evaluations if problem.solves else 0.0,
             seconds=clock.running,
@@ -183,6 +194,7 @@ def infer(
         log_evidence=draws.log_evidence,
         failed=draws.failed,
         failures=failures,
+        slack=used,
         advice=_STRAIGHT if tilted and not method.caution else method.advice,
         **diagnosed(draws, fields),
     )
@@ -216,10 +228,10 @@ def _check_noise(problem: Problem, method: Any) -> None:
 
 
 def _prepared(
-    problem: Problem, condition: Condition, key: Key, slack: float
-) -> tuple[Problem, int]:
-    """The problem with the scale of its residual, and the number of prior draws that
-    were looked at.
+    problem: Problem, condition: Condition, key: Key, slack: ScalarLike | None
+) -> tuple[Problem, int, float]:
+    """The problem with the scale of its residual, the number of prior draws that were
+    looked at, and the slack, NaN without a constraint.
     """
     shape = problem.shape
     if shape is None:
@@ -231,7 +243,7 @@ def _prepared(
     if isinstance(problem.forward, Foreign):
         problem.forward.check(_own_fields(problem, latents[:_TRIED], condition))
         if problem.constraint is None:
-            return problem, _TRIED
+            return problem, _TRIED, np.nan
     start = measure(problem, (latents, _repeated(condition, _STARTS)))
     start = jax.tree.map(np.asarray, start)
     if not start.finite.any():
@@ -241,7 +253,8 @@ def _prepared(
             "or the forward map does not bear such fields."
         )
     fine = jax.tree.map(lambda leaf: leaf[start.finite], start)
-    noise, linear_noise, scale = likelihood_at(problem, fine, slack, 1.0)
+    used = default_slack(problem, fine) if slack is None else float(slack)
+    noise, linear_noise, scale = likelihood_at(problem, fine, used, 1.0)
     absent = lambda leaf: leaf is None
     problem = eqx.tree_at(
         lambda p: (p.noise, p.linear_noise, p.scale),
@@ -249,7 +262,7 @@ def _prepared(
         (noise, linear_noise, scale),
         is_leaf=absent,
     )
-    return problem, _STARTS
+    return problem, _STARTS, np.nan if problem.constraint is None else used
 
 
 def _repeated(condition: Condition, count: int) -> Condition:
@@ -297,6 +310,7 @@ def _of_refined(
     method: RandomisedMaximumLikelihood,
     problem: Problem,
     condition: Condition,
+    key: Key,
 ) -> Posterior:
     """The same result for samples that were found by minimisation."""
     fields, predicted = refined.fields, None
@@ -308,19 +322,38 @@ def _of_refined(
     count = len(refined.fields)
     late = f"{count - done} of {count} did not stop by tolerance: allow more steps, or "
     late = f"{late}more slack; " if done < count else ""
+    caution, advice = APPROXIMATE, COMPARE
+    weights, tilted = refined.weights, _tilted(problem)
+    how: dict[str, Any] = {"bulk_ess": refined.effective}
+    index = np.arange(count)
+    value = _of_noisy(problem, refined.fields)
+    if method.metropolis:
+        assert refined.log_weights is not None
+        uniform = jax.random.uniform(jax.random.fold_in(key, 1), (count,))
+        index, accepted = metropolis(refined.log_weights, np.asarray(uniform))
+        draws = Draws(refined.latent[index], value[index], 0, chains=CHAINS)
+        how = diagnosed(draws, fields[index])
+        how |= {"acceptance": accepted, "chains": CHAINS}
+        caution, weights = tilted, None
+        advice = _STRAIGHT if tilted else f"take {LONGER} times as many samples."
+    elif weights is not None:
+        caution = tilted or "right only in means with `weights`"
+        advice = "take means with `weights`, or samples with metropolis=True."
+        advice = _STRAIGHT if tilted else advice
     return Posterior(
-        fields=fields,
-        predicted=predicted,
-        latent=refined.latent,
-        log_likelihood=_of_noisy(problem, refined.fields),
+        fields=fields[index],
+        predicted=None if predicted is None else predicted[index],
+        latent=refined.latent[index],
+        log_likelihood=value[index],
         method=type(method).__name__,
-        caution=APPROXIMATE,
+        caution=caution,
         cost=refined.cost,
-        weights=refined.weights,
-        bulk_ess=refined.effective,
+        weights=weights,
         failed=int(refined.failed.sum()),
+        slack=refined.slack,
         refined=refined,
-        advice=late + COMPARE,
+        advice=late + advice,
+        **how,
     )
 
 

@@ -36,9 +36,11 @@ class Posterior:
     - `failures`: of the forward map, by name; `failed`, their number. A chain rejects
       them.
     - `log_evidence`: of `SMC`, otherwise None.
+    - `slack`: of a constraint, in units of its scale; NaN without one.
     - `caution`: why these samples are not of the posterior even with more evaluations;
       empty if they are.
-    - `cost`: a `Cost`. `refined`: the result of `refine`, if it made the samples.
+    - `cost`: a `Cost`. `refined`: the result of `refine`, if it made the samples; the
+      proposals, if a chain chose among them.
 
     Print it: the first line is the verdict.
     """
@@ -57,6 +59,7 @@ class Posterior:
     tail_ess: float = np.nan
     acceptance: Float[np.ndarray, " part"] | None = None
     step: float | None = None
+    slack: float = np.nan
     temperatures: Float[np.ndarray, " stage"] | None = None
     log_evidence: float | None = None
     failed: int = 0
@@ -108,10 +111,12 @@ class Posterior:
         cells = [(name, text) for name, text in cells if text != "nan"]
         if self.acceptance is not None and len(self.acceptance):
             low, high = self.acceptance.min(), self.acceptance.max()
-            text = f"{low:.2f} to {high:.2f}, step {self.step:.2g}"
-            cells.append(("acceptance", text))
+            step = "" if self.step is None else f", step {self.step:.2g}"
+            cells.append(("acceptance", f"{low:.2f} to {high:.2f}{step}"))
         if self.temperatures is not None:
             cells.append(("temperatures", str(len(self.temperatures) - 1)))
+        if not np.isnan(self.slack):
+            cells.append(("slack", f"{self.slack:.3g} of the residual's scale"))
         if self.log_evidence is not None:
             cells.append(("log evidence", f"{self.log_evidence:.4g}"))
         low, mid, high = np.quantile(self.log_likelihood, [0.05, 0.5, 0.95])

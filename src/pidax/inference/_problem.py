@@ -1,4 +1,4 @@
-r"""The least-squares problem of one sample, on its unit latent, and its solution.
+r"""The least-squares problem of one sample, on its unit latent.
 
 $$ \min_\epsilon\ \tfrac w2 |\epsilon - \epsilon_0|^2
  + \tfrac12 \Bigl|\frac{M (d(\epsilon) - y - s\eta)}{s}\Bigr|^2
@@ -9,27 +9,15 @@ physical units, or what a forward map makes of them. $d_M$ are the same fields w
 noise-free observations and held entries written over them. Measured linear functions
 of the fields, `Affine` constraints, are rows of the second term as well. A `Problem` is
 one prior and one likelihood, the same for all samples. A `Case` holds what differs
-between samples: $\epsilon_0$, the perturbed values $y + s\eta$, and the condition.
-
-At a minimum $g(\epsilon, \theta) = 0$, with $g$ the gradient of the objective. So the
-refined sample is a differentiable function of its arguments $\theta$,
-
-$$ \frac{d\epsilon}{d\theta} = -\Bigl(\frac{\partial g}{\partial\epsilon}\Bigr)^{-1}
-   \frac{\partial g}{\partial\theta}, $$
-
-for any solver, with the accuracy of the minimum.
+between samples: $\epsilon_0$, the draw of the noise $\eta$, and the condition.
 """
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
-import optimistix as optx
 from jaxtyping import Array, Bool, Float
 
 from .._checks import is_traced, require
@@ -37,9 +25,7 @@ from ..constraint import AbstractConstraint, Affine, All, Observation, Residual
 from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import (
     Condition,
-    Count,
     ElementwiseLike,
-    Flag,
     Key,
     Sample,
     Scalar,
@@ -50,8 +36,6 @@ from ..types import (
     typed,
 )
 from ._foreign import as_forward
-from ._gauss_newton import dot
-from ._minimisers import AbstractMethod, AnySolver, GaussNewton, Optimistix
 from ._prior import LatentPrior, Prior, draw
 
 Terms = Float[Array, "3"]  # of the objective: anchor, misfit, residual
@@ -61,17 +45,15 @@ class Case(eqx.Module):
     """What differs between samples.
 
     `start` is the drawn latent, and `own` its fields, if some of them are held;
-    `centre` is the anchor, and `values` the values that the fields are compared with;
-    `linear_values` are the measured linear functions of the fields.
+    `centre` is the anchor. `shift` is the draw of the noise, in its own units, of the
+    rows with these names.
     """
 
     start: Sample
     centre: Sample
     own: Stacked | None
-    values: Stacked | None
     condition: Condition
-    linear_values: tuple[Float[Array, " observation"], ...] = ()
-    shift: Float[Array, "*residual"] | None = None  # of a residual that is perturbed
+    shift: dict[str, Array] = eqx.field(default_factory=dict)
 
 
 class Point(eqx.Module):
@@ -283,15 +265,15 @@ class Problem(eqx.Module):
         x = self.sample(moved, case.condition)
         fields = self.restore(x)
         rows = {"anchor": self.root.astype(latent.dtype) * (latent - centre)}
-        apart = self.apart(fields, case)
+        apart = self.apart(fields)
         if apart:
             rows["misfit"] = jnp.concatenate([part.ravel() for part in apart])
         if self.constraint is not None:
             assert self.scale is not None
             residual = self.residual_of(self.overwrite(fields, case.own))
             rows["residual"] = residual / self.scale.astype(residual.dtype)
-            if case.shift is not None:
-                rows["residual"] -= case.shift.astype(residual.dtype)
+        for name, shift in case.shift.items():
+            rows[name] -= shift.astype(rows[name].dtype)
         rows = {name: row.astype(latent.dtype) for name, row in rows.items()}
         zero = jnp.zeros((), latent.dtype)
         names = ("anchor", "misfit", "residual")
@@ -318,9 +300,20 @@ class Problem(eqx.Module):
 
     def case(self, latent: Sample, condition: Condition) -> Case:
         """Of a latent that is its own anchor, and the values as they were observed."""
-        values = None if self.observation is None else self.observation.values
-        linear = tuple(part.values for part in self.linear)
-        return Case(latent, latent, None, values, condition, linear)
+        return Case(latent, latent, None, condition)
+
+    def draw_noise(self, key: Key) -> dict[str, Array]:
+        """A draw of the noise of the observed values, in units of their own noise, for
+        `Case.shift`; zero for exact values.
+        """
+        parts, keys = [], [jax.random.fold_in(key, i) for i in range(len(self.linear))]
+        if (seen := self.observation) is not None:
+            draw = jax.random.normal(key, seen.values.shape, seen.values.dtype)
+            parts.append(jnp.where(seen.mask & (seen.noise > 0), draw, 0.0).ravel())
+        for part, own in zip(self.linear, keys, strict=True):
+            draw = jax.random.normal(own, part.values.shape, part.values.dtype)
+            parts.append(jnp.where(part.noise > 0, draw, 0.0))
+        return {"misfit": jnp.concatenate(parts)} if parts else {}
 
     def residual_of(self, fields: Stacked) -> Array:
         """What the slack is for: the residual, or the error of the solution."""
@@ -338,20 +331,18 @@ class Problem(eqx.Module):
         assert self.constraint is not None
         return self.constraint.scale_of(fields)
 
-    def apart(self, fields: Stacked, case: Case) -> list[Array]:
+    def apart(self, fields: Stacked) -> list[Array]:
         """The distances of the fields from the observed values, in units of the noise:
         of the observation, and of each of the linear functions.
         """
         found = []
         if self.observation is not None:
-            assert case.values is not None
             assert self.noise is not None
-            off = fields - case.values.astype(fields.dtype)
+            off = fields - self.observation.values.astype(fields.dtype)
             off = off / self.noise.astype(fields.dtype)
             found.append(jnp.where(self.observation.mask, off, 0.0))
-        pairs = zip(self.linear, case.linear_values, self.linear_noise, strict=True)
-        for part, values, noise in pairs:
-            off = part.residual_of(fields) - (values - part.values).astype(fields.dtype)
+        for part, noise in zip(self.linear, self.linear_noise, strict=True):
+            off = part.residual_of(fields)
             found.append(off / noise.astype(fields.dtype))
         return found
 
@@ -448,274 +439,3 @@ def _together(a: Observation, b: Observation) -> Observation:
     grid = b.grid if a.grid is None else a.grid
     mask = a.mask | b.mask
     return Observation(mask, mix("values"), mix("noise"), a.normaliser, grid)
-
-
-class RefinedSample(eqx.Module):
-    """One refined sample, the result of `refine_sample`.
-
-    `fields` are in physical units, `x` in the model's coordinates, `latent` is the unit
-    latent of `x`. `terms` are the terms of the objective: anchor, misfit, residual, and
-    `history` their values by step. `converged`: it stopped by tolerance. `failed`: the
-    solver failed, and this is the best point before. `spent`: evaluations, products
-    with the Jacobian and with its transpose. `fields`, `x`, `latent` and `terms` are
-    differentiable. `log_weight` is that of `weigh=True`, otherwise None.
-    """
-
-    fields: Any  # Stacked
-    x: Sample
-    latent: Sample
-    terms: Terms
-    history: Float[Array, "step 3"]
-    steps: Count
-    converged: Flag
-    failed: Flag
-    spent: Float[Array, "3"]
-    log_weight: Scalar | None = None
-
-
-@typed
-def refine_sample(
-    problem: Problem,
-    latent: Sample,
-    condition: Condition = None,
-    *,
-    key: Key | None = None,
-    centre: Sample | None = None,
-    drawn: Stacked | None = None,
-    sign: ScalarLike = 1.0,
-    solver: AbstractMethod | AnySolver | None = None,
-    weigh: bool = False,
-) -> RefinedSample:
-    r"""The sample near a draw of the prior that solves a least-squares problem.
-
-        problem = Problem(student, observation, constraint, scale=0.1)
-        latents = jax.random.normal(key, (64, *student.shape))
-        refined = jax.vmap(lambda e: refine_sample(problem, e))(latents)
-
-    Use it under `jax.jit`, `jax.vmap` and `jax.grad`; `refine` does the same in
-    batches, with checks of values and costs. Gradients are gradients of the minimum, by
-    the implicit function theorem: they cost a linear solve by conjugate gradients, and
-    are as accurate as the minimum. If the solver `failed` they have no meaning.
-
-    **Arguments:**
-
-    - `problem`: a `Problem`: student, likelihood, equation.
-    - `latent`: the unit latent $\epsilon_0 = z/\sigma_T$ at the start.
-    - `condition`: passed to the student.
-    - `key`: for a draw of the observations' noise, multiplied by `sign` (-1 for the
-      second of an antithetic pair); None adds no noise.
-    - `centre`: the anchor of the latent; by default the latent. Zero for the most
-      probable latent (MAP).
-    - `drawn`: the fields of the latent, if entries are held and they are known.
-    - `solver`: as for `refine`.
-    - `weigh`: perturb the residual too, and compute the sample's importance weight; see
-      `refine`. It needs a `key`, and the latent as its own centre.
-    """
-    observation, own = problem.observation, drawn
-    linear = problem.linear
-    if key is not None:
-        own_key = lambda i: jax.random.fold_in(key, i)
-        linear = [
-            part.perturb(key=own_key(i), sign=sign) for i, part in enumerate(linear)
-        ]
-        if observation is not None:
-            observation = observation.perturb(key=key, sign=sign)
-    values = None if observation is None else observation.values
-    if problem.hold is not None and drawn is None:
-        own = problem.restore(problem.sample(latent, condition))
-    centre = latent if centre is None else centre
-    linear_values = tuple(part.values for part in linear)
-    shift = None
-    if weigh and key is not None and problem.constraint is not None:
-        plain = problem.case(latent, condition)
-        struct = jax.eval_shape(lambda e: problem(e, plain)[0]["residual"], latent)
-        own_key = jax.random.fold_in(key, len(linear))
-        draw = jax.random.normal(own_key, struct.shape, struct.dtype)
-        shift = jnp.asarray(sign, struct.dtype) * draw
-    case = Case(latent, centre, own, values, condition, linear_values, shift)
-    found = _minimum(problem, case, as_method(solver))
-    fields = problem.overwrite(problem.restore(found.x), own)
-    log_weight = _log_weight(problem, case, found) if weigh else None
-    return dataclasses.replace(found, fields=fields, log_weight=log_weight)
-
-
-def _log_weight(problem: Problem, case: Case, found: RefinedSample) -> Scalar:
-    r"""The logarithm of the importance weight of a minimum, up to a constant.
-
-    With $g$ the misfit and residual in units of their noise, and $J = g'$, the minimum
-    $\epsilon$ of $|\epsilon - \epsilon_0|^2/2 + |g - \eta|^2/2$ has $\epsilon_0 =
-    \epsilon + J^T(g - \eta)$. So the density of $(\epsilon, \eta)$ is known,
-    $N(\epsilon_0) N(\eta) |\det H|$ with the Hessian $H$. The posterior of $\epsilon$
-    times a Gaussian law of $\eta$, the one of which the density is when $H$ is left
-    out, is divided by it:
-
-    $$ \ln w = -\tfrac12(|\epsilon|^2 + |g|^2) + \tfrac12 b^T N^{-1} b
-       + \tfrac12\ln\det N - \ln\det H, \qquad
-       N = I + J^T J, \quad b = \epsilon + J^T g, $$
-
-    plus the logarithm of the determinant of the equation, if it is asked for.
-    """
-    shape, dtype = found.latent.shape, found.latent.dtype
-    plain = problem.case(case.start, case.condition)
-
-    def told(flat: Array) -> Array:
-        rows = problem(flat.reshape(shape), plain)[0]
-        return jnp.concatenate([r.ravel() for n, r in rows.items() if n != "anchor"])
-
-    def objective(flat: Array) -> Scalar:
-        return problem(flat.reshape(shape), case)[1].terms.sum()
-
-    e = found.latent.ravel()
-    g, jacobian = told(e), jax.jacfwd(told)(e)
-    normal = jnp.eye(e.size, dtype=dtype) + jacobian.T @ jacobian
-    b = e + jacobian.T @ g
-    factor = jnp.linalg.cholesky(normal)
-    white = jax.scipy.linalg.solve_triangular(factor, b, lower=True)
-    half_det = jnp.sum(jnp.log(jnp.diag(factor)))
-    sign, log_det = jnp.linalg.slogdet(jax.hessian(objective)(e))
-    size = jnp.sum(e**2) + jnp.sum(g**2) - jnp.sum(white**2)
-    value = -0.5 * size + half_det - log_det + problem.log_determinant(found.x)
-    fine = (sign > 0) & ~found.failed & jnp.isfinite(value)
-    return jnp.where(fine, value, -jnp.inf)
-
-
-def as_method(solver: AbstractMethod | AnySolver | None) -> AbstractMethod:
-    """Gauss-Newton by default; Optimistix solvers are wrapped."""
-    if solver is None:
-        return GaussNewton()
-    return solver if isinstance(solver, AbstractMethod) else Optimistix(inner=solver)
-
-
-@eqx.filter_custom_jvp
-def _minimum(problem: Problem, case: Case, method: AbstractMethod) -> RefinedSample:
-    return minimise(method, problem, case.start, case)
-
-
-@_minimum.def_jvp
-def _implicit(primals: tuple, tangents: tuple) -> tuple[RefinedSample, RefinedSample]:
-    """The tangent of a minimum, of its sample, and of the terms there."""
-    found = _minimum(*primals)
-    y = found.latent
-    moves = jax.tree.map(lambda t: t is not None, tangents, is_leaf=lambda t: t is None)
-    moving, fixed = eqx.partition(primals, moves)
-
-    def at(y: Sample, moving: Any) -> Point:
-        problem, case, _ = eqx.combine(moving, fixed)
-        return problem(y, case)[1]
-
-    def gradient(y: Sample, moving: Any) -> Sample:
-        return jax.grad(lambda y: at(y, moving).terms.sum())(y)
-
-    hessian = lambda v: jax.jvp(lambda y: gradient(y, moving), (y,), (v,))[1]
-    change = jax.jvp(lambda m: gradient(y, m), (moving,), (tangents,))[1]
-    tol = float(jnp.finfo(y.dtype).eps) ** (2 / 3)
-    symmetric = lx.positive_semidefinite_tag
-    curvature = lx.FunctionLinearOperator(hessian, jax.eval_shape(lambda: y), symmetric)
-    found_by = lx.CG(tol, 0.0, max_steps=10 * y.size)
-    step = lx.linear_solve(curvature, -change, found_by, throw=False).value
-    best = jax.jvp(at, (y, moving), (step, tangents))[1]
-    rest: Any = [None] * 5  # counts have no tangent
-    return found, RefinedSample(None, best.x, best.latent, best.terms, *rest)
-
-
-class _Carry(eqx.Module):
-    latent: Sample
-    state: Any
-    step: Count
-    best: Point
-    last: Terms
-    history: Float[Array, "step 3"]
-    finished: Flag
-    fine: Flag
-
-
-def minimise(
-    method: AbstractMethod, fn: Callable, start: Sample, args: Any
-) -> RefinedSample:
-    """Minimise half the square of `fn(latent, args)`, which returns rows and a
-    `Point`.
-
-    Optimistix's `step` returns as `aux` the values at the point from which it
-    *started*. Therefore the point of a value is always known, the best point is kept,
-    and no result is worse than the start. If no objective was finite there is no best
-    point: the solve has failed, and returns its start.
-    """
-    solver, rows_of = method.solver(), fn
-    minimiser = not isinstance(solver, optx.AbstractLeastSquaresSolver)
-
-    def halved(y: Sample, args: Any) -> tuple[Scalar, Point]:
-        rows, point = rows_of(y, args)
-        return 0.5 * dot(rows, rows), point
-
-    fn = eqx.filter_closure_convert(halved if minimiser else fn, start, args)
-    struct = jax.eval_shape(fn, start, args)
-    # Optimistix and Optax compute by JAX's standard
-    # promotion; a user's session may be strict.
-    with jax.numpy_dtype_promotion("standard"):
-        return _loop(method, solver, minimiser, fn, start, args, struct)
-
-
-def _loop(
-    method: AbstractMethod,
-    solver: AnySolver,
-    minimiser: bool,
-    fn: Callable,
-    start: Sample,
-    args: Any,
-    struct: Any,
-) -> RefinedSample:
-    tags = frozenset()
-    values, aux = struct
-    state = solver.init(fn, start, args, {}, values, aux, tags)
-    moving, fixed = eqx.partition(state, eqx.is_array)
-
-    def body(c: _Carry) -> _Carry:
-        state = eqx.combine(c.state, fixed)
-        latent, state, seen = solver.step(fn, c.latent, args, {}, state, tags)
-        done, result = solver.terminate(fn, latent, args, {}, state, tags)
-        fine = (result == optx.RESULTS.successful) & jnp.isfinite(latent).all()
-        last, best = _seen(seen, c.last, c.best)
-        history = c.history.at[c.step].set(last)
-        moving = eqx.filter(state, eqx.is_array)
-        return _Carry(latent, moving, c.step + 1, best, last, history, done, fine)
-
-    def going(c: _Carry) -> Flag:
-        return c.fine & ~c.finished & (c.step < method.steps)
-
-    nowhere = jax.tree.map(lambda s: jnp.full(s.shape, jnp.inf, s.dtype), struct[1])
-    history = jnp.zeros((method.steps + 1, 3), start.dtype)
-    no, none = jnp.asarray(False), jnp.zeros((), int)
-    first = _Carry(start, moving, none, nowhere, nowhere.terms, history, no, ~no)
-    c = jax.lax.while_loop(going, body, first)
-    lost = ~jnp.isfinite(c.best.terms).all()  # not one point with a finite objective
-    at, fine = jnp.where(lost, start, c.latent), c.fine & ~lost
-    if minimiser:
-        # A gradient whose square overflows gives no step, which looks like convergence.
-        slope, end = jax.grad(fn, has_aux=True)(at, args)
-        fine = fine & jnp.isfinite(dot(slope, slope))
-    else:
-        end = fn(at, args)[1]
-    last, best = _seen(end, c.last, c.best)
-    best = jax.tree.map(lambda new, old: jnp.where(lost, new, old), end, best)
-    later = jnp.arange(method.steps + 1) >= c.step
-    spent = method.spent(eqx.combine(c.state, fixed), c.step)
-    at_the_end = jnp.array([1.0, 0.0, float(minimiser)])
-    return RefinedSample(
-        fields=None,  # which the problem says
-        x=best.x,
-        latent=best.latent,
-        terms=best.terms,
-        history=jnp.where(later[:, None], last, c.history),
-        steps=c.step,
-        converged=c.finished & fine,
-        failed=~fine,
-        spent=jnp.stack([jnp.asarray(n, float) for n in spent]) + at_the_end,
-    )
-
-
-def _seen(point: Point, last: Terms, best: Point) -> tuple[Terms, Point]:
-    """The last finite terms and the best point, including this one."""
-    finite = jnp.isfinite(point.terms).all() & jnp.isfinite(point.latent).all()
-    better = finite & (point.terms.sum() < best.terms.sum())
-    keep = lambda new, old: jnp.where(better, new, old)
-    return jnp.where(finite, point.terms, last), jax.tree.map(keep, point, best)

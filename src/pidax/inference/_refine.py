@@ -61,9 +61,11 @@ from ..types import (
 from ._cost import Clock, Cost, Training
 from ._foreign import Foreign
 from ._minimisers import AbstractMethod, AnySolver
+from ._minimum import RefinedSample
 from ._prior import LatentPrior, Prior
-from ._problem import Problem, RefinedSample, as_method, refine_sample
-from ._start import likelihood_at, measure
+from ._problem import Problem
+from ._refined_sample import as_method, refine_sample
+from ._start import default_slack, likelihood_at, measure
 
 _ANCHORS = ("draw", "norm", None)
 _LARGEST = 1024  # entries of a latent for which a determinant is computed
@@ -113,7 +115,8 @@ class Refined:
     - `relative`: the root mean square residual of `fields` relative to its scale, and
       `relative_start` before refinement; NaN without a constraint.
     - `cost`: a `Cost`. `anchor`, `weight`, `method` and `held` (the number of held
-      entries of each sample) say how the samples were made.
+      entries of each sample) say how the samples were made; `slack`, NaN without a
+      constraint, the share of the scale that counts as one standard deviation.
 
     Print it for a summary.
     """
@@ -134,6 +137,7 @@ class Refined:
     weight: float
     method: str
     held: int = 0
+    slack: float = np.nan
     log_weights: Float[np.ndarray, " sample"] | None = None
 
     @property
@@ -178,6 +182,8 @@ class Refined:
             ends = [number(np.median(r)) for r in (self.relative_start, self.relative)]
             label = "  relative residual"
             lines.append(row(label, *ends, widths=_WIDTHS, label=_LABEL))
+        if not np.isnan(self.slack):
+            lines.append(f"slack: {self.slack:.3g} of the scale of the residual")
         lines.append(
             f"{done} of {count} stopped by tolerance, {int(self.failed.sum())} failed; "
             f"steps: {self.steps.mean():.1f}, at most {self.steps.max()}"
@@ -200,7 +206,7 @@ def refine(
     solver: AbstractMethod | AnySolver | None = None,
     anchor: str | None = "draw",
     anchor_weight: ScalarLike = 1.0,
-    slack: ScalarLike = 1e-2,
+    slack: ScalarLike | None = None,
     slack_on: str = "residual",
     determinant: bool = False,
     weigh: bool = False,
@@ -250,7 +256,10 @@ def refine(
       the residual is fixed: the median over the starting samples. The residual is not
       perturbed, because an equation has no noise. If student and equation are linear,
       the samples tend to samples of the posterior given the equation as `slack` goes to
-      0; otherwise they do not, in general.
+      0; otherwise they do not, in general. By default it is the student's own residual,
+      relative to its scale, and not below 0.01: the median over the starting samples. A
+      smaller one makes the samples too certain of what the student does not know.
+      Without observations, and with `hold`, the default is 0.01. The result has it.
     - `slack_on`: `"residual"`, or `"solution"`, the error of the unknown fields of an
       equation: $(u - S(a))/(\text{slack}\cdot\text{scale})$ with the equation's solver
       $S$ and the root mean square of each channel as its scale. It costs a solution in
@@ -258,9 +267,9 @@ def refine(
     - `determinant`: as for `infer`, for the weights; it needs `weigh=True`.
     - `weigh`: compute importance weights of the samples, `weights` in the result, and
       perturb the residual as well. Weighted means are means of the posterior, under a
-      Gaussian law of the residual with the slack, as far as each minimum is the only
-      one of its problem; `effective` says what the samples are worth. It costs the
-      second derivatives of the problem, a matrix of the size of the latent.
+      Gaussian law of the residual with the slack; `effective` says what the samples are
+      worth. It costs the second derivatives of the problem, matrices of the size of the
+      latent, and on average a second minimisation or two.
     - `anchor`: `"draw"` anchors each latent at its draw, and perturbs noisy
       observations by their noise: randomised maximum likelihood. `"norm"` anchors at
       zero: MAP, the most probable latent, the same from every start (or the nearest of
@@ -290,8 +299,9 @@ def refine(
       still change the given fields; `hold` prevents it.
     - `forward`, `normaliser`: as for `infer`: an equation whose solver replaces the
       student's solution, or a function of the fields, which JAX differentiates.
-    - `solver`: by default `GaussNewton()`; `LBFGS()`, `Adam()`, or any least-squares
-      solver or minimiser of Optimistix.
+    - `solver`: by default `GaussNewton()`, with smaller tolerances if minima are
+      weighed; `LBFGS()`, `Adam()`, or any least-squares solver or minimiser of
+      Optimistix.
     - `progress`: show a bar, which says "compiling" until the first batch is done.
     - `training`: the cost of the student's training, for the result's `cost`:
       `Cost.of_training(result, seconds=...).training`. By default zero.
@@ -322,10 +332,11 @@ def refine(
             "expected weigh=True with determinant=True, got weigh=False. Weigh them, "
             "or use px.infer with PCN() or SMC()."
         )
-    require_positive(anchor_weight=anchor_weight, slack=slack, tightness=tightness)
+    require_positive(anchor_weight=anchor_weight, tightness=tightness)
+    require_positive(slack=1.0 if slack is None else slack)
     samples = whole_number("samples", samples)
     batch_size = whole_number("batch_size", batch_size)
-    method = as_method(solver)
+    method = as_method(solver, weigh)
     # The likelihood needs the starting samples.
     weight = 0.0 if anchor is None else float(anchor_weight)
     problem = Problem(
@@ -359,7 +370,9 @@ def refine(
 
     with progress_bar(count, "refine", "sample", progress) as bar:
         start = run(measure, problem, (latents, condition))
-        likelihood = likelihood_at(problem, start, float(slack), float(tightness))
+        used = default_slack(problem, start, bool(np.any(hold)))
+        used = used if slack is None else float(slack)
+        likelihood = likelihood_at(problem, start, used, float(tightness))
         problem = eqx.tree_at(
             lambda p: (p.noise, p.linear_noise, p.scale, p.free, p.hold),
             problem,
@@ -424,6 +437,7 @@ def refine(
         weight=float(anchor_weight),
         method=type(method).__name__,
         held=int(np.sum(hold)),
+        slack=np.nan if problem.constraint is None else used,
         log_weights=found.log_weight,
     )
 

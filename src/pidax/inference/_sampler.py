@@ -26,12 +26,14 @@ class Draws:
     `chains` is the number of chains of which the samples are, one after the other; None
     if they are not chains. `ancestors` says from which first particle each sample
     descends. `acceptance` is of each chain, or of each temperature. `evaluations`
-    counts likelihoods, `failed` those that were not finite.
+    counts likelihoods, `gradients` those with a gradient, `failed` those that were not
+    finite.
     """
 
     latent: Float[np.ndarray, "sample *event"]
     log_likelihood: Float[np.ndarray, " sample"]
     evaluations: int
+    gradients: int = 0
     failed: int = 0
     chains: int | None = None
     ancestors: Int[np.ndarray, " sample"] | None = None
@@ -71,7 +73,9 @@ class AbstractSampler(eqx.Module):
 
 
 class State(eqx.Module):
-    """Positions of chains or particles, with the step that they share."""
+    """Positions of chains or particles, with the step that they share. `slope` is the
+    gradient of their log-density, if the moves need it.
+    """
 
     latent: Batch
     value: Float[Array, " chain"]  # log-likelihood
@@ -79,6 +83,7 @@ class State(eqx.Module):
     accepted: Float[Array, " chain"]
     moves: Int[Array, ""]
     failed: Int[Array, ""]
+    slope: Batch | None = None
 
 
 @eqx.filter_jit

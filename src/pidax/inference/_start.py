@@ -13,6 +13,8 @@ from jaxtyping import Array
 from ..types import Batch, Condition, Sample
 from ._problem import Problem
 
+LEAST_SLACK = 1e-2
+
 
 class Start(NamedTuple):
     """The samples before they are refined."""
@@ -22,6 +24,7 @@ class Start(NamedTuple):
     linear: Any  # the values of linear functions, apart from the measured ones
     square: Any  # sum of the squares of the residual in units of its own scale
     scale: Any
+    size: Any  # root mean square of the sample's own residual, in units of its scale
     relative: Any
 
 
@@ -35,13 +38,30 @@ def measure(problem: Problem, own: tuple[Batch, Condition]) -> Start:
         finite = jnp.isfinite(fields).all() & jnp.isfinite(x).all()
         linear = tuple(part.residual_of(fields) for part in problem.linear)
         if constraint is None:
-            return Start(fields, finite, linear, None, None, jnp.asarray(jnp.nan))
+            none = jnp.asarray(jnp.nan)
+            return Start(fields, finite, linear, None, None, none, none)
         mixed = problem.overwrite(fields, None)
         scale, cost = problem.scale_of(mixed), constraint.cost_of(mixed)
         square = jnp.sum(jnp.square(problem.residual_of(mixed) / scale))
-        return Start(fields, finite, linear, square, scale, jnp.sqrt(cost))
+        own = problem.residual_of(fields) / problem.scale_of(fields)
+        size = jnp.sqrt(jnp.mean(jnp.square(own)))
+        return Start(fields, finite, linear, square, scale, size, jnp.sqrt(cost))
 
     return jax.vmap(one)(*own)
+
+
+def default_slack(problem: Problem, start: Start, held: bool = False) -> float:
+    """The student's own residual, if observations are fitted: the median over draws of
+    the prior of its root mean square in units of its scale, and not below 0.01.
+
+    A residual that the student does not have is no information. With a smaller slack it
+    is taken for one, and the samples are too certain. Without observations, or with
+    held fields, the others are moved to solve the equation: 0.01.
+    """
+    informed = problem.observation is not None or bool(problem.linear)
+    if problem.constraint is None or held or not informed:
+        return LEAST_SLACK
+    return max(LEAST_SLACK, float(np.median(start.size[start.finite])))
 
 
 def likelihood_at(
