@@ -509,9 +509,7 @@ class Reference:
 PROBLEMS = {
     "poisson": Sensors(poisson, 16, truths=40, referenced=40),
     "darcy6": Sensors(darcy, 6, referenced=12, long=Long()),
-    "darcy16": Sensors(
-        darcy, 16, truths=50, referenced=0, long=Long(draws=75, thin=40)
-    ),
+    "darcy16": Sensors(darcy, 16, truths=32, referenced=0),
 }
 MINIMA = RandomisedMaximumLikelihood()
 BOTH: dict[str, Any] = {"samples": 32, "truths": 25}
