@@ -13,8 +13,10 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 
 import pidax as px
+from pidax import pde
 from pidax.flow import TimeClock
 from pidax.inference import PCN, LatentPrior
 
@@ -96,6 +98,47 @@ class Chained:
         return bench.Outcome(metrics | {"evaluations": self.evaluations}, cost)
 
 
+@dataclasses.dataclass(frozen=True)
+class Moves:
+    """What a move of 16 chains costs, with networks as they are initialised.
+
+    The number of moves that an effective sample takes is not measured: it is the same
+    for both as far as the student makes the sampler's fields.
+    """
+
+    moves: int = 40
+
+    def configuration_on(self, problem: Learned):
+        return vars(self) | {"steps": STEPS}
+
+    def __call__(self, problem: Learned, seed, quick) -> bench.Outcome:
+        sensors, process = problem.sensors, problem.fields.process
+        chart = pde.Whitened.fit(
+            sensors.prior_draws, positive=(0,), given=sensors.equation.given_mask
+        )
+        network = problem.fields.training.network(chart, jax.random.key(seed))
+        teacher = px.Preconditioned(network, process)
+        flow = px.ProbabilityFlow(teacher, process, clock=TimeClock())
+        priors = {
+            "student": px.Student.from_teacher(teacher, process),
+            "sampler": LatentPrior(Sampled(flow), chart.shape),
+        }
+        costs = {}
+        for name, prior in priors.items():
+            found = px.infer(
+                prior, sensors.observation(0), key=jax.random.key(seed),
+                method=PCN(chains=16, warmup=0, thin=1, step=0.01),
+                samples=16 * self.moves, forward=sensors.equation, normaliser=chart,
+                progress=False,
+            )  # fmt: skip
+            # `solves` counts the evaluations of the prior with the solver.
+            costs[name] = found.cost.seconds / found.cost.solves
+        metrics = {f"{name}_seconds": each for name, each in costs.items()}
+        metrics["ratio"] = costs["sampler"] / costs["student"]
+        size = sum(a.size for a in jax.tree.leaves(eqx.filter(network, eqx.is_array)))
+        return bench.Outcome(metrics | {"parameters": size})
+
+
 @bench.problem("inference", "darcy16, learned", kind="learned", seeds=(0,), quick=False)
 def learned(quick):
     equation = functools.partial(darcy, 16)
@@ -116,6 +159,9 @@ def _register():
         "sampler's given field, solved": Chained("sampler", True, 2, evaluations=every),
         "sampler's own fields": Chained("sampler", False, 2, evaluations=every),
     }
+    bench.method(
+        "inference", "chains: cost of a move", on=("learned",), quick=False
+    )(Moves())  # fmt: skip
     for name, way in ways.items():
         bench.method(
             "inference", f"chains: {name}", label=name, on=("learned",), quick=False,
