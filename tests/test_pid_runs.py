@@ -44,6 +44,24 @@ def run(pid, steps=12, **options):
 
 
 @pytest.mark.slow
+def test_borders_live_through_checkpoints_and_on_two_devices(tmp_path):
+    """Keys in a state: resumed after a choice of borders, and divided batches."""
+    borders = px.distill.Borders(kept=8, candidates=32, every=4)
+    pid = PID.paper(flow(), 8, borders=borders)
+    whole = run(pid, steps=10)
+    run(pid, steps=6, directory=tmp_path, checkpoint_every=2)
+    again = run(pid, steps=10, directory=tmp_path, checkpoint_every=2)
+    assert eqx.tree_equal(whole.model, again.model)
+    two = run(pid, steps=10, devices=jax.devices()[:2])
+    assert_close(two.model.network.inner, whole.model.network.inner, 1e-5, 1e-6)
+    data = lambda result: jax.random.key_data(result.state.objective.borders)
+    np.testing.assert_array_equal(data(whole), data(again))
+    # The state of the run, after refreshes at 4 and 8, is not that of its beginning.
+    first = pid.init(Student(Network(), EDM), key=KEY).borders
+    assert not np.array_equal(data(whole), jax.random.key_data(first))
+
+
+@pytest.mark.slow
 def test_its_state_lives_through_training_in_micro_batches():
     """A step adds one draw, spread over the rows; those it sees forget a hundredth.
 

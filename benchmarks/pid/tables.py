@@ -161,8 +161,11 @@ def several_steps(rows):
     known = suite().problems
     lines = []
     for row in found:
-        ways = [row.metrics, *(row[f"in_{k}_steps"] for k in (2, 4))]
-        cells = [f"{w['rms'][-1]:.4f} ({100 * w['elsewhere']:.1f}%)" for w in ways]
+        cells = [
+            f"{way['rms'][-1]:.4f} "
+            f"({100 * way['elsewhere']:.1f}%; {way['rms_of_others']:.4f})"
+            for way in (row.metrics, row["in_2_steps"], row["in_4_steps"])
+        ]
         lines.append((known[row.problem].label, label(row.method), *cells))
     head = ["problem", "method", "1 step", "2 steps", "4 steps"]
     return bench.markdown(head, lines) if lines else "Not measured."
@@ -282,27 +285,42 @@ def curves(rows):
 
 @bench.figure("pid_yardstick.svg", "pid")
 def yardstick(rows):
-    """Error along training: the integral student beside regression on fresh pairs."""
+    """Error against work: the integral student beside regression on solved pairs.
+
+    Work is processor time, with the solves of the pairs; rows that lack it are left
+    out, and problems on which one of the two has none.
+    """
     import matplotlib.pyplot as plt
 
     import pidax as px
 
-    problems = ("ring", "mixture", "learned")
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
     said = {
         "integral": "PID, integral student: no answers",
         "kd, fresh pairs": "regression on solved pairs, each seen once",
+        "kd, 4,096 pairs": "regression on 4,096 solved pairs",
     }
-    for ax, problem in zip(axes, problems, strict=True):
-        for colour, (method, words) in zip(px.plot.COLOURS, said.items(), strict=False):
-            some = rows.where(problem=problem, method=method)
-            for i, row in enumerate(some):
+    found: dict[str, dict[str, list]] = {}
+    for row in rows:
+        if row.method in said and "cpu_seconds" in row.cost:
+            found.setdefault(row.problem, {}).setdefault(row.method, []).append(row)
+    problems = [p for p in TITLES if len(found.get(p, {})) > 1]
+    size = (max(5.5, 3.4 * len(problems)), 3.6)
+    figure, axes = plt.subplots(
+        1, len(problems), figsize=size, layout="constrained", squeeze=False
+    )
+    colours = dict(zip(said, px.plot.COLOURS, strict=False))
+    labels = {}
+    for ax, problem in zip(axes[0], problems, strict=True):
+        for method, some in found[problem].items():
+            for row in some:
                 step, error, *_ = np.array(row["curve"]).T
-                name = words if i == 0 else None
-                ax.semilogy(step, error, color=colour, label=name)
-        ax.set(xlabel="step", title=suite().problems[problem].label)
+                minutes = row.cost["cpu_seconds"] / 60 * step / step[-1]
+                (line,) = ax.semilogy(minutes, error, color=colours[method])
+                labels[said[method]] = line
+        ax.set(xlabel="processor minutes", title=suite().problems[problem].label)
         ax.grid(True, which="both", color="0.9", lw=0.6)
-    axes[0].set_ylabel("RMS error of the sample")
-    lines, names = axes[1].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False)
+    axes[0][0].set_ylabel("RMS error of the sample")
+    figure.legend(
+        list(labels.values()), list(labels), loc="outside lower center", frameon=False
+    )
     return figure
