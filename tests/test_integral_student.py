@@ -558,15 +558,19 @@ def test_each_draw_has_its_weights(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 12)
     student = eqx.tree_at(lambda s: s.network, student, Steep(student.network.clean))
-    pid = PID(flow, weighting=SlopeAlongDraws(), reach=1, distance=L2())
+    weighting = SlopeAlongDraws(strength=2.0, shared=0.0)
+    pid = PID(flow, weighting=weighting, reach=1, distance=L2())
     state = pid.init(student, key=KEY)
     np.testing.assert_array_equal(state.measured, np.ones(12))
+    common = jnp.asarray(np.linspace(1.0, 0.3, 12))
+    state = eqx.tree_at(lambda s: s.measured, state, common)
     unit = latent(KEY)
     weights = steepness(student, unit, None, key=jax.random.fold_in(KEY, 3))
     sides = integral_residual(student, flow, unit)
     squares = np.mean(np.square(sides[0] - sides[1]), axis=1)
     loss = eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)[0]
-    assert_close(loss, np.mean(np.maximum(weights, 1e-3) * squares), 1e-10)
+    weights = np.maximum((common * weights) ** 2, 1e-3)
+    assert_close(loss, np.mean(weights * squares), 1e-10)
 
 
 def two_modes():
@@ -597,6 +601,10 @@ def test_weights_fall_where_neighbours_part_and_nowhere_else(x64):
     # One mode: trajectories never part.
     single = px.ProbabilityFlow(gaussian(), EDM)
     assert_close(Slope().measure(single, times, (3,), draw, key=KEY), np.ones(60), 1e-9)
+    # The common part of weights per draw is the root of it, by default.
+    common = SlopeAlongDraws().measure(flow, times, (1,), draw, key=KEY)
+    wanted = Slope().measure(flow, times, (1,), draw, key=KEY)
+    assert_close(common, np.sqrt(wanted), 1e-12)
 
 
 def test_strength_and_floor_of_the_weights(x64):
@@ -813,7 +821,7 @@ def make(n=4, **options):
             ).check(px.Student(Network(), EDM, shape=(3,)), None),
             "follow the trajectory of an IntegralStudent, .* got a Student. Use Slope",
         ),
-        (lambda: SlopeAlongDraws(least=2.0), r"weight, in \(0, 1\], got least=2.0"),
+        (lambda: SlopeAlongDraws(least=2.0), "a power, at least 0: got least=2.0"),
         (lambda: Slope(least=0.0), "least and quantile must be in"),
         (
             lambda: px.where_it_moves(

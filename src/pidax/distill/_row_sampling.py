@@ -139,8 +139,8 @@ class AbstractWeighting(eqx.Module):
 
     @property
     def per_draw(self) -> bool:
-        """Whether `measured` is found anew for every draw (`steepness`); by default it
-        is what `measure` found.
+        """Whether `measured` is what `measure` found times the `steepness` of the draw;
+        by default it is what `measure` found.
         """
         return False
 
@@ -275,29 +275,47 @@ class Slope(AbstractWeighting):
 class SlopeAlongDraws(AbstractWeighting):
     r"""The weights of `Slope`, for each draw its own: for an `IntegralStudent`.
 
-    The slope is that of the student's own map, along the trajectory of the draw and in
-    one random direction (`steepness`), and changes as the student learns. Draws that
-    stay far from every border keep the weight one. Nothing is solved; a step costs a
-    derivative of the student's pass more, in forward mode.
+    $$ w_i = \max\bigl(f, (d_i\, s_i^p)^c\bigr), $$
 
-    **Arguments:** `strength` $c$; `least` $f$.
+    where $d_i$ is measured along the draw's own trajectory, by the student's map in one
+    random direction (`steepness`), and changes as the student learns; $s_i$ are the
+    weights of `Slope`, the same for all draws. Draws far from every border have $d_i =
+    1$ and soon learn their late rows; $s$ lets the early rows of all draws decide
+    first. A step costs a derivative of the student's pass more, in forward mode.
+
+    **Arguments:** `strength` $c$; `least` $f$; `shared` $p$: with 0 nothing is solved.
     """
 
     strength: float = 1.0
     least: float = 1e-3
+    shared: float = 0.5
 
     def __check_init__(self):
         require_positive(strength=self.strength)
         require(
             None,
-            0 < self.least <= 1,
-            f"least is the smallest weight, in (0, 1], got least={self.least}. The "
-            "default is 1e-3.",
+            0 < self.least <= 1 and self.shared >= 0,
+            "least is the smallest weight, in (0, 1], and shared a power, at least 0: "
+            f"got least={self.least}, shared={self.shared}. The defaults are 1e-3 and "
+            "0.5.",
         )
 
     @property
     def per_draw(self) -> bool:
         return True
+
+    def measure(
+        self,
+        flow: ProbabilityFlow,
+        times: Times,
+        shape: Shape,
+        draw: Callable[[Key], Condition],
+        *,
+        key: Key,
+    ) -> Rows:
+        if self.shared == 0:
+            return jnp.ones(times.size)
+        return Slope().measure(flow, times, shape, draw, key=key) ** self.shared
 
     def __call__(
         self, times: Times, losses: Rows, progress: Scalar, measured: Rows
