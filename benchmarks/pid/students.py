@@ -448,7 +448,12 @@ def parts():
         "linear": {"nodes": Nodes(interpolant="linear")},
         "karras nodes": {"nodes": Nodes(kind="karras")},
         "5 nodes asked": {"choices": {"draw": 5}},
-        "weights per draw": {"choices": {"weighting": px.distill.SlopeAlongDraws()}},
+        "weights per draw": {
+            "choices": {"weighting": px.distill.SlopeAlongDraws(shared=0.0)}
+        },
+        "weights per draw and in common": {
+            "choices": {"weighting": px.distill.SlopeAlongDraws()}
+        },
         "draws near borders": {"choices": {"borders": px.distill.Borders()}},
         "bfloat16": {"precision": "bfloat16"},
     }
