@@ -108,7 +108,7 @@ def learned(rows):
     ]  # fmt: skip
     head = ("chains in the noise of", "evaluations a move", "effective", "seconds",
             "effective a second", "in 90%")  # fmt: skip
-    return bench.markdown(head, lines) if lines else "No rows."
+    return bench.markdown(head, lines) if lines else "Not measured yet."
 
 
 @bench.figure("inference_coverage.svg", "inference")
