@@ -58,6 +58,7 @@ def test_borders_live_through_checkpoints_and_on_two_devices(tmp_path):
     np.testing.assert_array_equal(data(whole), data(again))
     # The state of the run, after refreshes at 4 and 8, is not that of its beginning.
     first = pid.init(Student(Network(), EDM), key=KEY).borders
+    assert first is not None
     assert not np.array_equal(data(whole), jax.random.key_data(first))
 
 

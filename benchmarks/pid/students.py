@@ -224,11 +224,12 @@ def elsewhere(problem: Vectors, samples):
     The first is the share of errors above half the least distance of two modes.
     """
     assert problem.law is not None
-    means = np.asarray(problem.law().means).reshape(-1, problem.network.size)
+    size = int(np.prod(problem.network.shape))
+    means = np.asarray(problem.law().means).reshape(-1, size)
     apart = np.linalg.norm(means[:, None] - means, axis=-1)
     limit = apart[apart > 0].min() / 2
     if problem.per_component:
-        limit /= np.sqrt(problem.network.size)
+        limit /= np.sqrt(size)
     wrong = np.asarray(
         px.metrics.sample_errors(
             samples,

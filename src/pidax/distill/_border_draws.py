@@ -61,7 +61,7 @@ class Borders(eqx.Module):
 
         `loss` is compiled; it is called for blocks of keys.
         """
-        keys = jax.random.split(key, self.candidates)
+        keys = jax.random.split(key, int(self.candidates))
         length = batch_length(len(keys), _BLOCK)
         found = [
             np.asarray(_losses(loss, keys[rows]))

@@ -308,7 +308,7 @@ class PID(AbstractDistillation):
 
     @property
     def refresh_every(self) -> int | None:
-        return None if self.borders is None else self.borders.every
+        return None if self.borders is None else int(self.borders.every)
 
     def refresh(self, model: PyTree, state: PIDState, *, key: Key) -> PIDState:
         """With `borders` the draws with the largest loss, chosen anew."""
@@ -322,7 +322,7 @@ class PID(AbstractDistillation):
         self, model: PyTree, state: PIDState, progress: Scalar, *, key: Key
     ) -> tuple[Scalar, None, tuple[Update, Terms]]:
         draw = key
-        if self.borders is not None:
+        if self.borders is not None and state.borders is not None:
             coin = jax.random.fold_in(key, 2)
             draw = self.borders.swap(state.borders, key, key=coin)
         return self._answer(model, state, progress, draw, key)
