@@ -18,10 +18,10 @@ def draws(seed, count=2000):
     return np.random.default_rng(seed).normal(size=(count, 2)).astype(np.float32)
 
 
-@pytest.mark.parametrize("distance", [0.0, 1.0])
+@pytest.mark.parametrize("distance", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_two_normal_laws_are_told_apart_as_well_as_can_be(distance, x32):
     """Best accuracy: that of half the distance. None is better but by chance."""
-    moved = draws(1) + np.float32([0.6, 0.8]) * np.float32(distance)
+    moved = draws(1) + np.array([0.6, 0.8], np.float32) * np.float32(distance)
     found = c2st(draws(0), moved, key=KEY)
     best, error = PHI(distance / 2), 0.5 / np.sqrt(2000)
     assert found.cases == 2000
