@@ -366,7 +366,7 @@ class Tally:
         count = min(len(some) for some in self.samples)
         samples = np.stack([some[:count] for some in self.samples], axis=1)
         truths = np.stack(self.truths)
-        metrics = {"truths": len(truths)}
+        metrics: dict[str, Any] = {"truths": len(truths)}
         metrics |= coverages(samples, truths)
         metrics |= scores(
             samples, truths, self.problem.numbers(self.problem.prior_draws)
@@ -413,15 +413,14 @@ def compared(features, reference):
     unit = std[varies]
     own = lambda a: a[:, varies]
     flat = features.reshape(-1, *features.shape[2:])[:, varies]
-    ddof = {"ddof": 1}
-    means, stds = own(halves.mean(axis=1)), own(halves.std(axis=1, **ddof))
-    off = [flat.mean(axis=0) - mean[varies], flat.std(axis=0, **ddof) - unit]
+    means, stds = own(halves.mean(axis=1)), own(halves.std(axis=1, ddof=1))
+    off = [flat.mean(axis=0) - mean[varies], flat.std(axis=0, ddof=1) - unit]
     chance = [
         (means[0] - means[1]) ** 2 / 4 + mean_chance[varies],
         (stds[0] - stds[1]) ** 2 / 4 + std_chance[varies],
     ]
     square = lambda a: float(np.mean(a / unit**2))
-    ratio = float(np.mean(flat.std(axis=0, **ddof) / unit))
+    ratio = float(np.mean(flat.std(axis=0, ddof=1) / unit))
     return [square(off[0] ** 2), square(chance[0]),
             square(off[1] ** 2), square(chance[1]), ratio]  # fmt: skip
 
