@@ -167,6 +167,7 @@ def test_bad_input(x32):
         Corrector(flow(), exact(), weight=-1.0)
 
 
+@pytest.mark.slow  # compiles a step of two objectives
 def test_it_goes_beside_pid(x32):
     """Both losses and both states in one sum."""
     model = student()

@@ -196,7 +196,7 @@ def closed_form(rows=MATRIX[[1, 3]]):
     "method",
     [
         pytest.param(CHAINS, marks=pytest.mark.slow),
-        MALA(chains=16, warmup=200, thin=8),
+        pytest.param(MALA(chains=16, warmup=200, thin=8), marks=pytest.mark.slow),
         pytest.param(HMC(chains=16, leaps=8), marks=pytest.mark.slow),
         SMC(),
         Ensemble(4),

@@ -650,9 +650,8 @@ def test_a_student_of_a_teacher_begins_with_its_denoiser_at_the_start(x32):
     assert_close(predicted[0], denoised[0], 1e-5, 1e-6)
 
 
-@pytest.mark.parametrize(
-    "decoder", [pytest.param("standard", marks=pytest.mark.slow), "skip"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["standard", "skip"])
 def test_a_student_of_a_unet_answers_as_its_teacher_at_every_node(decoder, x32):
     network = px.nn.SongUNet(
         3, 3, resolution=4, width=4, multipliers=(1, 1), blocks=1, attention=(),
