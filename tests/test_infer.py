@@ -367,6 +367,7 @@ def test_the_student_of_a_law_and_the_law_give_one_posterior(x64):
 # --- priors --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_coordinates_of_a_student_may_be_passed_by_themselves(x64):
     """Also where its latent has another shape than its fields."""
     fields = np.random.default_rng(0).normal(size=(200, 4, 2)) * [1.0, 5.0]

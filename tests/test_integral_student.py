@@ -376,6 +376,7 @@ def test_it_goes_from_a_start_to_any_later_time(x64):
         np.testing.assert_array_equal(to(jnp.array([s])), [x])
 
 
+@pytest.mark.slow
 def test_several_steps_are_the_maps_one_after_the_other(x64):
     student, _ = known(4)
     moved = eqx.tree_at(lambda s: s.network, student, Bent(student.network.clean))
@@ -553,6 +554,7 @@ class Steep(Bent):
         return (self.clean * jnp.sin(rate * x)).reshape(-1)
 
 
+@pytest.mark.slow
 def test_each_draw_has_its_weights(x64):
     flow = px.ProbabilityFlow(gaussian(), EDM)
     student = table(EDM, 12)

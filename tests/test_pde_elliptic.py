@@ -311,6 +311,7 @@ def check_gradient(darcy, rtol=1e-6):
         assert_close(np.vdot(gradient, step), slope, rtol, 0.0)
 
 
+@pytest.mark.slow
 def test_gradients_through_the_iterated_solver(x64):
     check_gradient(lognormal(GRIDS["values on sides"]))
 

@@ -213,6 +213,7 @@ def test_without_an_anchor_the_data_alone_decide(x64):
     assert not refined.history.anchor.any()
 
 
+@pytest.mark.slow
 def test_another_weight_is_another_problem_and_says_so(x64):
     problem = control(8, 12, True)
     observation = reconstruction(problem)

@@ -95,6 +95,7 @@ def scale_of_the_solution():
     return np.median(np.sqrt(np.exp(-e).mean(axis=1)))
 
 
+@pytest.mark.slow
 def test_refinement_moves_the_given_field_only_for_the_residual(x64):
     """To a smaller a, for which the same error of u has a smaller residual.
 
