@@ -77,7 +77,9 @@ def solution(label, event, seed, **distances):
 
 def comparison(*event, clean=True):
     names = ("student", "adaptive", "euler", "heun", "reference")
-    solutions = {name: solution(name, event, seed) for seed, name in enumerate(names)}
+    solutions: dict[str, Any] = {
+        name: solution(name, event, seed) for seed, name in enumerate(names)
+    }
     samples = np.random.default_rng(9).normal(size=(COUNT, *event))
     none = np.zeros((COUNT, 4))
     return Report(
