@@ -810,6 +810,12 @@ def make(n=4, **options):
             lambda: PID(px.ProbabilityFlow(gaussian(), EDM), semigroup=0.2, legs=0),
             "needs legs, which train the later one: got semigroup=0.2, legs=0",
         ),
+        (
+            lambda: PID(px.ProbabilityFlow(gaussian(), EDM), semigroup=0.2).check(
+                table(EDM, 8), None
+            ),
+            "with several starts, got semigroup=0.2 and a student without them. Make",
+        ),
         (lambda: Borders(share=1.0), r"in \(0, 1\), got share=1.0. Even draws must"),
         (
             lambda: Borders(kept=64, candidates=64),

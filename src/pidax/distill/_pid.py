@@ -139,6 +139,13 @@ class PID(AbstractDistillation):
     - `legs`: for an `IntegralStudent` with several `starts`, the share of the loss that
       belongs to its later starts, in [0, 1). A pass from one of them begins in the
       student's own state there, through which no gradient flows.
+    - `semigroup`: for an `IntegralStudent` with several `starts`, the share of the loss
+      that compares its maps with each other, in [0, 1): what the first pass predicts
+      after a later start, with what a pass from that start predicts. The second pass
+      has the shorter way, and no gradient flows through it. The teacher is not asked.
+      With `slow` the moving average makes the second pass.
+    - `borders`: take a share of each batch from draws of noise with a large loss:
+      `Borders()` of `pidax.distill`.
     - `slow`: evaluate the teacher at the state of a moving average of the student with
       this decay, for additional passes. None for the student itself.
     - `clamp`: limit the teacher's clean sample to this interval, such as `(-1, 1)` for
@@ -282,6 +289,14 @@ class PID(AbstractDistillation):
     def check(self, model: PyTree, data: PyTree) -> None:
         self.check_student(model, data)
         shape = self.shape_of(model)
+        several = isinstance(model, IntegralStudent) and model.starts > 1
+        require(
+            None,
+            several or self.semigroup == 0,
+            "semigroup compares the maps of an IntegralStudent with several starts, "
+            f"got semigroup={self.semigroup} and a student without them. Make "
+            "IntegralStudent(network, process, times, starts=4), or leave it out.",
+        )
         if isinstance(model, IntegralStudent):
             check_teacher_at(self, model.times, shape)
             return

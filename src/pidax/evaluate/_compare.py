@@ -44,6 +44,7 @@ from ._measure import (
     first_answers,
     follow,
     make_ways,
+    more_steps,
     two_sets,
     with_distances,
     with_seconds,
@@ -166,11 +167,7 @@ def compare(
             solved, floor = with_distances(solved, sets, key=slice_key)
         answers = first_answers(flow, student, along)
         bar.set_postfix_str("")
-    more = {
-        int(name.removeprefix("student_in_")): solved.pop(name)
-        for name in list(solved)
-        if name.startswith("student_in_")
-    }
+    more = {k: solved.pop(f"student_in_{k}") for k in more_steps(student)}
     return Report(
         **solved,
         in_steps=more,

@@ -108,7 +108,7 @@ def make_ways(
         "student": student_way(student),
         **{
             f"student_in_{k}": student_way(student.in_steps(k), k)
-            for k in _more_steps(student)
+            for k in more_steps(student)
         },
         "adaptive": solver_way("teacher, default solve", flow, {}),
         "euler": solver_way(f"teacher, Euler, {steps}", own, on_grid(diffrax.Euler())),
@@ -148,7 +148,7 @@ def _solved_end(
     return solve_batch(flow, z, condition=condition, **options).end
 
 
-def _more_steps(student: Any) -> list[int]:
+def more_steps(student: Any) -> list[int]:
     """The numbers of steps, beyond one, in which a student samples."""
     starts = getattr(student, "starts", 1)
     return [k for k in range(2, starts + 1) if starts % k == 0]

@@ -9,8 +9,8 @@ and Hamiltonian Monte Carlo several leapfrog steps of length $h$ from a random m
 Both correct the move by a Metropolis step. A gradient costs a few evaluations, and is
 worth them where observations tell several numbers accurately: there the moves of `PCN`
 are short in all directions, these only across. Roberts & Tweedie 1996; Duane et al.
-1987; Neal 2011, "MCMC using Hamiltonian dynamics". The moves are those of BlackJAX
-(Cabezas et al. 2024), which has to be installed: `pip install "pidax[mcmc]"`.
+1987; Neal 2011, "MCMC using Hamiltonian dynamics". BlackJAX makes the moves
+(Cabezas et al. 2024); it has to be installed: `pip install "pidax[mcmc]"`.
 """
 
 import dataclasses
@@ -195,6 +195,6 @@ def _hamiltonian(
     from blackjax.mcmc import hmc
 
     number: Any = jax.random.randint(shared, (), 1, 2 * leaps)
-    unit = jnp.ones(place[0].size, place[0].dtype)  # the masses: those of the prior
+    unit = jnp.ones(place[0].size, place[0].dtype)  # the prior's masses
     state = hmc.HMCState(*place)
     return hmc.build_kernel()(key, state, log_density, step, unit, number)

@@ -47,7 +47,7 @@ def log_determinant(
     dense: WholeLike = LARGEST,
     key: Key | None = None,
 ) -> Scalar:
-    r"""$\ln|\det A|$ of a linear operator of Lineax, such as those of `px.pde`.
+    r"""$\ln|\det A|$ of a linear operator of Lineax, such as `px.pde.Diffusion`.
 
         log_determinant(Diffusion(grid, a))     # of its matrix on the unknowns
 
