@@ -455,6 +455,9 @@ def parts():
         "weights per draw and in common": {
             "choices": {"weighting": px.distill.SlopeAlongDraws()}
         },
+        "weights of 5% at least": {
+            "choices": {"weighting": px.distill.Slope(least=0.05)}
+        },
         "draws near borders": {"choices": {"borders": px.distill.Borders()}},
         "bfloat16": {"precision": "bfloat16"},
     }
