@@ -32,6 +32,8 @@ import numpy as np
 import pidax as px
 from pidax import pde
 from pidax.inference import (
+    HMC,
+    MALA,
     PCN,
     SMC,
     Ensemble,
@@ -258,7 +260,7 @@ class Answered:
     `runs` of `samples` each, for each truth: two if the samples of one run depend on
     each other. `fewer` are samples and truths where a solve is expensive. `prior` is
     the equation's own given field, with its solver as the forward map, or the Gaussian
-    student of both fields, whose residual is penalised.
+    student of both fields, whose residual is penalised. `on` are the problems.
     """
 
     method: Any
@@ -268,6 +270,7 @@ class Answered:
     fewer: tuple[int, int] | None = None
     prior: str = "given"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    on: tuple[str, ...] = ("sensors",)
 
     def configuration_on(self, problem: Sensors):
         samples, truths = self.sizes(problem)
@@ -511,19 +514,38 @@ PROBLEMS = {
     "darcy16": Sensors(darcy, 16, truths=32, referenced=0),
 }
 MINIMA = RandomisedMaximumLikelihood()
+LEAPS = HMC(chains=16, warmup=400, thin=4, leaps=16)
+SMALL = ("poisson", "darcy6")
 BOTH: dict[str, Any] = {"samples": 32, "truths": 25}
 METHODS = {
     "PCN": Answered(PCN(chains=16, warmup=600, thin=20), 400),
     "SMC": Answered(SMC(moves=10), 400, truths=25, runs=2),
     "Ensemble": Answered(Ensemble(), 400, truths=50, runs=2),
+    "MALA": Answered(
+        MALA(chains=16, warmup=600, thin=20), 400, truths=25, on=SMALL
+    ),
+    "HMC": Answered(
+        HMC(chains=16, warmup=200, thin=2, leaps=8), 400, truths=25, on=SMALL
+    ),
     "RandomisedMaximumLikelihood": Answered(MINIMA, 64, fewer=(24, 20)),
+    "the same, as chains": Answered(
+        RandomisedMaximumLikelihood(metropolis=True), 64, truths=12, on=SMALL
+    ),
     "free latents, slack on the solution": Answered(
         MINIMA, prior="student", options={"slack": 0.01, "slack_on": "solution"}, **BOTH
     ),
     "free latents, slack on the residual": Answered(
         MINIMA, prior="student", options={"slack": 0.01}, **BOTH
     ),
-}
+    "free latents, slack on the residual, HMC": Answered(
+        LEAPS, 400, truths=12, prior="student", options={"slack": 0.01},
+        on=("darcy6",),
+    ),
+    "free latents, with the determinant, HMC": Answered(
+        LEAPS, 400, truths=12, prior="student",
+        options={"slack": 0.01, "determinant": True}, on=("darcy6",),
+    ),
+}  # fmt: skip
 
 
 def _register():
@@ -534,7 +556,7 @@ def _register():
         register(lambda quick, sensors=sensors: sensors)
     for name, how in METHODS.items():
         bench.method(
-            "inference", f"sensors: {name}", label=name, on=("sensors",),
+            "inference", f"sensors: {name}", label=name, on=how.on,
             quick=name == "PCN", group="sensors",
         )(how)  # fmt: skip
     bench.method(

@@ -15,6 +15,8 @@ import numpy as np
 
 import pidax as px
 from pidax.inference import (
+    HMC,
+    MALA,
     PCN,
     SMC,
     Ensemble,
@@ -87,10 +89,13 @@ class Product(px.pde.AbstractEquation[Fields]):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfProduct:
-    """Three independent points; what the slack is for, and the slack."""
+    """Three independent points; what the slack is for, and the slack; with
+    `determinant` the factor of a penalised residual is taken away.
+    """
 
     slack_on: str
     slack: float = 0.1
+    determinant: bool = False
     samples: int = 4096
     exact: ClassVar[dict[str, float]] = {"mean": 0.0, "std": 1.0}
 
@@ -108,6 +113,7 @@ class OfProduct:
             "constraint": residual,
             "slack": self.slack,
             "slack_on": self.slack_on,
+            "determinant": self.determinant,
         }
 
 
@@ -116,6 +122,7 @@ PROBLEMS = {
     "banana, b = 1": Banana(1.0, 0.3),
     "a u = 1, slack on the residual": OfProduct("residual"),
     "a u = 1, slack on the solution": OfProduct("solution"),
+    "a u = 1, with the determinant": OfProduct("residual", determinant=True),
 }
 METHODS = {
     "PCN": PCN(chains=16, thin=20),
@@ -123,7 +130,11 @@ METHODS = {
     "Ensemble": Ensemble(),
     "RandomisedMaximumLikelihood": RandomisedMaximumLikelihood(),
     "the same, weighted": RandomisedMaximumLikelihood(weigh=True),
+    "the same, as chains": RandomisedMaximumLikelihood(metropolis=True),
+    "MALA": MALA(chains=16, warmup=400, thin=40),
+    "HMC": HMC(chains=16, warmup=200, thin=4, leaps=8),
 }
+WITHOUT_WEIGHTS = ("Ensemble", "RandomisedMaximumLikelihood")  # or determinants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +175,14 @@ class Inferred:
 
 def _register():
     for name, problem in PROBLEMS.items():
-        bench.problem("inference", name)(lambda quick, problem=problem: problem)
-    for name in METHODS:
-        bench.method("inference", name, seeds=SEEDS, quick=name != "SMC")(
-            Inferred(name)
+        kind = "determinant" if getattr(problem, "determinant", False) else "toy"
+        bench.problem("inference", name, kind=kind)(
+            lambda quick, problem=problem: problem
         )
+    for name in METHODS:
+        on = ("toy",) if name in WITHOUT_WEIGHTS else ("toy", "determinant")
+        quick = name in ("PCN", *WITHOUT_WEIGHTS)
+        bench.method("inference", name, on=on, seeds=SEEDS, quick=quick)(Inferred(name))
 
 
 _register()
