@@ -438,6 +438,7 @@ def parts():
     changes: dict[str, dict[str, Any]] = {
         "": {},
         "squared distance": {"choices": square},
+        "wide distance": {"choices": {"distance": px.distill.PseudoHuber(0.1)}},
         "half weights": {"choices": {"weighting": slope}},
         "half weights, squared distance": {"choices": square | {"weighting": slope}},
         "own states, squared distance": {"choices": square | {"reach": 1}},
