@@ -14,7 +14,7 @@ from helpers import assert_close
 
 import pidax as px
 from pidax.constraint import Affine, Observation, from_residual
-from pidax.inference import GaussNewton, Problem, refine_sample
+from pidax.inference import GaussNewton, Problem, minimise
 from pidax.student import AbstractStudent
 
 KEY = jax.random.key(5)
@@ -110,7 +110,7 @@ def test_one_sample_with_several_kinds_of_observations(x64):
     observation, _ = at_points(0.5)
     wide = Affine(np.ones((1, 6, 1)), np.array([0.3]), noise=0.2)
     problem = Problem(Double(), observation, averages(0.3) & wide)
-    at = eqx.filter_jit(lambda s: refine_sample(problem, zero, key=KEY, sign=s))
+    at = eqx.filter_jit(lambda s: minimise(problem, zero, key=KEY, sign=s))
     zero, one = jnp.zeros((6, 1)), jnp.ones(())
     found = at(0 * one)
     rows = np.concatenate([np.eye(6)[[1, 4]], np.asarray(averages(1.0).rows)])

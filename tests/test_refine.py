@@ -32,10 +32,11 @@ from pidax.inference import (
     GaussNewton,
     Optimistix,
     Problem,
+    RandomisedMaximumLikelihood,
     Training,
-    refine_sample,
+    minimise,
 )
-from pidax.inference._minimum import minimise
+from pidax.inference._minimum import descend
 from pidax.inference._problem import Point
 from pidax.student import AbstractStudent, sample_keys
 
@@ -470,7 +471,7 @@ def test_a_step_is_levenbergs_and_its_damping_follows_its_success(x64):
 def test_no_step_on_a_slope_is_a_breakdown_and_not_the_end(x32):
     nothing = Optimistix(inner=DampedGaussNewton(linear_solver=CGLS(1e-6, 0)), steps=20)
     start = jnp.asarray([1.0, 2.0])
-    run = eqx.filter_jit(lambda target: minimise(nothing, rows_of(1.0), start, target))
+    run = eqx.filter_jit(lambda target: descend(nothing, rows_of(1.0), start, target))
     found = run(jnp.zeros(2))
     assert found.failed
     assert not found.converged
@@ -482,7 +483,7 @@ def test_no_step_on_a_slope_is_a_breakdown_and_not_the_end(x32):
 def test_a_gradient_whose_square_overflows_is_a_breakdown(method, x32):
     """Its steps are zero, and would pass for convergence: 1e12 squared is 1e24."""
     start = jnp.asarray([1.0, 2.0])
-    run = eqx.filter_jit(lambda size: minimise(method, rows_of(size), start, -start))
+    run = eqx.filter_jit(lambda size: descend(method, rows_of(size), start, -start))
     large = run(jnp.asarray(1e12))
     arrived = jnp.abs(large.latent + start).max() < 1e-3
     assert arrived | large.failed
@@ -500,7 +501,7 @@ def test_a_solve_that_never_saw_a_finite_objective_returns_its_start(method, x32
         row = 1e25 * jnp.append(latent - target, 1.0)
         return row, Point(latent, 2 * latent, 0.5 * jnp.stack([row @ row] * 3))
 
-    found = eqx.filter_jit(minimise)(method, rows, start, -jnp.ones(2))
+    found = eqx.filter_jit(descend)(method, rows, start, -jnp.ones(2))
     assert found.failed
     assert not found.converged
     np.testing.assert_array_equal(found.latent, start)
@@ -516,10 +517,52 @@ def problem_of(values):
     return Problem(Mapped(wave), seen(values, 0.5), constraint, scale=1e3)
 
 
+def near(values, latent, key):
+    """Of 2 e, two entries observed with noise: the fields of the minimum."""
+    problem = Problem(Mapped(double), seen(values, 0.5))
+    return minimise(problem, latent, key=key, solver=EXACTLY).fields[..., 0]
+
+
+def test_minimise_is_mapped_and_differentiated(x64):
+    """By hand: the minimum, and the slopes of a weighted sum of its fields."""
+    values, at, weights = jnp.asarray([1.5, -2.0]), np.array([1, 4]), jnp.arange(1.0, 7)
+    start = jax.random.normal(KEY, (3, 6, 1))
+    keys = sample_keys(KEY, jnp.arange(3), 1)
+
+    def along(*args):
+        fields = near(*args)
+        return fields @ weights, fields
+
+    sloped = jax.value_and_grad(along, (0, 1), has_aux=True)
+    mapped = jax.jit(jax.vmap(sloped, (None, 0, 0)))
+    (_, found), (by_values, by_start) = mapped(values, start, keys)
+    draws = jax.vmap(lambda k: seen(values, 0.5).perturb(key=k).values)(keys)
+    best = 2 * (start + 2 * draws / 0.25)[:, at, 0] / (1 + 4 / 0.25)
+    assert_close(found[:, at], best, 1e-9)
+    gain = 16 / (1 + 16)  # a^2/s^2 over 1 + a^2/s^2
+    assert_close(by_values, np.tile([2 * gain, 5 * gain], (3, 1)), 1e-10)
+    kept = np.where(np.isin(np.arange(6), at), 2 / (1 + 16), 2.0) * weights
+    assert_close(by_start[..., 0], np.tile(kept, (3, 1)), 1e-10)
+
+
+@pytest.mark.slow
+def test_infer_and_refine_return_what_minimise_finds(x64):
+    values = jnp.asarray([1.5, -2.0])
+    own: dict[str, Any] = {"key": KEY, "samples": 3, "progress": False}
+    method = RandomisedMaximumLikelihood(EXACTLY)
+    made = px.infer(Mapped(double), seen(values, 0.5), method=method, **own)
+    refined = px.refine(Mapped(double), seen(values, 0.5), solver=EXACTLY, **own)
+    np.testing.assert_array_equal(made.fields, refined.fields)
+    keys = sample_keys(KEY, jnp.arange(3), 1)
+    one = jax.jit(jax.vmap(near, (None, 0, 0)))
+    found = one(values, jnp.asarray(refined.start), keys)
+    assert_close(found, made.fields[..., 0], 1e-9)
+
+
 @pytest.mark.slow
 def test_samples_that_are_compiled_and_mapped_are_those_of_plain_calls(x64):
     values, latents = jnp.asarray([1.5, -2.0]), 0.5 * jax.random.normal(KEY, (3, 6, 1))
-    one = lambda latent, key: refine_sample(problem_of(values), latent, key=key)
+    one = lambda latent, key: minimise(problem_of(values), latent, key=key)
     keys = sample_keys(KEY, jnp.arange(3), 1)
     mapped = jax.jit(jax.vmap(one))(latents, keys)
     for i in range(3):
@@ -537,7 +580,7 @@ def test_gradients_are_those_of_the_minimum(x64):
 
     def fields(values, latent, student):
         problem = Problem(student, seen(values, 0.5), None)
-        return refine_sample(problem, latent, solver=EXACTLY).fields[..., 0]
+        return minimise(problem, latent, solver=EXACTLY).fields[..., 0]
 
     values = jnp.asarray([1.5, -2.0])
     linear = lambda v, e: fields(v, e, Mapped(double))
@@ -550,7 +593,7 @@ def test_gradients_are_those_of_the_minimum(x64):
     assert_close(by_start[..., 0], np.diag(kept), 1e-10)
 
     def whole(values):
-        refined = refine_sample(problem_of(values), 0.1 * start, solver=EXACTLY)
+        refined = minimise(problem_of(values), 0.1 * start, solver=EXACTLY)
         return refined.fields.sum() + refined.terms.sum()
 
     _, slope = jax.jit(lambda v, d: jax.jvp(whole, (v,), (d,)))(

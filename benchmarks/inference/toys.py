@@ -99,6 +99,11 @@ class OfProduct:
     samples: int = 4096
     exact: ClassVar[dict[str, float]] = {"mean": 0.0, "std": 1.0}
 
+    def configuration(self):
+        own = {"class": "OfProduct", "slack_on": self.slack_on, "slack": self.slack}
+        own |= {"determinant": True} if self.determinant else {}
+        return own | {"samples": self.samples}
+
     def prior(self):
         def student(e):
             a = jnp.exp(0.5 * e[:, 0])
@@ -122,7 +127,7 @@ PROBLEMS = {
     "banana, b = 1": Banana(1.0, 0.3),
     "a u = 1, slack on the residual": OfProduct("residual"),
     "a u = 1, slack on the solution": OfProduct("solution"),
-    "a u = 1, with the determinant": OfProduct("residual", determinant=True),
+    "a u = 1, with the determinant": OfProduct("residual", 0.02, determinant=True),
 }
 METHODS = {
     "PCN": PCN(chains=16, thin=20),

@@ -16,12 +16,13 @@ from ._gauss_newton import DampedGaussNewton as DampedGaussNewton
 from ._gradient_chains import HMC as HMC
 from ._gradient_chains import MALA as MALA
 from ._infer import infer as infer
+from ._minimise import minimise as minimise
 from ._minimisers import LBFGS as LBFGS
 from ._minimisers import AbstractMethod as AbstractMethod
 from ._minimisers import Adam as Adam
 from ._minimisers import GaussNewton as GaussNewton
 from ._minimisers import Optimistix as Optimistix
-from ._minimum import RefinedSample as RefinedSample
+from ._minimum import Minimum as Minimum
 from ._posterior import Posterior as Posterior
 from ._prior import LatentPrior as LatentPrior
 from ._problem import Problem as Problem
@@ -29,7 +30,6 @@ from ._randomised import RandomisedMaximumLikelihood as RandomisedMaximumLikelih
 from ._refine import History as History
 from ._refine import Refined as Refined
 from ._refine import refine as refine
-from ._refined_sample import refine_sample as refine_sample
 from ._sampler import AbstractSampler as AbstractSampler
 from ._sampler import Draws as Draws
 from ._tempered import SMC as SMC

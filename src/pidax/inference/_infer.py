@@ -30,7 +30,7 @@ from ._posterior import Posterior, diagnosed
 from ._prior import LatentPrior, as_prior
 from ._problem import Problem
 from ._randomised import CHAINS, RandomisedMaximumLikelihood, metropolis
-from ._refine import Refined, refine
+from ._refine import Refined, in_batches
 from ._sampler import (
     APPROXIMATE,
     COMPARE,
@@ -129,31 +129,23 @@ def infer(
     if forward is None and isinstance(prior, AbstractEquation):
         forward = prior
     prior = as_prior(prior)
-    given: dict[str, Any] = dict(
-        forward=forward,
-        normaliser=normaliser,
-        slack_on=slack_on,
-        determinant=determinant,
-    )
     if isinstance(forward, Foreign):
         forward.record.failures.clear()
     problem = Problem(
-        prior, observations, constraint, scale=1.0, exact_noise=1.0, **given
-    )
+        prior, observations, constraint, scale=1.0, exact_noise=1.0, forward=forward,
+        normaliser=normaliser, slack_on=slack_on, determinant=determinant,
+    )  # fmt: skip
     if isinstance(method, RandomisedMaximumLikelihood):
         if method.metropolis:  # chains of one length, of which each can be halved
             samples = CHAINS * max(4, -(-samples // CHAINS))
-        refined = refine(
-            prior,
-            observations,
-            constraint,
+        refined = in_batches(
+            problem,
             key=key,
             samples=samples,
             condition=_repeated(condition, samples),
             slack=slack,
             training=training,
             progress=progress,
-            **given,
             **method.options,
         )
         return _of_refined(refined, method, problem, condition, key)

@@ -25,8 +25,8 @@ from ._minimisers import AbstractMethod, AnySolver
 from ._problem import Case, Point, Problem, Terms
 
 
-class RefinedSample(eqx.Module):
-    """One refined sample, the result of `refine_sample`.
+class Minimum(eqx.Module):
+    """The result of `minimise`: a latent, its sample, and how they were found.
 
     `fields` are in physical units, `x` in the model's coordinates, `latent` is the unit
     latent of `x`. `terms` are the terms of the objective: anchor, misfit, residual, and
@@ -49,12 +49,12 @@ class RefinedSample(eqx.Module):
 
 
 @eqx.filter_custom_jvp
-def minimum(problem: Problem, case: Case, method: AbstractMethod) -> RefinedSample:
-    return minimise(method, problem, case.start, case)
+def minimum(problem: Problem, case: Case, method: AbstractMethod) -> Minimum:
+    return descend(method, problem, case.start, case)
 
 
 @minimum.def_jvp
-def _implicit(primals: tuple, tangents: tuple) -> tuple[RefinedSample, RefinedSample]:
+def _implicit(primals: tuple, tangents: tuple) -> tuple[Minimum, Minimum]:
     """The tangent of a minimum, of its sample, and of the terms there."""
     found = minimum(*primals)
     y = found.latent
@@ -77,7 +77,7 @@ def _implicit(primals: tuple, tangents: tuple) -> tuple[RefinedSample, RefinedSa
     step = lx.linear_solve(curvature, -change, found_by, throw=False).value
     best = jax.jvp(at, (y, moving), (step, tangents))[1]
     rest: Any = [None] * 5  # counts have no tangent
-    return found, RefinedSample(None, best.x, best.latent, best.terms, *rest)
+    return found, Minimum(None, best.x, best.latent, best.terms, *rest)
 
 
 class _Carry(eqx.Module):
@@ -91,9 +91,7 @@ class _Carry(eqx.Module):
     fine: Flag
 
 
-def minimise(
-    method: AbstractMethod, fn: Callable, start: Sample, args: Any
-) -> RefinedSample:
+def descend(method: AbstractMethod, fn: Callable, start: Sample, args: Any) -> Minimum:
     """Minimise half the square of `fn(latent, args)`, which returns rows and a
     `Point`.
 
@@ -125,7 +123,7 @@ def _loop(
     start: Sample,
     args: Any,
     struct: Any,
-) -> RefinedSample:
+) -> Minimum:
     tags = frozenset()
     values, aux = struct
     state = solver.init(fn, start, args, {}, values, aux, tags)
@@ -162,7 +160,7 @@ def _loop(
     later = jnp.arange(method.steps + 1) >= c.step
     spent = method.spent(eqx.combine(c.state, fixed), c.step)
     at_the_end = jnp.array([1.0, 0.0, float(minimiser)])
-    return RefinedSample(
+    return Minimum(
         fields=None,  # which the problem says
         x=best.x,
         latent=best.latent,

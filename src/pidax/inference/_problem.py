@@ -68,7 +68,7 @@ class Problem(eqx.Module):
     r"""The rows whose squares are summed: called as `problem(latent, case)`.
 
         problem = Problem(student, observation, constraint, scale=0.1)
-        refined = refine_sample(problem, latent, key=key)
+        refined = minimise(problem, latent, key=key)
 
     **Arguments:**
 

@@ -60,11 +60,11 @@ from ..types import (
 )
 from ._cost import Clock, Cost, Training
 from ._foreign import Foreign
+from ._minimise import as_method, minimise
 from ._minimisers import AbstractMethod, AnySolver
-from ._minimum import RefinedSample
+from ._minimum import Minimum
 from ._prior import LatentPrior, Prior
 from ._problem import Problem
-from ._refined_sample import as_method, refine_sample
 from ._start import default_slack, likelihood_at, measure
 
 _ANCHORS = ("draw", "norm", None)
@@ -233,9 +233,10 @@ def refine(
     reconstruction. They differ in the mask only. Each sample starts from its own draw.
     By default the results are approximate samples of the posterior, by randomised
     maximum likelihood: exact if student and equation are linear. For samples that are
-    right for other students, and for a verdict on them, see `infer`. `refine_sample`
-    refines one sample, under `jax.jit`, `jax.vmap` and `jax.grad`. Typical cost: ten
-    evaluations and a hundred Jacobian products a sample; the printed result states it.
+    right for other students, and for a verdict on them, see `infer`.
+    `inference.minimise` finds the minimum of one sample, under `jax.jit`, `jax.vmap`
+    and `jax.grad`. Typical cost: ten evaluations and a hundred Jacobian products a
+    sample; the printed result states it.
     Zhang et al. 2025; Oliver, He & Reynolds 1996.
 
     **Arguments:**
@@ -313,44 +314,74 @@ def refine(
         raise ValueError(
             "refine compiles, times and checks its own runs: expected to be called "
             "from Python, got traced arguments. Call it outside jax.jit, vmap and "
-            "grad, or px.inference.refine_sample inside."
+            "grad, or px.inference.minimise inside."
         )
     if anchor not in _ANCHORS:
         raise ValueError(
             f"anchor must be 'draw' (one sample a draw), 'norm' (MAP) or None, got "
             f"{anchor!r}."
         )
-    if isinstance(forward, Foreign):
+    require_positive(anchor_weight=anchor_weight)
+    weight = 0.0 if anchor is None else float(anchor_weight)
+    problem = Problem(  # whose likelihood needs the starting samples
+        student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0,
+        forward=forward, normaliser=normaliser, slack_on=slack_on,
+        determinant=determinant,
+    )  # fmt: skip
+    return in_batches(
+        problem, key=key, samples=samples, z=z, condition=condition, solver=solver,
+        anchor=anchor, anchor_weight=float(anchor_weight), slack=slack, weigh=weigh,
+        tightness=tightness, antithetic=antithetic, free=free, hold=hold,
+        batch_size=batch_size, training=training, progress=progress,
+    )  # fmt: skip
+
+
+def in_batches(
+    problem: Problem,
+    *,
+    key: Key,
+    samples: WholeLike,
+    slack: ScalarLike | None,
+    solver: AbstractMethod | AnySolver | None,
+    weigh: bool,
+    tightness: ScalarLike,
+    antithetic: bool,
+    batch_size: WholeLike,
+    condition: Condition = None,
+    training: Training | None = None,
+    progress: bool = True,
+    z: BatchLike | None = None,
+    anchor: str | None = "draw",
+    anchor_weight: float = 1.0,
+    free: Any = None,
+    hold: Any = None,
+) -> Refined:
+    """The minima of a problem from many draws: `minimise`, batch by batch."""
+    if isinstance(problem.forward, Foreign):
         raise ValueError(
             "refine minimises, and needs derivatives of the forward map: expected an "
             "equation or a function of JAX, got a Foreign solver. Use px.infer with "
             "PCN(), SMC() or Ensemble(), which need none."
         )
-    if determinant and not weigh:
+    if problem.determinant and not weigh:
         raise ValueError(
             "the determinant changes the weights of minima and not the minima: "
             "expected weigh=True with determinant=True, got weigh=False. Weigh them, "
             "or use px.infer with PCN() or SMC()."
         )
-    require_positive(anchor_weight=anchor_weight, tightness=tightness)
-    require_positive(slack=1.0 if slack is None else slack)
+    require_positive(tightness=tightness, slack=1.0 if slack is None else slack)
     samples = whole_number("samples", samples)
     batch_size = whole_number("batch_size", batch_size)
     method = as_method(solver, weigh)
-    # The likelihood needs the starting samples.
-    weight = 0.0 if anchor is None else float(anchor_weight)
-    problem = Problem(
-        student, observation, constraint, weight=weight, scale=1.0, exact_noise=1.0,
-        forward=forward, normaliser=normaliser, slack_on=slack_on,
-        determinant=determinant,
-    )  # fmt: skip
+    student = problem.student
     latents = _draw_latents(student, z, samples, problem.shape, key, antithetic)
     count, shape = latents.shape[0], latents.shape[1:]
     condition = check_condition(condition, count)
     free, hold = _check_free(free, shape), _check_hold(hold, problem)
     if weigh:
-        plain = anchor == "draw" and weight == 1 and free.all() and not np.any(hold)
-        _check_weighed(problem, bool(plain), shape)
+        plain = anchor == "draw" and anchor_weight == 1
+        plain = bool(plain and free.all() and not np.any(hold))
+        _check_weighed(problem, plain, shape)
     clock = Clock()
     # Of one sample XLA makes another program than of several, which rounds
     # differently: so there are two at least.
@@ -434,7 +465,7 @@ def refine(
         relative_start=start.relative,
         cost=cost,
         anchor=anchor,
-        weight=float(anchor_weight),
+        weight=anchor_weight,
         method=type(method).__name__,
         held=int(np.sum(hold)),
         slack=np.nan if problem.constraint is None else used,
@@ -543,9 +574,9 @@ def _check_hold(hold: Any, problem: Problem) -> np.ndarray:
 @eqx.filter_jit
 def _solve(
     method: AbstractMethod, problem: Problem, weigh: bool, own: dict[str, Any]
-) -> tuple[RefinedSample, Array]:
-    def one(own: dict[str, Any]) -> tuple[RefinedSample, Array]:
-        found = refine_sample(problem, solver=method, weigh=weigh, **own)
+) -> tuple[Minimum, Array]:
+    def one(own: dict[str, Any]) -> tuple[Minimum, Array]:
+        found = minimise(problem, solver=method, weigh=weigh, **own)
         if problem.constraint is None:
             return found, jnp.asarray(jnp.nan)
         return found, jnp.sqrt(problem.constraint.cost_of(found.fields))

@@ -38,7 +38,7 @@ from jaxtyping import Array
 
 from ..types import Flag, Key, Scalar
 from ._minimisers import AbstractMethod
-from ._minimum import RefinedSample, minimise
+from ._minimum import Minimum, descend
 from ._problem import Case, Problem
 
 _TRIES = 64  # draws of the noise at most
@@ -48,10 +48,10 @@ _SAME = 0.3  # standard deviations between two results that are one minimum
 def weighed(
     problem: Problem,
     case: Case,
-    found: RefinedSample,
+    found: Minimum,
     method: AbstractMethod,
     key: Key,
-) -> RefinedSample:
+) -> Minimum:
     """The minimum with its logarithmic weight, up to a constant."""
     constant = lambda leaf: jax.lax.stop_gradient(leaf) if _real(leaf) else leaf
     problem, case = jax.tree.map(constant, (problem, case))
@@ -90,7 +90,7 @@ def weighed(
         noise = draw + jacobian @ jax.scipy.linalg.cho_solve((factor, True), off)
         start = (b - jacobian.T @ noise).reshape(shape)
         at = Case(start, start, None, case.condition, _by_name(problem, plain, noise))
-        other = minimise(method, problem, start, at)
+        other = descend(method, problem, start, at)
         apart = factor.T @ (other.latent.ravel() - e)
         same = ~other.failed & (jnp.linalg.norm(apart) < _SAME)
         return same & (jax.random.uniform(keys[2], (), dtype) < bent(at)), other.spent

@@ -1,4 +1,4 @@
-"""One refined sample: `refine` without batches, checks of values, and costs."""
+"""The minimum of a problem near one draw, under `jit`, `vmap` and `grad`."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from ..types import Condition, Key, Sample, ScalarLike, Stacked, typed
 from ._minimisers import AbstractMethod, AnySolver, GaussNewton, Optimistix
-from ._minimum import RefinedSample, minimum
+from ._minimum import Minimum, minimum
 from ._problem import Case, Problem
 from ._weights import weighed
 
 
 @typed
-def refine_sample(
+def minimise(
     problem: Problem,
     latent: Sample,
     condition: Condition = None,
@@ -24,17 +24,26 @@ def refine_sample(
     sign: ScalarLike = 1.0,
     solver: AbstractMethod | AnySolver | None = None,
     weigh: bool = False,
-) -> RefinedSample:
-    r"""The sample near a draw of the prior that solves a least-squares problem.
+) -> Minimum:
+    r"""The minimum of a problem near one draw of the prior.
 
-        problem = Problem(student, observation, constraint, scale=0.1)
+        problem = px.inference.Problem(student, observation, constraint, scale=0.1)
         latents = jax.random.normal(key, (64, *student.shape))
-        refined = jax.vmap(lambda e: refine_sample(problem, e))(latents)
+        found = jax.vmap(lambda e: px.inference.minimise(problem, e))(latents)
 
-    Use it under `jax.jit`, `jax.vmap` and `jax.grad`; `refine` does the same in
-    batches, with checks of values and costs. Gradients are gradients of the minimum, by
-    the implicit function theorem: they cost a linear solve by conjugate gradients, and
-    are as accurate as the minimum. If the solver `failed` they have no meaning.
+    It minimises over the unit latent $\epsilon$ half the sum of squares of anchor,
+    misfit and residual:
+
+    $$ \tfrac12 |\epsilon - \epsilon_0|^2
+     + \tfrac12 \Bigl|\frac{d(\epsilon) - y - s\eta}{s}\Bigr|^2
+     + \tfrac12 \Bigl|\frac{R(d(\epsilon))}{\text{scale}}\Bigr|^2. $$
+
+    Use it under `jax.jit`, `jax.vmap` and `jax.grad`. `refine` and
+    `infer(method=RandomisedMaximumLikelihood())` call it in batches, and check values
+    and count costs. Masks, weights, held entries and centres are arrays: other values
+    are the same program. Gradients are gradients of the minimum, by the implicit
+    function theorem: they cost a linear solve by conjugate gradients, and are as
+    accurate as the minimum. If the solver `failed` they have no meaning.
 
     **Arguments:**
 
