@@ -112,7 +112,7 @@ def darcy(key):
 def two_materials(key):
     """The same for a coefficient of 12 or 3, by a finite set: NaN where it is small."""
     first, second = jax.random.split(key)
-    equation = px.pde.Darcy(GRID)
+    equation = px.pde.Darcy(GRID, mean="arithmetic")
     sample = lambda key: equation.stack(equation.solve(*equation.draw(key=key)))
     data = jax.jit(jax.vmap(sample))(jax.random.split(first, max(SETS)))
     chart = px.pde.Normaliser.fit(data)

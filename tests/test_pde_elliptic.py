@@ -159,7 +159,7 @@ def test_so_it_is_on_every_kind_of_grid(x64):
 
 @pytest.mark.slow
 def test_darcys_recipes_and_the_matrix_of_one(key, x64):
-    """-div(a grad u) = 1: the 5-point matrix by hand, arithmetic means, h = 1/(s-1).
+    """-div(a grad u) = 1: the 5-point matrix by hand, harmonic means, h = 1/(s-1).
 
     The coefficients are drawn first, so that one program solves for both recipes: of
     conjugate gradients, which take three seconds to compile.
@@ -182,7 +182,7 @@ def test_darcys_recipes_and_the_matrix_of_one(key, x64):
     for i in range(1, s - 1):
         for j in range(1, s - 1):
             for di, dj in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-                face = (a[i, j] + a[i + di, j + dj]) / 2 / h**2
+                face = 2 / (1 / a[i, j] + 1 / a[i + di, j + dj]) / h**2
                 matrix[number[i, j], number[i, j]] += face
                 matrix[number[i, j], number[i + di, j + dj]] -= face
     inner = number[1:-1, 1:-1].ravel()
@@ -427,7 +427,7 @@ def test_the_law_makes_an_exact_denoiser(key, x64):
 def test_what_has_no_gaussian_law():
     grid = Grid((6, 6))
     with pytest.raises(ValueError, match="bilinear"):
-        gaussian_law(Darcy(grid), Matern(grid))
+        gaussian_law(Darcy.lognormal(grid), Matern(grid))
     with pytest.raises(ValueError, match="got Lognormal"):
         Poisson(grid, Lognormal(Matern(grid))).law()
 

@@ -26,6 +26,15 @@ from ._vector_calculus import Fluxes, along, balance, conductance, neighbours, s
 Mean = Literal["arithmetic", "harmonic"]
 
 
+def check_mean(mean: str) -> None:
+    """A mean of two points that exists."""
+    if mean not in ("arithmetic", "harmonic"):
+        raise ValueError(
+            f"mean must be 'arithmetic' or 'harmonic', got {mean!r}. Harmonic means "
+            "are for coefficients that jump between cells."
+        )
+
+
 class AbstractDiffusion(AbstractOperator):
     r"""$\nabla\cdot(a \nabla u)$ with $a$ positive: what all such operators share.
 
@@ -113,10 +122,10 @@ class Diffusion(AbstractDiffusion):
 
     `coefficient` is $a > 0$, a field. Between two points it is their `mean`,
     "arithmetic" for smooth ones or "harmonic" for those that are constant in each cell
-    (the flux through layers is then exact). Where a slope is prescribed on the side of
-    cells, smooth ones are extrapolated to it, jumps are not; at other sides it is the
-    value of the nearest point. On nodes this is the 5-point scheme with
-    $h = L/(n-1)$, on cells finite volumes; order as for
+    (the flux through layers is then exact, across them and along them). Where a slope
+    is prescribed on the side of cells, smooth ones are extrapolated to it, jumps are
+    not; at other sides it is the value of the nearest point. On nodes this is the
+    5-point scheme with $h = L/(n-1)$, on cells finite volumes; order as for
     [`Laplacian`][pidax.pde.Laplacian].
 
     `check=False` accepts any coefficient, for residuals of fields that a model made.
@@ -134,8 +143,7 @@ class Diffusion(AbstractDiffusion):
         *,
         check: bool = True,
     ):
-        if mean not in ("arithmetic", "harmonic"):
-            raise ValueError(f"mean must be 'arithmetic' or 'harmonic', got {mean!r}.")
+        check_mean(mean)
         grid.check(coefficient=coefficient)
         a = jnp.asarray(coefficient)
         a = _positive(grid, a) if check else a
@@ -197,9 +205,17 @@ def _at_faces(grid: Grid, a: Array, axis: int, mean: Mean) -> Array:
         last = _beyond(grid, above, mean, *(at(n - i, n - i + 1) for i in (1, 2, 3)))
         low = jnp.concatenate([first, a], axis)
         high = jnp.concatenate([a, last], axis)
-    if mean == "harmonic":
-        return 2 * low * high / (low + high)
-    return (low + high) / 2
+    return _harmonic(low, high) if mean == "harmonic" else (low + high) / 2
+
+
+def _harmonic(a: Array, b: Array) -> Array:
+    """2ab/(a + b) of positive numbers; of others, which a model may have made, twice
+    the smaller: without a jump at zero, and finite.
+    """
+    least = jnp.minimum(a, b)
+    both = least > 0
+    a, b = jnp.where(both, a, 1), jnp.where(both, b, 1)
+    return jnp.where(both, 2 * a / (1 + a / b), 2 * least)
 
 
 def _beyond(

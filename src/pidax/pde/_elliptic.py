@@ -6,14 +6,16 @@ r"""Elliptic equations: Poisson's, Helmholtz's, and Darcy's flow in a porous med
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, require_finite, show
 from ..types import ElementwiseLike, Field, FieldLike, Key, Scalar, ScalarLike, typed
 from ._determinant import log_determinant
-from ._diffusion import AbstractDiffusion, Diffusion, Laplacian
+from ._diffusion import AbstractDiffusion, Diffusion, Laplacian, Mean, check_mean
 from ._elliptic_solvers import check_resonance, solve_constant, solve_diffusion
 from ._equation import (
     AbstractEquation,
@@ -33,6 +35,7 @@ from ._random_field import (
     Thresholded,
     as_law,
 )
+from ._vector_calculus import Fluxes, Gradient, along
 
 
 class AbstractElliptic(AbstractEquation[FieldsT]):
@@ -189,28 +192,38 @@ class Darcy(AbstractElliptic[DarcyFields]):
     `source` is $f$, a number or a field. Boundary data of the grid are used. Without a
     Dirichlet side $f$ and the slopes must balance, and $u$ has zero mean.
 
-    Second order where $a$ is smooth: the flux form on nodes or cells, $a$ at faces the
-    mean of its neighbours. Solved by preconditioned conjugate gradients, with the
-    operator of the residual. Bilinear in $a$ and $u$.
+    Second order where $a$ is smooth: the flux form on nodes or cells. `mean` says what
+    $a$ is at the face between two points, in the solver, in the residual and in the
+    determinant: "harmonic" by default for a law of two materials, whose flow through
+    layers is then exact, else "arithmetic". For materials of 100 to 1 on $16^2$ cells
+    arithmetic means err by more than a tenth in the flow. The data set of Li et al.
+    has them: `Darcy(grid, mean="arithmetic")`. Solved by preconditioned conjugate
+    gradients. Bilinear in $a$ and $u$ with arithmetic means; harmonic ones are not
+    linear in $a$.
     """
 
     grid: Grid
     coefficient: AbstractRandomField
     source: ElementwiseLike
+    mean: Mean = eqx.field(static=True)
     Fields: ClassVar[type[Any]] = DarcyFields
     given: ClassVar[tuple[str, ...]] = ("coefficient",)
-    kind: ClassVar[Kind] = "bilinear"
 
     def __init__(
         self,
         grid: Grid,
         coefficient: Law | None = None,
         source: ElementwiseLike = 1.0,
+        *,
+        mean: Mean | None = None,
     ):
         law = Thresholded(Matern(grid)) if coefficient is None else coefficient
         self.grid = grid
         self.coefficient = as_law(grid, law)
         self.source = source
+        jumps = self.coefficient.piecewise
+        self.mean = ("harmonic" if jumps else "arithmetic") if mean is None else mean
+        check_mean(self.mean)
         if np.shape(source) != ():
             grid.check(source=source)  # type: ignore[arg-type]
 
@@ -238,6 +251,11 @@ class Darcy(AbstractElliptic[DarcyFields]):
         law = KarhunenLoeve(grid, ExponentialCovariance(length), modes=modes)
         return cls(grid, Lognormal(law), source=well - sink)
 
+    @property
+    def kind(self) -> Kind:  # type: ignore[override]
+        """By the mean at faces."""
+        return "bilinear" if self.mean == "arithmetic" else "nonlinear"
+
     def draw(self, *, key: Key) -> tuple[Field]:
         return (self.coefficient.sample(key=key),)
 
@@ -245,24 +263,50 @@ class Darcy(AbstractElliptic[DarcyFields]):
     def solve(self, coefficient: FieldLike) -> DarcyFields:
         self.grid.check(coefficient=coefficient)
         a = jnp.asarray(coefficient)
-        u = solve_diffusion(self.grid, a, -self._source(a.dtype))
+        u = solve_diffusion(self.grid, a, -self._source(a.dtype), self.mean)
         return DarcyFields(a, u)
 
     def residual(self, fields: DarcyFields) -> Field:
         self.check_fields(fields)
         self.grid.check(**fields._asdict())
         u = jnp.asarray(fields.solution)
-        operator = Diffusion(self.grid, fields.coefficient, check=False)
-        return -operator(u) - _at_unknowns(self.grid, self._source(u.dtype))
+        right = _at_unknowns(self.grid, self._source(u.dtype))
+        return -self._operator(fields)(u) - right
 
     def scale(self, fields: DarcyFields) -> Scalar:
         source = self._source(fields.solution.dtype)
         return _source_size(Laplacian(self.grid), source)
 
+    def flux(self, fields: DarcyFields) -> Fluxes:
+        r"""$-a\nabla u$ across every face: an array for each axis, as `Gradient`'s."""
+        self.check_fields(fields)
+        faces = self._operator(fields).faces
+        gradient = Gradient(self.grid)(jnp.asarray(fields.solution))
+        return tuple(-a * slope for a, slope in zip(faces, gradient, strict=True))
+
+    def flow(self, fields: DarcyFields, axis: int = 0) -> Float[Array, " section"]:
+        r"""What flows through every section across one axis, in its direction.
+
+        $Q = \int -a\, u_x\, dy$ at the faces along $x$, the first and the last of
+        which are the sides. Without a source, and with other sides that are closed, it
+        is the same through all sections; on nodes through all but the first and last,
+        where the slope is that of a parabola through three points.
+        """
+        across = [i for i in range(self.grid.ndim) if i != axis]
+        total = self.flux(fields)[axis]
+        for i in across:
+            widths = along(self.grid.widths(i), i, self.grid.ndim, total.dtype)
+            total = total * widths
+        return jnp.sum(total, axis=tuple(across))
+
     def log_determinant(self, fields: DarcyFields) -> Scalar:
         r"""Of $\nabla\cdot(a\nabla)$ on the unknowns, `pde.log_determinant`."""
         self.check_fields(fields)
-        return log_determinant(Diffusion(self.grid, fields.coefficient, check=False))
+        return log_determinant(self._operator(fields))
+
+    def _operator(self, fields: DarcyFields) -> Diffusion:
+        """Of any coefficient, also one that a model made."""
+        return Diffusion(self.grid, fields.coefficient, self.mean, check=False)
 
     def _source(self, dtype: DTypeLike) -> Field:
         return jnp.broadcast_to(jnp.asarray(self.source, dtype), self.grid.shape)

@@ -10,6 +10,7 @@ field: `Lognormal`, `Thresholded`.
 
 import abc
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -25,9 +26,14 @@ from ._transform import Transform
 
 
 class AbstractRandomField(eqx.Module):
-    """The distribution of a random field on a grid. A subclass implements `sample`."""
+    """The distribution of a random field on a grid. A subclass implements `sample`.
+
+    `piecewise` says that a draw is constant up to jumps, such as two materials. An
+    equation then takes means between cells that are exact for layers.
+    """
 
     grid: AbstractVar[Grid]
+    piecewise: ClassVar[bool] = False
 
     @abc.abstractmethod
     def sample(self, *, key: Key) -> Field:
@@ -201,6 +207,7 @@ class Thresholded(AbstractRandomField):
     gaussian: AbstractGaussianField
     high: float
     low: float
+    piecewise: ClassVar[bool] = True
 
     def __init__(
         self, gaussian: AbstractGaussianField, high: float = 12.0, low: float = 3.0
