@@ -1,5 +1,6 @@
 """Posterior samples: by chains, particles, ensembles and minimisation."""
 
+from ._bank import Bank as Bank
 from ._chains import PCN as PCN
 from ._chains import AbstractChains as AbstractChains
 from ._cost import Cost as Cost
@@ -27,6 +28,10 @@ from ._posterior import Posterior as Posterior
 from ._prior import LatentPrior as LatentPrior
 from ._problem import Problem as Problem
 from ._randomised import RandomisedMaximumLikelihood as RandomisedMaximumLikelihood
+from ._reference import Agreement as Agreement
+from ._reference import agreement as agreement
+from ._reference import check_reference as check_reference
+from ._reference import simulated_ranks as simulated_ranks
 from ._refine import History as History
 from ._refine import Refined as Refined
 from ._refine import refine as refine

@@ -103,14 +103,20 @@ def _split(chains: Chains) -> np.ndarray:
 
 def _scores(draws: np.ndarray) -> np.ndarray:
     """Normal scores of the ranks among all draws, quantity by quantity."""
-    flat = draws.reshape(draws.shape[0] * draws.shape[1], -1)
-    table = _normal_quantiles(len(flat))
-    scores = np.empty_like(flat)
-    for i, column in enumerate(flat.T):
-        _, index, counts = np.unique(column, return_inverse=True, return_counts=True)
-        twice = 2 * np.cumsum(counts) - counts + 1  # equal draws share a mean rank
-        scores[:, i] = table[twice - 2][index]
-    return scores.reshape(draws.shape)
+    rows = draws.reshape(draws.shape[0] * draws.shape[1], -1).T
+    count = rows.shape[1]
+    order, index = np.argsort(rows, axis=1), np.arange(count)
+    ordered = np.take_along_axis(rows, order, axis=1)
+    differ = ordered[:, 1:] != ordered[:, :-1]
+    edge = np.ones((len(rows), 1), bool)
+    # Equal draws share a mean rank: of the first and the last of them.
+    first = np.where(np.concatenate([edge, differ], axis=1), index, 0)
+    last = np.where(np.concatenate([differ, edge], axis=1), index, count)
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    twice = np.maximum.accumulate(first, axis=1) + last
+    scores = np.empty(rows.shape)
+    np.put_along_axis(scores, order, _normal_quantiles(count)[twice], axis=1)
+    return scores.T.reshape(draws.shape)
 
 
 @functools.lru_cache(maxsize=8)

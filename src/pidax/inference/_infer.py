@@ -5,9 +5,9 @@ $$ p(\epsilon \mid y) \propto N(\epsilon; 0, I)\;
 
 with $d$ the prior, a function of a standard normal latent, and $G$ the forward map from
 its fields to what was observed. Methods differ in how they sample this law: by Markov
-chains (`PCN`), by particles (`SMC`), by regressions (`Ensemble`) or by minimisation
-(`RandomisedMaximumLikelihood`, which is `refine`). A one-step student makes each
-proposal one evaluation of a network.
+chains (`PCN`), by particles (`SMC`), by weights (`Bank`), by regressions (`Ensemble`)
+or by minimisation (`RandomisedMaximumLikelihood`, which is `refine`). A one-step
+student makes each proposal one evaluation of a network.
 """
 
 from typing import Any
@@ -16,9 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from .._batches import batch_length, batch_rows
 from .._checks import is_traced, require_positive, whole_number
 from ..constraint import AbstractConstraint, All, Residual
 from ..pde import AbstractEquation, AbstractNormaliser
@@ -37,13 +35,13 @@ from ._sampler import (
     LONGER,
     AbstractSampler,
     Draws,
+    outputs,
     prior_latents,
 )
 from ._start import default_slack, likelihood_at, measure
 
 _STARTS = 64  # draws of the prior that are looked at before anything is sampled
 _TRIED = 8  # of them, with a foreign solver
-_BATCH = 256
 _TILTED = (
     "the law of a penalised residual is the posterior times 1/|det dR/du|, which may "
     "depend on the given fields"
@@ -101,8 +99,8 @@ def infer(
     - `determinant`: add $\ln|\det\partial R/\partial u|$ to the log-likelihood, which
       takes this factor away, for one `equation.log_determinant` in each evaluation.
       `Darcy` has one. For chains, particles, and minima with weights.
-    - `method`: `PCN()` by default, or `SMC()`, `MALA()`, `HMC()`, `Ensemble()`,
-      `RandomisedMaximumLikelihood()`.
+    - `method`: `PCN()` by default, or `SMC()`, `Bank()`, `MALA()`, `HMC()`,
+      `Ensemble()`, `RandomisedMaximumLikelihood()`.
     - `samples`: the number of samples; of the particles or members, of all chains
       together.
     - `forward`: from the prior's fields to what is observed. An equation: its solver,
@@ -157,11 +155,12 @@ def infer(
         problem, condition, samples, key=second, clock=clock, progress=progress
     )
     failures = dict(forward.record.failures) if isinstance(forward, Foreign) else {}
-    found = _fields(problem, draws.latent, condition, clock)
-    fields, predicted, again = found
+    fields, predicted, again = draws.fields, draws.predicted, 0
+    if fields is None:
+        fields, predicted, again = outputs(problem, draws.latent, condition, clock)
     evaluations = float(draws.evaluations + looked + again)
     name = type(method).__name__
-    tilted = _tilted(problem)
+    tilted, advice = _tilted(problem), draws.advice or method.advice
     return Posterior(
         fields=fields,
         predicted=predicted,
@@ -187,7 +186,8 @@ def infer(
         failed=draws.failed,
         failures=failures,
         slack=used,
-        advice=_STRAIGHT if tilted and not method.caution else method.advice,
+        advice=_STRAIGHT if tilted and not method.caution else advice,
+        bank_ess=draws.bank_ess,
         **diagnosed(draws, fields),
     )
 
@@ -263,38 +263,10 @@ def _repeated(condition: Condition, count: int) -> Condition:
     return jax.tree.map(spread, condition)
 
 
-def _fields(
-    problem: Problem, latents: np.ndarray, condition: Condition, clock: Clock
-) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """The fields of all latents, the outputs of the forward map, and evaluations."""
-    count = len(latents)
-    size = batch_length(count, _BATCH)
-    parts = []
-    for rows in batch_rows(count, size):
-        own = jnp.asarray(latents[rows])
-        parts.append(clock.run(_of_latents, problem, own, condition))
-    fields, predicted = jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
-    return fields, predicted, count
-
-
 def _own_fields(problem: Problem, latents: Batch, condition: Condition) -> np.ndarray:
     """Before the forward map."""
     one = lambda latent: problem.own_fields(problem.sample(latent, condition))
     return np.asarray(eqx.filter_jit(jax.vmap(one))(latents))
-
-
-@eqx.filter_jit
-def _of_latents(
-    problem: Problem, latents: Batch, condition: Condition
-) -> tuple[Array, Array | None]:
-    def one(latent: Array) -> tuple[Array, Array | None]:
-        x = problem.sample(latent, condition)
-        own = problem.own_fields(x)
-        if problem.forward is None or isinstance(problem.forward, AbstractEquation):
-            return problem.restore(x), None
-        return own, problem.forward(own)
-
-    return jax.vmap(one)(latents)
 
 
 def _of_refined(
@@ -309,7 +281,7 @@ def _of_refined(
     if problem.forward is not None and not isinstance(
         problem.forward, AbstractEquation
     ):
-        fields, predicted, _ = _fields(problem, refined.latent, condition, Clock())
+        fields, predicted, _ = outputs(problem, refined.latent, condition, Clock())
     done = int(refined.converged.sum())
     count = len(refined.fields)
     late = f"{count - done} of {count} did not stop by tolerance: allow more steps, or "

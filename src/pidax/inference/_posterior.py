@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 from ._cost import Cost
 from ._diagnostics import bulk_ess, genealogical_ess, r_hat, tail_ess
 from ._refine import Refined
-from ._sampler import Draws
+from ._sampler import REFERENCE, Draws
 
-_AGREE = 1.01  # the largest R-hat of chains that agree
+AGREE = 1.01  # the largest R-hat of chains that agree
 _ENOUGH = 400  # effective samples, for means and for 90% intervals
 _QUANTITIES = 4096  # entries of the fields that are judged, evenly spread
 _LABEL = 24
@@ -35,7 +35,8 @@ class Posterior:
       `step` that was used.
     - `failures`: of the forward map, by name; `failed`, their number. A chain rejects
       them.
-    - `log_evidence`: of `SMC`, otherwise None.
+    - `log_evidence`: of `SMC` and `Bank`, otherwise None.
+    - `bank_ess`: the effective number of draws of a `Bank`, otherwise NaN.
     - `slack`: of a constraint, in units of its scale; NaN without one.
     - `caution`: why these samples are not of the posterior even with more evaluations;
       empty if they are.
@@ -62,6 +63,7 @@ class Posterior:
     slack: float = np.nan
     temperatures: Float[np.ndarray, " stage"] | None = None
     log_evidence: float | None = None
+    bank_ess: float = np.nan
     failed: int = 0
     failures: Mapping[str, int] = dataclasses.field(default_factory=dict)
     refined: Refined | None = None
@@ -75,11 +77,15 @@ class Posterior:
             still = int((self.acceptance == 0).sum())
             if still:
                 found.append(f"{still} of {self.chains} chains never moved")
-        if self.r_hat > _AGREE or (self.chains is not None and np.isnan(self.r_hat)):
+        if self.r_hat > AGREE or (self.chains is not None and np.isnan(self.r_hat)):
             found.append(
-                f"the chains do not agree (worst R-hat {self.r_hat:.3g}, above "
-                f"{_AGREE})"
+                f"the chains do not agree (worst R-hat {self.r_hat:.3g}, above {AGREE})"
             )
+        if self.bank_ess < REFERENCE:
+            return [
+                f"the bank is worth {self.bank_ess:.0f} draws for this observation, "
+                f"fewer than {REFERENCE}, and is no reference"
+            ]
         sizes = [s for s in (self.bulk_ess, self.tail_ess) if not np.isnan(s)]
         if sizes and min(sizes) < _ENOUGH:
             found.append(
@@ -107,6 +113,7 @@ class Posterior:
             ("worst R-hat", f"{self.r_hat:.3f}"),
             ("effective, bulk", f"{self.bulk_ess:.0f}"),
             ("effective, tail", f"{self.tail_ess:.0f}"),
+            ("effective draws", f"{self.bank_ess:.0f}"),
         ]
         cells = [(name, text) for name, text in cells if text != "nan"]
         if self.acceptance is not None and len(self.acceptance):
@@ -141,6 +148,8 @@ def diagnosed(draws: Draws, fields: np.ndarray) -> dict[str, Any]:
     flat = np.concatenate([flat[:, some], value], axis=1)
     if draws.ancestors is not None:
         return {"bulk_ess": _least(genealogical_ess(flat, draws.ancestors))}
+    if not np.isnan(draws.bank_ess):  # of weighting and of drawing again
+        return {"bulk_ess": 1 / (1 / draws.bank_ess + 1 / len(fields))}
     if draws.chains is None:
         return {}
     chains = flat.reshape(draws.chains, -1, flat.shape[1])

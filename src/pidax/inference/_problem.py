@@ -73,7 +73,8 @@ class Problem(eqx.Module):
     **Arguments:**
 
     - `student`, `observation` and `constraint` as for `refine`. An `Affine` in either
-      of the last two is an observation: its misfit is in units of its noise.
+      of the last two is an observation: its misfit is in units of its noise. With
+      neither it is the prior alone, with its forward map.
     - `scale`: the residual that counts as one standard deviation: one number, or an
       array like the residual. `refine` uses `slack` times the median of
       `constraint.scale_of` over its starting samples.
@@ -126,7 +127,8 @@ class Problem(eqx.Module):
         self.student, self.forward = student, as_forward(forward)
         self.slack_on, self.determinant = slack_on, determinant
         joined = _joined(observation, constraint)
-        self.normaliser = joined.normaliser if normaliser is None else normaliser
+        own = None if joined is None else joined.normaliser
+        self.normaliser = own if normaliser is None else normaliser
         self.observation, self.linear, self.constraint = _parts(joined)
         self._check_slack()
         self.scale = None
@@ -144,14 +146,16 @@ class Problem(eqx.Module):
         self.root = jnp.sqrt(jnp.asarray(weight, float))
         self.free = None if free is None else jnp.asarray(free)
         self.hold = None if hold is None else jnp.asarray(hold)
-        self._check(joined)
+        if joined is not None:
+            self._check(joined)
 
     @property
     def shape(self) -> Shape | None:
         """The shape of a latent, if it is known."""
         chart = None if self.normaliser is None else self.normaliser.shape
         known = [self.student.shape, chart]
-        if self.forward is None and not isinstance(self.student, LatentPrior):
+        judged = self.forward is None and not isinstance(self.student, LatentPrior)
+        if judged and self.judge is not None:
             known.append(self.judge.shape)
         return next((shape for shape in known if shape is not None), None)
 
@@ -220,10 +224,10 @@ class Problem(eqx.Module):
         return self.forward is not None or self.slack_on == "solution"
 
     @property
-    def judge(self) -> AbstractConstraint:
+    def judge(self) -> AbstractConstraint | None:
         """A constraint that knows the coordinates; the equation's, if there is one."""
         parts = (self.constraint, self.observation, *self.linear)
-        return next(part for part in parts if part is not None)
+        return next((part for part in parts if part is not None), None)
 
     def deviations(
         self, exact_noise: ElementwiseLike
@@ -265,13 +269,7 @@ class Problem(eqx.Module):
         x = self.sample(moved, case.condition)
         fields = self.restore(x)
         rows = {"anchor": self.root.astype(latent.dtype) * (latent - centre)}
-        apart = self.apart(fields)
-        if apart:
-            rows["misfit"] = jnp.concatenate([part.ravel() for part in apart])
-        if self.constraint is not None:
-            assert self.scale is not None
-            residual = self.residual_of(self.overwrite(fields, case.own))
-            rows["residual"] = residual / self.scale.astype(residual.dtype)
+        rows |= self.told(fields, case.own)
         for name, shift in case.shift.items():
             rows[name] -= shift.astype(rows[name].dtype)
         rows = {name: row.astype(latent.dtype) for name, row in rows.items()}
@@ -280,23 +278,41 @@ class Problem(eqx.Module):
         terms = [0.5 * jnp.sum(rows[n] ** 2) if n in rows else zero for n in names]
         return rows, Point(moved, x, jnp.stack(terms))
 
+    def told(self, fields: Stacked, own: Stacked | None = None) -> dict[str, Array]:
+        """The rows of fields that are judged: misfit and residual. `own` are the fields
+        whose held entries are written over them.
+        """
+        rows, apart = {}, self.apart(fields)
+        if apart:
+            rows["misfit"] = jnp.concatenate([part.ravel() for part in apart])
+        if self.constraint is not None:
+            assert self.scale is not None
+            residual = self.residual_of(self.overwrite(fields, own))
+            rows["residual"] = residual / self.scale.astype(residual.dtype)
+        return rows
+
     def log_likelihood(self, latent: Sample, condition: Condition) -> Scalar:
+        """Of a latent: `log_likelihood_of` its fields."""
+        value = self.log_likelihood_of(self.restore(self.sample(latent, condition)))
+        return value.astype(latent.dtype)
+
+    def log_likelihood_of(self, fields: Stacked) -> Scalar:
         """Minus half the squares of misfit and residual, plus the logarithm of the
         determinant, if it is asked for; minus infinity where they are not finite.
         """
-        _, point = self(latent, self.case(latent, condition))
-        value = self.log_determinant(point.x) - (point.terms[1] + point.terms[2])
+        squares = [0.5 * jnp.sum(row**2) for row in self.told(fields).values()]
+        value = self.log_determinant(fields) - sum(squares)
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
-    def log_determinant(self, x: Sample) -> Scalar:
-        r"""$\ln|\det\partial R/\partial u|$ for the fields of a sample, up to a
-        constant; 0 if it is not asked for.
+    def log_determinant(self, fields: Stacked) -> Scalar:
+        r"""$\ln|\det\partial R/\partial u|$ up to a constant; 0 if it is not asked
+        for.
         """
         if not self.determinant:
-            return jnp.zeros((), x.dtype)
+            return jnp.zeros((), fields.dtype)
         assert isinstance(self.constraint, Residual)
-        fields = self.overwrite(self.restore(x), None)
-        return self.constraint.log_determinant_of(fields).astype(x.dtype)
+        mixed = self.overwrite(fields, None)
+        return self.constraint.log_determinant_of(mixed).astype(fields.dtype)
 
     def case(self, latent: Sample, condition: Condition) -> Case:
         """Of a latent that is its own anchor, and the values as they were observed."""
@@ -314,6 +330,26 @@ class Problem(eqx.Module):
             draw = jax.random.normal(own, part.values.shape, part.values.dtype)
             parts.append(jnp.where(part.noise > 0, draw, 0.0))
         return {"misfit": jnp.concatenate(parts)} if parts else {}
+
+    def simulate(self, fields: Stacked, key: Key) -> list[AbstractConstraint]:
+        """The observation and the linear functions, with the values that these fields
+        would have, and a draw of their noise.
+        """
+        off, found, at = self.draw_noise(key)["misfit"], [], 0
+        noises = [self.noise, *self.linear_noise]
+        for part, noise in zip((self.observation, *self.linear), noises, strict=True):
+            if part is None or noise is None:
+                continue
+            size = part.values.size
+            eta = off[at : at + size].reshape(part.values.shape)
+            at += size
+            if isinstance(part, Observation):
+                values = jnp.where(part.mask, fields, 0.0)
+            else:
+                values = part.residual_of(fields) + part.values
+            values = (values + noise * eta).astype(part.values.dtype)
+            found.append(eqx.tree_at(lambda p: p.values, part, values))
+        return found
 
     def residual_of(self, fields: Stacked) -> Array:
         """What the slack is for: the residual, or the error of the solution."""
@@ -354,7 +390,7 @@ class Problem(eqx.Module):
         """The fields of a sample in physical units, before the forward map."""
         if self.normaliser is None:
             return x
-        if self.judge.normaliser is None:
+        if self.judge is None or self.judge.normaliser is None:
             return self.normaliser.restore(x.astype(at_least_float32(x.dtype)))
         return self.judge.restore(x)
 
@@ -366,6 +402,18 @@ class Problem(eqx.Module):
         if isinstance(self.forward, AbstractEquation):
             return solved(self.forward, fields)
         return fields if self.forward is None else self.forward(fields)
+
+    def outputs(
+        self, latent: Sample, condition: Condition
+    ) -> tuple[Stacked, Array | None]:
+        """The fields that a result has, and what another forward map than an equation
+        makes of them. The last one that is not None is compared with observations.
+        """
+        x = self.sample(latent, condition)
+        if self.forward is None or isinstance(self.forward, AbstractEquation):
+            return self.restore(x), None
+        own = self.own_fields(x)
+        return own, self.forward(own)
 
     def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
         """The fields with held entries and noise-free observations
@@ -402,21 +450,18 @@ def solved(equation: AbstractEquation, fields: Array) -> Stacked:
 
 def _joined(
     observation: AbstractConstraint | None, constraint: AbstractConstraint | None
-) -> All:
+) -> All | None:
     """Observations and constraints, with one normaliser and one shape."""
     given = [part for part in (constraint, observation) if part is not None]
-    if not given:
-        raise ValueError(
-            "expected an observation, a constraint, or both, got neither: there is "
-            "nothing to refine towards. Sample the student: student.sample(z)."
-        )
-    return All(given)
+    return All(given) if given else None
 
 
 def _parts(
-    joined: All,
+    joined: All | None,
 ) -> tuple[Observation | None, tuple[Affine, ...], AbstractConstraint | None]:
     """The observation, measured linear functions, and the other constraints."""
+    if joined is None:
+        return None, (), None
     seen = [part for part in joined.parts if isinstance(part, Observation)]
     linear = tuple(part for part in joined.parts if isinstance(part, Affine))
     measured = (Observation, Affine)

@@ -316,6 +316,11 @@ def refine(
             "from Python, got traced arguments. Call it outside jax.jit, vmap and "
             "grad, or px.inference.minimise inside."
         )
+    if observation is None and constraint is None:
+        raise ValueError(
+            "expected an observation, a constraint, or both, got neither: there is "
+            "nothing to refine towards. Sample the student: student.sample(z)."
+        )
     if anchor not in _ANCHORS:
         raise ValueError(
             f"anchor must be 'draw' (one sample a draw), 'norm' (MAP) or None, got "

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,12 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._batches import batch_length, batch_rows
 from ..types import Batch, Condition, Flag, Key, Scalar, ScalarLike
 from ._cost import Clock
+from ._foreign import Foreign
 from ._problem import Problem
 
 APPROXIMATE = "approximate unless the prior and the forward map are linear"
 COMPARE = "compare with PCN() or SMC(), which are exact for this prior."
+_BATCH = 256  # samples at once
+_CHUNK = 4096  # of one call
+REFERENCE = 200  # effective draws of a bank, below which a few of them decide
 LONGER = 4  # times as long is advised to a method that did not finish
 
 
@@ -27,7 +33,8 @@ class Draws:
     if they are not chains. `ancestors` says from which first particle each sample
     descends. `acceptance` is of each chain, or of each temperature. `evaluations`
     counts likelihoods, `gradients` those with a gradient, `failed` those that were not
-    finite.
+    finite. `fields` and `predicted` are the outputs, if they are known. `bank_ess` is
+    the effective number of draws of a bank. `advice` replaces that of the method.
     """
 
     latent: Float[np.ndarray, "sample *event"]
@@ -41,6 +48,10 @@ class Draws:
     step: float | None = None
     temperatures: Float[np.ndarray, " stage"] | None = None
     log_evidence: float | None = None
+    fields: Float[np.ndarray, "sample *grid channel"] | None = None
+    predicted: Float[np.ndarray, "sample *quantity"] | None = None
+    bank_ess: float = np.nan
+    advice: str = ""
 
 
 class AbstractSampler(eqx.Module):
@@ -139,6 +150,52 @@ def move(
         moves=state.moves + 1,
         failed=state.failed + jnp.sum(~jnp.isfinite(value)),
     )
+
+
+def outputs(
+    problem: Problem,
+    latents: np.ndarray,
+    condition: Condition,
+    clock: Clock,
+    done: Callable[[int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The fields of all latents, the outputs of the forward map, and evaluations."""
+    own, dear = (problem, condition), isinstance(problem.forward, Foreign)
+    found = in_chunks(_outputs, own, latents, clock=clock, done=done, fill=not dear)
+    fields, predicted = found
+    return fields, predicted, len(latents)
+
+
+@eqx.filter_jit
+def _outputs(own: tuple[Problem, Condition], latents: Batch) -> Any:
+    problem, condition = own
+    one = lambda latent: problem.outputs(latent, condition)
+    return jax.lax.map(one, latents, batch_size=_BATCH)
+
+
+def in_chunks(
+    function: Callable[[Any, Batch], Any],
+    fixed: Any,
+    rows: Any,
+    *,
+    clock: Clock,
+    done: Callable[[int], None] | None = None,
+    fill: bool = True,
+) -> Any:
+    """`function(fixed, rows)` of some thousand rows at a time, joined on the host.
+
+    The last of them are filled up, so that another number is the same program, unless
+    each row is expensive.
+    """
+    count, parts = len(rows), []
+    size = batch_length(count, _CHUNK)
+    for first, some in enumerate(batch_rows(count, size)):
+        own = min(size, count - first * size)
+        some = some if fill else some[:own]
+        parts.append(clock.run(function, fixed, jnp.asarray(rows[some])))
+        if done is not None:
+            done(own)
+    return jax.tree.map(lambda *leaf: np.concatenate(leaf)[:count], *parts)
 
 
 @eqx.filter_jit

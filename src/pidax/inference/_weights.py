@@ -79,7 +79,7 @@ def weighed(
     size = jnp.sum(e**2) + jnp.sum(g**2) - jnp.sum(white**2)
     own = bent(case)
     value = -0.5 * (size + log_normal) - jnp.log(jnp.maximum(own, 1.0))
-    value = value + problem.log_determinant(found.x)
+    value = value + problem.log_determinant(problem.restore(found.x))
     fine = (own > 0) & ~found.failed & jnp.isfinite(value)
 
     def again(key: Key) -> tuple[Flag, Array]:

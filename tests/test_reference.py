@@ -1,0 +1,210 @@
+"""Banks and references against a linear problem, of which everything is known."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close
+
+import pidax as px
+from pidax.constraint import Affine
+from pidax.inference import (
+    SMC,
+    AbstractSampler,
+    Bank,
+    Foreign,
+    LatentPrior,
+    RandomisedMaximumLikelihood,
+    agreement,
+    check_reference,
+    simulated_ranks,
+)
+
+KEY = jax.random.key(3)
+MATRIX = np.array([[1.0, 0.5, 0.0], [0.5, 2.0, 0.3], [0.2, -1.0, 1.0], [0, 1, 1.0]])
+NOISE, VALUES = np.array([0.5, 0.8]), np.array([1.5, -0.5])
+SEEN = MATRIX[[1, 3]]
+
+
+class Linear(eqx.Module):
+    matrix: Any
+
+    def __call__(self, e):
+        return (self.matrix @ e)[:, None]
+
+
+PRIOR = LatentPrior(Linear(jnp.asarray(MATRIX, jnp.float32)), (3,))
+
+
+def observed(values=VALUES, scale=1.0):
+    """Entries 1 and 3 of four, with noise."""
+    mask, full, noise = np.zeros((3, 4, 1), np.float32)
+    mask[[1, 3]], full[[1, 3], 0], noise[[1, 3], 0] = 1, values, scale * NOISE
+    return px.Observation(mask > 0, full, noise)
+
+
+def infer(observation, method, samples=4000, key=KEY, **options):
+    own: dict[str, Any] = {"progress": False, **options}
+    return px.infer(PRIOR, observation, key=key, method=method, samples=samples, **own)
+
+
+def mean_likelihood(values, power=1):
+    """E L^power under the prior: L is a Gaussian function of the values."""
+    noise = np.diag(NOISE**2) / power
+    cov = SEEN @ SEEN.T + noise
+    size = np.sqrt(np.linalg.det(noise) / np.linalg.det(cov))
+    return size * np.exp(-0.5 * values @ np.linalg.solve(cov, values))
+
+
+def law(values):
+    gain = SEEN.T @ np.linalg.inv(SEEN @ SEEN.T + np.diag(NOISE**2))
+    cov = MATRIX @ (np.eye(3) - gain @ SEEN) @ MATRIX.T
+    return MATRIX @ gain @ values, np.sqrt(np.diag(cov))
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return Bank.of(PRIOR, key=KEY, count=20_000, progress=False)
+
+
+def test_a_bank_has_the_posterior_the_evidence_and_the_effective_size(bank):
+    """One bank for several truths, and against closed forms for each."""
+    for values in (VALUES, np.array([-1.0, 1.0])):
+        found = infer(observed(values), bank)
+        mean, std = law(values)
+        samples = found.fields[..., 0]
+        assert np.abs((samples.mean(axis=0) - mean) / std).max() < 0.06
+        assert np.abs(samples.std(axis=0) / std - 1).max() < 0.05
+        exact = mean_likelihood(values)
+        assert abs(found.log_evidence - np.log(exact)) < 0.04
+        share = exact**2 / mean_likelihood(values, 2)
+        assert_close(found.bank_ess, 20_000 * share, 0.05)
+        both = 1 / (1 / found.bank_ess + 1 / 4000)
+        assert_close(found.bulk_ess, both, 1e-6)
+        off = (samples[:, [1, 3]] - values) / NOISE
+        assert_close(found.log_likelihood, -0.5 * (off**2).sum(axis=1), 1e-4)
+        assert found.trusted
+
+
+def test_a_bank_that_is_worth_too_little_says_what_would_be_enough(bank):
+    """Noise times a tenth; what it advises passes."""
+    found = infer(observed(scale=0.1), bank)
+    assert found.bank_ess < 200
+    first, second = str(found).splitlines()[:2]
+    assert "no reference" in first
+    factor = float(second.split("noise ")[1].split(" times")[0])
+    draws = float(second.split("about ")[1].split(" draws")[0].replace(",", ""))
+    assert_close(draws, 20_000 * 200 / found.bank_ess, 0.05)
+    again = infer(observed(scale=0.1 * factor), bank)
+    assert 190 < again.bank_ess < 300
+    with pytest.raises(ValueError, match=r"Bank is refused.*worth \d+.*times as large"):
+        check_reference(found, again)
+
+
+def test_runs_that_agree_are_a_reference_and_others_are_not(bank):
+    first = infer(observed(), bank)
+    second = infer(observed(), bank, key=jax.random.key(8))
+    found = check_reference(first, second)
+    assert found.agrees
+    assert found.distance < found.by_chance
+    assert found.log_evidence == 0  # of the same draws
+    assert str(found).startswith("the runs agree")
+    other = infer(observed(VALUES + 0.4 * NOISE), bank)
+    apart = agreement(first, other)
+    assert not apart.agrees
+    assert apart.distance > 4 * apart.by_chance
+    with pytest.raises(ValueError, match=r"disagree are no reference.*missed"):
+        check_reference(first, other)
+    with pytest.raises(ValueError, match="at least two runs without weights, got 1"):
+        agreement(first)
+
+
+def test_a_bank_of_another_prior_is_refused(bank):
+    with pytest.raises(ValueError, match=r"one prior and one forward map"):
+        px.infer(
+            LatentPrior(Linear(jnp.asarray(2 * MATRIX)), (3,)), observed(),
+            key=KEY, method=bank, samples=8, progress=False,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="count"):
+        Bank(count=1)
+
+
+def second_of(fields):
+    return fields[..., 1, 0]
+
+
+class Doubtful(AbstractSampler):
+    """A bank that takes the noise for three times as large: too wide."""
+
+    bank: Bank
+
+    @property
+    def advice(self):
+        return self.bank.advice
+
+    def draw(self, problem, *args, **options):
+        wide = eqx.tree_at(lambda p: p.noise, problem, 3 * problem.noise)
+        return self.bank.draw(wide, *args, **options)
+
+
+@pytest.mark.slow
+def test_ranks_of_truths_are_uniform_and_are_not_if_the_noise_is_wrong(bank):
+    """chi^2 of 19 degrees: 99.9% of it is below 43.8."""
+    right = simulated_ranks(
+        PRIOR, observed(), second_of, key=KEY, method=bank, samples=400, progress=False
+    )
+    assert right.degrees == 19
+    assert right.counts.sum() == 200
+    assert right.chi_squared < 43.8
+
+    rows = np.zeros((2, 4, 1))
+    rows[[0, 1], [1, 3]] = 1
+    linear = simulated_ranks(
+        PRIOR, Affine(rows, VALUES, noise=NOISE), second_of, key=KEY, method=bank,
+        samples=400, progress=False,
+    )  # fmt: skip
+    assert linear.chi_squared < 43.8
+    wrong = simulated_ranks(
+        PRIOR, observed(), second_of, key=KEY, method=Doubtful(bank), samples=400,
+        progress=False,
+    )  # fmt: skip
+    assert wrong.chi_squared > 43.8
+    assert wrong.counts[8:12].sum() > 3 * wrong.counts[[0, 1, 18, 19]].sum()
+
+
+@pytest.mark.slow
+def test_a_bank_and_particles_agree(bank):
+    particles = infer(observed(), SMC(), key=jax.random.key(9))
+    found = check_reference(infer(observed(), bank), particles)
+    assert 0 < found.log_evidence < 0.15
+    minima = infer(observed(), RandomisedMaximumLikelihood(), 200)
+    with pytest.raises(ValueError, match="RandomisedMaximumLikelihood is refused"):
+        check_reference(minima, particles)
+
+
+@pytest.mark.slow
+def test_a_foreign_solver_is_called_once_for_each_draw():
+    calls = []
+
+    def run(fields):
+        calls.append(len(fields))
+        if (fields[..., 0, 0] > 1.5).any():
+            raise RuntimeError("no convergence")
+        return fields[:, [1, 3], 0]
+
+    forward = Foreign(lambda f: run(f[None])[0], (2,))
+    bank = Bank.of(PRIOR, key=KEY, count=600, forward=forward, progress=False)
+    assert sum(calls) == 600
+    for values in (VALUES, -VALUES):
+        seen = px.Observation(np.ones(2, bool), values, NOISE)
+        found = infer(seen, bank, 300, forward=forward)
+        assert found.predicted is not None
+        assert_close(found.predicted, found.fields[:, [1, 3], 0], 1e-6)
+        assert (found.fields[:, 0, 0] <= 1.5).all()
+        assert found.failed > 0
+        mean, std = law(values)
+        assert abs(found.fields[:, 1, 0].mean() - mean[1]) < 0.5 * std[1]
+    assert sum(calls) < 640  # a few, to see whether it is the same solver
