@@ -16,7 +16,7 @@ import pidax as px
 
 from .. import bench
 from .problems import Vectors
-from .students import Distilled, objective, optimiser
+from .students import Distilled, objective, optimiser, start
 
 STEPS, ROUNDS = 60, 3
 CASES = {
@@ -28,6 +28,7 @@ CASES = {
     "central difference, Muon": Distilled(
         "ours", "", {"derivative": px.student.Central()}, optimiser="Muon", steps=STEPS
     ),
+    "integral student, Muon": Distilled("integral", optimiser="Muon", steps=STEPS),
     "knowledge distillation, RAdam": Distilled(
         "kd", "", {"pairs": 1024}, optimiser="RAdam", steps=STEPS
     ),
@@ -42,20 +43,23 @@ QUICK = ("ours, Adam",)
     "pid",
     "cost: steps",
     label="ms a step",
-    on=("ring", "digits"),
+    on=("ring", "mixture", "digits"),
     group="cost",
     quick=False,
 )
 def steps(problem: Vectors, seed, quick):
     """Milliseconds a step of each case, in turns; and seconds of the pairs' solve."""
     key = jax.random.key(seed)
-    model = px.Student(problem.network.make(key), problem.process)
-    times = {name: [] for name in (QUICK if quick else CASES)}
+    runs = {
+        name: CASES[name].configuration_on(problem)
+        for name in (QUICK if quick else CASES)
+    }
+    models = {name: start(run, problem, key) for name, run in runs.items()}
+    times = {name: [] for name in runs}
     for _ in range(1 if quick else ROUNDS):
-        for name in times:
-            run = CASES[name].configuration_on(problem)
+        for name, run in runs.items():
             result = px.fit(
-                model,
+                models[name],
                 objective(run, problem),
                 steps=STEPS,
                 batch_size=problem.batch_size,
@@ -67,16 +71,17 @@ def steps(problem: Vectors, seed, quick):
             # The first third compiles.
             times[name].append(1e3 / float(result.history["steps_per_second"][-1]))
     options: Any = {"classes": problem.classes}
+    model = px.Student(problem.network.make(key), problem.process)
     few = px.KnowledgeDistillation(problem.flow, pairs=1024, **options)
     if not quick:
         jax.block_until_ready(few.init(model, key=key))  # compiles
-    start = time.perf_counter()
+    begin = time.perf_counter()
     count = 64 if quick else 16_384
     kd = px.KnowledgeDistillation(problem.flow, pairs=count, **options)
     pairs = jax.block_until_ready(kd.init(model, key=key))
     found = {
         "pairs": count,
-        "pairs_seconds": time.perf_counter() - start,
+        "pairs_seconds": time.perf_counter() - begin,
         "pairs_evaluations": float(pairs.evaluations) / count,
     }
     rows = [

@@ -424,6 +424,8 @@ def integral():
         one(integral(change, choices, starts=4), on=("ring", "mixture"))
     along = {"weighting": px.distill.SlopeAlongDraws()}
     one(integral("weights per draw and in common", along))
+    plain = {"weighting": px.distill.Unweighted()}
+    one(integral("without weights", plain), seeds=SEEDS)
     few = {"pairs": 4096, "times": Grid(2)}
     one(Distilled("kd", "4,096 pairs", few), on=("patches",))
     robust = fresh | {"distance": px.distill.PseudoHuber(0.01)}
