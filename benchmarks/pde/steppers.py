@@ -1,0 +1,195 @@
+"""ETDRK4 of pidax beside exponax's, on the same equations with the same steps.
+
+Milliseconds a step of a sample in a batch, compiled, one state for both; the error of
+each at the end against steps 16 times as fine in float64, relative to the root mean
+square of the solution; in float32 and float64, in turns. exponax is measured as it is
+called, from field to field in every step, and with all steps in Fourier space.
+Let nothing else run.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import exponax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pidax import pde
+
+from .. import bench
+
+FINER = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stepped:
+    """An equation of pidax and the stepper of exponax for it.
+
+    `ours(step, count)` advances a row by `count` steps, `theirs(step)` is a stepper;
+    `sign` is the factor between the two states.
+    """
+
+    ours: Callable[[float, int], Any]
+    theirs: Callable[[float], Any]
+    step: float
+    count: int
+    batch: int
+    repeats: int = 9
+    sign: float = 1.0
+
+    @functools.cached_property
+    def start(self):
+        keys = jax.random.split(jax.random.key(0), self.batch)
+        equation = self.ours(self.step, self.count)
+        draw = jax.vmap(lambda key: equation.draw(key=key)[0])
+        return np.asarray(eqx.filter_jit(draw)(keys))
+
+
+class Kuramoto(pde.AbstractSemilinear):
+    """u_t + u u_x + u_xx + u_xxxx = 0, as Burgers' equation is written."""
+
+    grid: pde.Grid
+    end: float = eqx.field(static=True)
+    substeps: int = eqx.field(static=True)
+    rows: int = eqx.field(static=True, default=2)
+    kind = "nonlinear"
+
+    def draw(self, *, key):
+        return (pde.Matern(self.grid, alpha=2.0, tau=1.0).sample(key=key),)
+
+    @property
+    def eigenvalues(self):
+        k = pde.wavenumbers(self.grid)[0]
+        return k**2 - k**4
+
+    def nonlinear(self, c):
+        k = pde.wavenumbers(self.grid)[0]
+        kept = 3 * np.arange(len(k)) < self.grid.shape[0]
+        u = jnp.fft.irfft(jnp.asarray(kept, c.dtype) * c, self.grid.shape[0])
+        return jnp.asarray(-0.5j * k * kept, c.dtype) * jnp.fft.rfft(u**2)
+
+
+def our_burgers(n, step, count):
+    grid = pde.Grid((n,), boundary=pde.Periodic())
+    return pde.Burgers(grid, rows=2, end=step * count, substeps=count)
+
+
+def their_burgers(n, step):
+    return exponax.stepper.Burgers(1, 1.0, n, step, diffusivity=0.01, order=4)
+
+
+def our_kuramoto(step, count):
+    grid = pde.Grid((64,), extent=(0.0, 64.0), boundary=pde.Periodic())
+    return Kuramoto(grid, step * count, count)
+
+
+def their_kuramoto(step):
+    conservative = exponax.stepper.KuramotoSivashinskyConservative
+    return conservative(1, 64.0, 64, step, single_channel=True, order=4)
+
+
+def our_vorticity(step, count):
+    grid, still = pde.Grid((64, 64), boundary=pde.Periodic()), np.zeros((64, 64))
+    return pde.NavierStokes(
+        grid, forcing=still, rows=2, end=step * count, substeps=count
+    )
+
+
+def their_vorticity(step):
+    vorticity = exponax.stepper.NavierStokesVorticity
+    return vorticity(2, 1.0, 64, step, diffusivity=1e-3, order=4)
+
+
+@bench.problem("pde", "Burgers, stepper", kind="stepped")
+def burgers(quick):
+    n, *sizes = (32, 4, 2, 1) if quick else (128, 64, 32, 9)
+    ours = functools.partial(our_burgers, n)
+    return Stepped(ours, functools.partial(their_burgers, n), 1 / 254, *sizes)
+
+
+@bench.problem("pde", "Kuramoto-Sivashinsky, stepper", kind="stepped", quick=False)
+def kuramoto_sivashinsky(quick):
+    return Stepped(our_kuramoto, their_kuramoto, 0.25, 80, 32)
+
+
+@bench.problem("pde", "Navier-Stokes, stepper", kind="stepped", quick=False)
+def navier_stokes(quick):
+    """The velocity of exponax has the curl minus its vorticity: the sign differs."""
+    return Stepped(our_vorticity, their_vorticity, 0.05, 20, 16, sign=-1.0)
+
+
+def compiled(problem: Stepped, finer: int = 1):
+    """Ours, theirs on fields, theirs on coefficients: states after `count` steps."""
+    step, count = problem.step / finer, problem.count * finer
+    equation = problem.ours(step, count)
+    ours = eqx.filter_jit(jax.vmap(equation.advance))
+    stepper = eqx.filter_jit(problem.theirs)(step)
+    axes = tuple(range(1, equation.grid.ndim + 1))
+
+    def fields(stepper, u):
+        one = lambda _, u: problem.sign * stepper(problem.sign * u[None])[0]
+        return jax.lax.fori_loop(0, count, one, u)
+
+    def waves(stepper, u):
+        hat = jnp.fft.rfftn(problem.sign * u[None], axes=axes)
+        one = lambda _, hat: stepper.step_fourier(hat)
+        hat = jax.lax.fori_loop(0, count, one, hat)
+        return problem.sign * jnp.fft.irfftn(hat, u.shape, axes=axes)[0]
+
+    batch = lambda fn: eqx.filter_jit(jax.vmap(fn, in_axes=(None, 0)))
+    on_fields, on_waves = batch(fields), batch(waves)
+    return (
+        ours,
+        functools.partial(on_fields, stepper),
+        functools.partial(on_waves, stepper),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """Both steppers in turns; a method of the suite."""
+
+    def configuration_on(self, problem):
+        return {"steps": "ours, exponax on fields, exponax on coefficients"}
+
+    def __call__(self, problem: Stepped, seed, quick) -> bench.Outcome:
+        with jax.enable_x64(True):
+            start = problem.start
+            fine, *_ = compiled(problem, FINER)
+            truth = np.asarray(fine(start))
+        both = {str(np.dtype(d)): self.one(problem, d, start, truth) for d in "fd"}
+        return bench.Outcome(both, dtype="float32 and float64")
+
+    def one(self, problem, dtype, start, truth):
+        with jax.enable_x64(dtype == "d"):
+            u = jnp.asarray(start, dtype)
+            ours, fields, waves = compiled(problem)
+            size = np.sqrt(np.mean(truth**2))
+            error = lambda fn: float(
+                np.sqrt(np.mean((np.asarray(fn(u), float) - truth) ** 2)) / size
+            )
+            each = 1e3 / (problem.count * problem.batch)
+            mean = lambda seconds: each * float(np.median(seconds))
+            us, them, ratio = bench.paired_ratio(
+                lambda: ours(u), lambda: fields(u), problem.repeats
+            )
+            again, hats, other = bench.paired_ratio(
+                lambda: ours(u), lambda: waves(u), problem.repeats
+            )
+            return {
+                "ours_ms": mean([*us, *again]),
+                "exponax_ms": mean(them),
+                "exponax_in_waves_ms": mean(hats),
+                "times_faster": ratio,
+                "times_faster_than_in_waves": other,
+                "ours_error": error(ours),
+                "exponax_error": error(fields),
+                "exponax_in_waves_error": error(waves),
+            }
+
+
+bench.method("pde", "beside exponax", on=("stepped",))(Beside())
