@@ -104,13 +104,19 @@ class Mean(AbstractConstraint):
         grid = equation.grid
         if not isinstance(equation, AbstractEvolution):
             channel, axes = equation.names.index(name), tuple(range(grid.ndim))
-        elif name != equation.names[-1]:
+        elif name in equation.given:
             raise ValueError(
                 f"of an evolution the mean of the solution is prescribed, got {name}. "
                 "Its row 0 is the initial field."
             )
         elif grid.ndim == 1:
-            channel, axes = 0, (1,)
+            channel, axes = equation.unknowns.index(name), (1,)
+        elif len(equation.unknowns) > 1:
+            raise ValueError(
+                f"the mean of a solution in time in {grid.ndim} dimensions is of every "
+                f"channel: expected one unknown field, got {equation.unknowns}. Write "
+                "the mean of one of them as a residual: px.constraint.from_residual."
+            )
         else:
             channel, axes = None, tuple(range(grid.ndim))
         return cls(value, channel, normaliser, axes=axes, weights=grid.weights)

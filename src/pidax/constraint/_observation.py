@@ -177,7 +177,7 @@ class Observation(AbstractConstraint):
         """
         if names is None:  # of an evolution, its solution
             evolution = isinstance(equation, AbstractEvolution)
-            names = equation.names[-1:] if evolution else equation.names
+            names = equation.unknowns if evolution else equation.names
         require_names(equation, names)
         shapes, pairs = field_shapes(equation), {}
         for i, name in enumerate(names):
@@ -349,14 +349,15 @@ def _stacked(
     twice.
     """
     zeros = {name: jnp.zeros(s) for name, s in field_shapes(equation).items()}
-    last = equation.names[-1]
 
     def put(name: str, array: Array) -> Stacked:
         """A field in the stacked array, with zero for everything else."""
         fields = equation.Fields(**{**zeros, name: array})
-        if isinstance(equation, AbstractEvolution) and name != last:
-            *given, u = fields  # they are seen where the solution starts from them
-            fields = fields._replace(**{last: equation.impose(u, *given)})
+        if isinstance(equation, AbstractEvolution) and name in equation.given:
+            # They are seen where the solution starts from them.
+            initial, parameters, u = equation.split(fields)
+            u = equation.impose(u, initial, *parameters)
+            fields = equation.join(initial, parameters, u)
         return equation.stack(fields)
 
     values = spread = jnp.zeros(equation.stacked_shape)

@@ -7,6 +7,8 @@ from ._advection import Advection as Advection
 from ._burgers import Burgers as Burgers
 from ._burgers import Front as Front
 from ._burgers import InviscidBurgers as InviscidBurgers
+from ._cahn_hilliard import CahnHilliard as CahnHilliard
+from ._cahn_hilliard import Quench as Quench
 from ._dataset import Dataset as Dataset
 from ._dataset import open as open
 from ._derivative import Derivative as Derivative
@@ -45,6 +47,8 @@ from ._heat import SineWave as SineWave
 from ._karhunen_loeve import ExponentialCovariance as ExponentialCovariance
 from ._karhunen_loeve import GaussianCovariance as GaussianCovariance
 from ._karhunen_loeve import KarhunenLoeve as KarhunenLoeve
+from ._kolmogorov import Kolmogorov as Kolmogorov
+from ._kuramoto_sivashinsky import KuramotoSivashinsky as KuramotoSivashinsky
 from ._navier_stokes import NavierStokes as NavierStokes
 from ._normaliser import AbstractNormaliser as AbstractNormaliser
 from ._normaliser import Normaliser as Normaliser
@@ -58,6 +62,8 @@ from ._random_field import Thresholded as Thresholded
 from ._semilinear import ETDRK4 as ETDRK4
 from ._semilinear import AbstractSemilinear as AbstractSemilinear
 from ._semilinear import SemilinearTerm as SemilinearTerm
+from ._stepper import AbstractStepped as AbstractStepped
+from ._stepper import Stepper as Stepper
 from ._transform import Transform as Transform
 from ._transform import laplacian_eigenvalues as laplacian_eigenvalues
 from ._vector_calculus import Curl as Curl

@@ -29,6 +29,7 @@ from .._checks import require_whole
 from ..store import describe, differences
 from ..types import Key
 from ._equation import AbstractEquation, FieldsT
+from ._evolution import AbstractEvolution
 from ._normaliser import Normaliser
 
 FORMAT = 2
@@ -291,6 +292,11 @@ def channel_names(equation: AbstractEquation, count: int) -> list[str]:
 
     An equation may stack its solution alone, whose first row in time is given.
     """
+    later = equation.unknowns
+    if isinstance(equation, AbstractEvolution) and len(later) > 1:
+        rows = range(count // len(later))
+        line = count == len(later)
+        return list(later) if line else [f"{n} {i}" for i in rows for n in later]
     if count == len(equation.names):
         return list(equation.names)
     last = equation.names[-1]

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import require_positive, require_whole
-from ..types import Field2, FieldLike, Key, ScalarLike, typed
+from ..types import Field2, FieldLike, ScalarLike, typed
 from ._equation import Kind
 from ._fourier import (
+    backward,
     check_periodic,
     multiply,
     odd_wavenumbers,
@@ -57,6 +58,7 @@ class NavierStokes(AbstractSemilinear):
     rows: int = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
     initial: AbstractRandomField
+    skip: ClassVar[int] = 0  # type: ignore[misc]
     kind: ClassVar[Kind] = "nonlinear"
 
     def __init__(
@@ -88,29 +90,20 @@ class NavierStokes(AbstractSemilinear):
             )
         self.grid.check(forcing=self.forcing)
 
-    def draw(self, *, key: Key) -> tuple[Array, ...]:
-        return (self.initial.sample(key=key),)
-
     @property
     def eigenvalues(self) -> Array:
         power = jnp.asarray(squared_wavenumbers(self.grid), float)
         return -jnp.asarray(self.viscosity, float) * power
 
     def nonlinear(self, c: Array) -> Array:
-        kept = two_thirds(self.grid)
-        u, v = self._velocity(c, kept)
-        kx, ky = wavenumbers(self.grid)
-        return (
-            multiply((kx**2 - ky**2) * kept, jnp.fft.rfftn(u * v))
-            + multiply(kx * ky * kept, jnp.fft.rfftn(v**2 - u**2))
-            + jnp.fft.rfftn(jnp.asarray(self.forcing, c.real.dtype))
-        )
+        forcing = jnp.fft.rfftn(jnp.asarray(self.forcing, c.real.dtype))
+        return transport(self.grid, c) + forcing
 
     @typed
     def velocity(self, vorticity: Field2) -> tuple[Field2, Field2]:
         r"""The velocity $(u, v)$, without divergence, whose curl is the vorticity."""
         self.grid.check(vorticity=vorticity)
-        return self._velocity(jnp.fft.rfftn(vorticity), 1.0)
+        return velocity_of(self.grid, jnp.fft.rfftn(vorticity))
 
     @typed
     def divergence(self, u: Field2, v: Field2) -> Field2:
@@ -122,20 +115,31 @@ class NavierStokes(AbstractSemilinear):
         r"""$v_x - u_y$ of any velocity, by Fourier series."""
         return self._sum_of_slopes(v, -u)
 
-    def _velocity(self, c: Array, factor: np.ndarray | float) -> tuple[Field2, Field2]:
-        kx, ky = odd_wavenumbers(self.grid)
-        k2 = squared_wavenumbers(self.grid)
-        inverse = factor / np.where(k2 == 0, np.inf, k2)
-        return (
-            self._field(multiply(1j * ky * inverse, c)),
-            self._field(multiply(-1j * kx * inverse, c)),
-        )
-
     def _sum_of_slopes(self, first: Field2, second: Field2) -> Field2:
         """The x derivative of the first and the y derivative of the second."""
         kx, ky = (1j * k for k in odd_wavenumbers(self.grid))
         hats = jnp.fft.rfftn(first), jnp.fft.rfftn(second)
         return self._field(multiply(kx, hats[0]) + multiply(ky, hats[1]))
+
+
+def transport(grid: Grid, c: Array) -> Array:
+    r"""The coefficients of $-u\cdot\nabla\omega$, dealiased, from those of $\omega$."""
+    kept = two_thirds(grid)
+    u, v = velocity_of(grid, c, kept)
+    kx, ky = wavenumbers(grid)
+    cross = multiply((kx**2 - ky**2) * kept, jnp.fft.rfftn(u * v))
+    return cross + multiply(kx * ky * kept, jnp.fft.rfftn(v**2 - u**2))
+
+
+def velocity_of(
+    grid: Grid, c: Array, factor: np.ndarray | float = 1.0
+) -> tuple[Field2, Field2]:
+    """The velocity whose curl has these coefficients, times a factor for each mode."""
+    kx, ky = odd_wavenumbers(grid)
+    k2 = squared_wavenumbers(grid)
+    inverse = factor / np.where(k2 == 0, np.inf, k2)
+    u = backward(grid, multiply(1j * ky * inverse, c))
+    return u, backward(grid, multiply(-1j * kx * inverse, c))
 
 
 def _diagonal_waves(grid: Grid) -> np.ndarray:

@@ -31,8 +31,9 @@ from jax import lax
 from jaxtyping import Array
 
 from ..types import Elementwise, Field, ScalarLike
-from ._evolution import AbstractEvolution, Evolution
+from ._evolution import Evolution
 from ._fourier import backward, multiply
+from ._stepper import AbstractStepped, changed
 
 TAYLOR = tuple(1 / math.factorial(j + 3) for j in range(17))  # |z| < 1: to 1e-18
 
@@ -133,26 +134,13 @@ class ETDRK4(diffrax.AbstractSolver):
         real = jnp.finfo(u.dtype).dtype
         sign = jnp.asarray(direction).astype(real)
         h = sign * jnp.asarray(t1 - t0).astype(real)
-        half, full = coefficients(term.eigenvalues(u), h)
 
         def nonlinear(t: Array, c: Array) -> Array:
             return term.nonlinear(jnp.asarray(direction).astype(t.dtype) * t, c, args)
 
         t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
-        middle = t0 + (t1 - t0) / 2
-        n_u = nonlinear(t0, u)
-        a = multiply(half[0], u) + multiply(half[1], n_u)
-        n_a = nonlinear(middle, a)
-        b = multiply(half[0], u) + multiply(half[1], n_a)
-        n_b = nonlinear(middle, b)
-        c = multiply(half[0], a) + multiply(half[1], 2 * n_b - n_u)
-        n_c = nonlinear(t1, c)
-        end = (
-            multiply(full[0], u)
-            + multiply(full[1], n_u)
-            + multiply(full[2], n_a + n_b)
-            + multiply(full[3], n_c)
-        )
+        times = t0, t0 + (t1 - t0) / 2, t1
+        end = _stages(nonlinear, times, u, coefficients(term.eigenvalues(u), h))
         y1 = term.inverse(end)
         dense_info = dict(y0=y0, y1=y1)
         return y1, None, dense_info, None, diffrax.RESULTS.successful
@@ -161,12 +149,13 @@ class ETDRK4(diffrax.AbstractSolver):
         return terms.vf(t0, y0, args)
 
 
-class AbstractSemilinear(AbstractEvolution[Evolution]):
+class AbstractSemilinear(AbstractStepped[Evolution]):
     r"""$u_t = Lu + N(u)$ with $L$ diagonal in Fourier series.
 
     A final class has `eigenvalues` of $L$, and `nonlinear(c)`, the coefficients of $N$
     from the coefficients of $u$; it must dealias products. From one row to
-    the next are `substeps` steps of ETDRK4, of order four in their length.
+    the next are `substeps` steps of ETDRK4, of order four in their length. The rows
+    begin `skip` rows after a sample of the law `initial`.
     """
 
     substeps: AbstractVar[int]
@@ -190,13 +179,34 @@ class AbstractSemilinear(AbstractEvolution[Evolution]):
             self._field,
         )
 
-    def advance(self, u: Field, *parameters: Array) -> Field:
-        """The field one row later, by `substeps` steps of ETDRK4."""
+    @property
+    def dt(self) -> float:  # type: ignore[override]
+        """The time of one step."""
+        return self.interval / self.substeps
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        """Steps from one row to the next."""
+        return self.substeps
+
+    def with_step(self, dt: float, steps: int) -> "AbstractSemilinear":
+        """The same equation with another number of steps from row to row."""
+        return changed(self, substeps=steps)
+
+    def one_step(self, dtype: Any) -> Callable[[Field], Field]:
+        """One step of ETDRK4, whose coefficients are made once."""
         # The loop of Diffrax, which can do more, takes five times as long to compile.
-        h = jnp.asarray(self.interval / self.substeps, u.dtype)
-        term, solver, zero = self.term, ETDRK4(), jnp.zeros_like(h)
-        step = lambda _, u: solver.step(term, zero, h, u, None, None, False)[0]
-        return lax.fori_loop(0, self.substeps, step, u)
+        term, waves = self.term, np.result_type(dtype, np.complex64)
+        eigenvalues = term.eigenvalues(jnp.zeros((), waves))
+        factors = coefficients(eigenvalues, jnp.asarray(self.dt, dtype))
+        none = jnp.zeros((), dtype)
+        nonlinear = lambda t, c: term.nonlinear(t, c, None)
+
+        def step(u: Field) -> Field:
+            c = _stages(nonlinear, (none, none, none), term.transform(u), factors)
+            return term.inverse(c)
+
+        return step
 
     def terms(self, u: Field, *parameters: Array) -> tuple[Field, ...]:
         """$Lu$ and $N(u)$."""
@@ -243,6 +253,29 @@ def coefficients(
         h * (4 * phi3 - phi2),
     )
     return half, full
+
+
+def _stages(
+    nonlinear: Callable[[Array, Array], Array],
+    times: tuple[Array, Array, Array],
+    u: Array,
+    factors: tuple[tuple[Array, ...], tuple[Array, ...]],
+) -> Array:
+    """The coefficients after one step, from those before it: the four stages."""
+    (half, full), (start, middle, end) = factors, times
+    n_u = nonlinear(start, u)
+    a = multiply(half[0], u) + multiply(half[1], n_u)
+    n_a = nonlinear(middle, a)
+    b = multiply(half[0], u) + multiply(half[1], n_a)
+    n_b = nonlinear(middle, b)
+    c = multiply(half[0], a) + multiply(half[1], 2 * n_b - n_u)
+    n_c = nonlinear(end, c)
+    return (
+        multiply(full[0], u)
+        + multiply(full[1], n_u)
+        + multiply(full[2], n_a + n_b)
+        + multiply(full[3], n_c)
+    )
 
 
 def _unwrap(terms: Any) -> tuple[SemilinearTerm, Any]:

@@ -83,7 +83,7 @@ def residuals(
         values = equation.Fields(*fields_by_name(equation, some).values())
         found = np.asarray(equation.residual(values))
         relative = float(equation.relative_residual(values))
-        parts = panels_of_field(equation, name, found)
+        parts = _panels_of_residual(equation, name, found)
         panels += [
             p._replace(title=f"{p.title}, relative {relative:.1e}") for p in parts
         ]
@@ -183,9 +183,21 @@ def panels_of_field(
     ]
 
 
+def _panels_of_residual(
+    equation: AbstractEquation, name: str, found: np.ndarray
+) -> list[Panel]:
+    """Panels for each of the fields whose residuals are the last axis, if several."""
+    fields = equation.unknowns
+    if len(fields) == 1 or found.shape[1:] != (*equation.grid.shape, len(fields)):
+        return panels_of_field(equation, name, found)
+    channels = zip(fields, np.moveaxis(found, -1, 0), strict=True)
+    parts = [panels_of_field(equation, f"{name} of {f}", part) for f, part in channels]
+    return [panel for some in parts for panel in some]
+
+
 def _starts_from_given(equation: AbstractEquation) -> bool:
     """Whether row 0 of a solution in time is a given field, and drawn as such."""
-    return "initial" in equation.given
+    return equation.given[0].startswith("initial")
 
 
 def _plane(values: np.ndarray) -> np.ndarray:
