@@ -50,6 +50,42 @@ class Stepped:
         return np.asarray(eqx.filter_jit(draw)(keys))
 
 
+class KortewegDeVries(pde.AbstractSemilinear):
+    """u_t + u u_x + u_xxx = 0 from a soliton: the linear part is imaginary."""
+
+    grid: pde.Grid
+    end: float = eqx.field(static=True)
+    substeps: int = eqx.field(static=True)
+    initial: Any
+    rows: int = eqx.field(static=True, default=2)
+    skip: int = eqx.field(static=True, default=0)
+    kind = "nonlinear"
+
+    @property
+    def eigenvalues(self):
+        return 1j * pde.wavenumbers(self.grid)[0] ** 3
+
+    def nonlinear(self, c):
+        n = self.grid.shape[0]
+        k, kept = pde.wavenumbers(self.grid)[0], 3 * np.arange(n // 2 + 1) < n
+        u = jnp.fft.irfft(jnp.asarray(kept, c.dtype) * c, n)
+        return jnp.asarray(-0.5j * k * kept, c.dtype) * jnp.fft.rfft(u**2)
+
+
+def our_soliton(step, count):
+    grid = pde.Grid((128,), extent=(0.0, 40.0), boundary=pde.Periodic())
+    soliton = 6 / np.cosh(np.sqrt(2) / 2 * (np.asarray(grid.points[0]) - 15)) ** 2
+    law = pde.Fixed(grid, soliton)
+    return KortewegDeVries(grid, end=step * count, substeps=count, initial=law)
+
+
+def their_soliton(step):
+    return exponax.stepper.KortewegDeVries(
+        1, 40.0, 128, step, convection_scale=1.0, dispersivity=1.0,
+        hyper_diffusivity=0.0, single_channel=True, conservative=True, order=4,
+    )  # fmt: skip
+
+
 def our_burgers(n, step, count):
     grid = pde.Grid((n,), boundary=pde.Periodic())
     return pde.Burgers(grid, rows=2, end=step * count, substeps=count)
@@ -93,6 +129,11 @@ def burgers(quick):
 @bench.problem("pde", "Kuramoto-Sivashinsky, stepper", kind="stepped", quick=False)
 def kuramoto_sivashinsky(quick):
     return Stepped(our_kuramoto, their_kuramoto, 0.25, 80, 32)
+
+
+@bench.problem("pde", "Korteweg-de Vries, stepper", kind="stepped", quick=False)
+def korteweg_de_vries(quick):
+    return Stepped(our_soliton, their_soliton, 0.01, 100, 32)
 
 
 @bench.problem("pde", "Navier-Stokes, stepper", kind="stepped", quick=False)

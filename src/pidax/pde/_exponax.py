@@ -8,6 +8,7 @@ import inspect
 import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -67,4 +68,7 @@ def rebuilt(stepper: Any, dt: float) -> Any | None:
     missing = [
         p.name for p in takes.values() if p.default is p.empty and p.name not in given
     ]
-    return None if missing else type(stepper)(**given)
+    if missing:
+        return None
+    with jax.numpy_dtype_promotion("standard"):
+        return type(stepper)(**given)
