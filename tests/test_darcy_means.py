@@ -35,9 +35,11 @@ LAYERS = {
 
 RATIO = 1 / (1 / HIGH + 1 / LOW)
 ACROSS = np.where(X < 1.0, 1 - X * RATIO / HIGH, (2 - X) * RATIO / LOW)
-SOLUTIONS = {"across the flow": (ACROSS, RATIO)}
-SOLUTIONS["along the flow"] = 1 - X / 2, (HIGH + LOW) / 4
-SOLUTIONS["a model's"] = np.sin(X), None
+SOLUTIONS = {  # and the flow
+    "across the flow": (ACROSS, RATIO),
+    "along the flow": (1 - X / 2, (HIGH + LOW) / 4),
+    "a model's": (np.sin(X), np.nan),
+}
 
 
 @eqx.filter_jit

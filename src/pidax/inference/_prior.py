@@ -21,6 +21,7 @@ from ..denoiser import Gaussian, GaussianMixture
 from ..pde import (
     AbstractEquation,
     AbstractGaussianField,
+    AbstractLatentField,
     AbstractRandomField,
     Lognormal,
     Thresholded,
@@ -67,8 +68,9 @@ class LatentPrior(eqx.Module):
         """The prior of a law that is known.
 
         `law` is a `Gaussian` or a `GaussianMixture`; a Gaussian, lognormal or
-        thresholded random field; or an equation with one random given field, of which
-        it is the law. `modes` keeps the largest modes of a random field.
+        thresholded random field, or one of objects such as `px.pde.Channels`; or an
+        equation with one random given field, of which it is the law. `modes` keeps the
+        largest modes of a random field.
         """
         if isinstance(law, AbstractEquation):
             law = _given_law(law)
@@ -79,6 +81,8 @@ class LatentPrior(eqx.Module):
             for n in law.shape:
                 size *= n
             return cls(_OfMixture(law), (1 + size,))
+        if isinstance(law, AbstractLatentField):
+            return cls(_OfObjects(law), (law.latent_size,))
         if isinstance(law, AbstractRandomField):
             function = _of_field(law, modes)
             return cls(function, function.factor.shape[-1:])
@@ -157,6 +161,15 @@ class _OfField(eqx.Module):
     def __call__(self, latent: Float[Array, " rank"]) -> Array:
         g = self.mean + self.factor @ latent.astype(self.factor.dtype)
         return self.outer(g)[..., None]
+
+
+class _OfObjects(eqx.Module):
+    """The field of a law that is a function of normal numbers itself."""
+
+    law: AbstractLatentField
+
+    def __call__(self, latent: Float[Array, " number"]) -> Array:
+        return self.law.from_latent(latent)[..., None]
 
 
 class _Step(eqx.Module):

@@ -1,6 +1,7 @@
 """Errors and distances of arrays of samples.
 
-*Errors* compare pairs of samples: a fast solution and an accurate one from the same
+*Structure* is of one field: connections, segments, pairs of points, shocks. *Errors*
+compare pairs of samples: a fast solution and an accurate one from the same
 noise. *Distances between sets* compare two distributions by their samples, in any order
 and number. Samples may have any shape and are flattened. Arrays may be of NumPy or JAX,
 and all functions but `error_summary` and `c2st` work under `jax.jit`, `jax.vmap` and
@@ -41,6 +42,12 @@ from ._moments import spread_error as spread_error
 from ._perceptual import LPIPS as LPIPS
 from ._spectrum import Spectrum as Spectrum
 from ._spectrum import radial_spectrum as radial_spectrum
+from ._structure import Shocks as Shocks
+from ._structure import components as components
+from ._structure import connects as connects
+from ._structure import lineal_path as lineal_path
+from ._structure import shocks as shocks
+from ._structure import two_point as two_point
 from ._wasserstein import directions as directions
 from ._wasserstein import sliced_wasserstein as sliced_wasserstein
 from ._wasserstein import wasserstein_1d as wasserstein_1d

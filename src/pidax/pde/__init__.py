@@ -9,6 +9,8 @@ from ._burgers import Front as Front
 from ._burgers import InviscidBurgers as InviscidBurgers
 from ._cahn_hilliard import CahnHilliard as CahnHilliard
 from ._cahn_hilliard import Quench as Quench
+from ._channels import Channels as Channels
+from ._channels import ChannelShapes as ChannelShapes
 from ._dataset import Dataset as Dataset
 from ._dataset import open as open
 from ._derivative import Derivative as Derivative
@@ -49,6 +51,7 @@ from ._karhunen_loeve import GaussianCovariance as GaussianCovariance
 from ._karhunen_loeve import KarhunenLoeve as KarhunenLoeve
 from ._kolmogorov import Kolmogorov as Kolmogorov
 from ._kuramoto_sivashinsky import KuramotoSivashinsky as KuramotoSivashinsky
+from ._latent_field import AbstractLatentField as AbstractLatentField
 from ._navier_stokes import NavierStokes as NavierStokes
 from ._normaliser import AbstractNormaliser as AbstractNormaliser
 from ._normaliser import Normaliser as Normaliser

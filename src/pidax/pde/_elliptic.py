@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from .._checks import is_traced, require, require_finite, show
 from ..types import ElementwiseLike, Field, FieldLike, Key, Scalar, ScalarLike, typed
+from ._channels import Channels
 from ._determinant import log_determinant
 from ._diffusion import AbstractDiffusion, Diffusion, Laplacian, Mean, check_mean
 from ._elliptic_solvers import check_resonance, solve_constant, solve_diffusion
@@ -25,7 +26,7 @@ from ._equation import (
     gaussian_law,
     rms,
 )
-from ._grid import Grid, Neumann
+from ._grid import Dirichlet, Grid, Neumann
 from ._karhunen_loeve import ExponentialCovariance, KarhunenLoeve
 from ._random_field import (
     AbstractRandomField,
@@ -186,6 +187,7 @@ class Darcy(AbstractElliptic[DarcyFields]):
         Darcy(Grid((64, 64)))               # two materials: a = 12 or 3, f = 1, u = 0
         Darcy.lognormal(Grid((64, 64)))     # smooth: a = exp of a Gaussian field
         Darcy.source_sink((64, 64))         # a well, a sink, impermeable walls
+        Darcy.channels((32, 32))            # from side to side through channels
 
     `coefficient` is the distribution of $a > 0$ (or one field), by default 12 where
     `Matern(grid, alpha=2, tau=3)` is not negative and 3 elsewhere (Li et al. 2021).
@@ -250,6 +252,21 @@ class Darcy(AbstractElliptic[DarcyFields]):
         sink = 10.0 * ((x > 7 / 8) & (y > 7 / 8))
         law = KarhunenLoeve(grid, ExponentialCovariance(length), modes=modes)
         return cls(grid, Lognormal(law), source=well - sink)
+
+    @classmethod
+    def channels(cls, shape: tuple[int, int] = (32, 32), **law: Any) -> "Darcy":
+        r"""Flow from the left side to the right one through winding channels.
+
+        On cells of the unit square: $u = 1$ at $x = 0$, $u = 0$ at $x = 1$, no flow
+        through the other sides and no source; harmonic means. $a$ has the law
+        `Channels`, which takes the other arguments: 300 in one to three channels and 3
+        beside them. What is asked of a sample is its `flow(fields)`, which
+        is the same through every section, and whether the channels connect the two
+        sides (`px.metrics.connects`). Measured heads alone tell little of either.
+        """
+        sides = ((Dirichlet(1.0), Dirichlet(0.0)), Neumann())
+        grid = Grid(shape, layout="cells", boundary=sides)
+        return cls(grid, Channels(grid, **law), source=0.0)
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]
