@@ -127,7 +127,7 @@ PROBLEMS = {
     "banana, b = 1": Banana(1.0, 0.3),
     "a u = 1, slack on the residual": OfProduct("residual"),
     "a u = 1, slack on the solution": OfProduct("solution"),
-    "a u = 1, with the determinant": OfProduct("residual", 0.02, determinant=True),
+    "a u = 1, with the determinant": OfProduct("residual", determinant=True),
 }
 METHODS = {
     "PCN": PCN(chains=16, thin=20),

@@ -29,6 +29,8 @@ from ._foreign import Foreign
 from ._problem import Problem
 from ._sampler import State, begin
 
+_FARTHEST = 40.0  # standard deviations, where a prior has no draws
+
 
 class MALA(AbstractChains):
     """The Metropolis-adjusted Langevin algorithm: one gradient a move.
@@ -124,11 +126,19 @@ def _check(problem: Problem, method: AbstractChains) -> None:
 
 
 def _log_density(problem: Problem, condition: Condition) -> Callable[[Sample], Scalar]:
-    """Of a latent: the prior times the likelihood."""
+    """Of a latent: the prior times the likelihood.
+
+    A step that is too long leads to latents of which the forward map overflows, or
+    which it refuses. The forward map does not see them, and the move is rejected.
+    """
 
     def log_density(latent: Sample) -> Scalar:
+        near = (jnp.abs(latent) < _FARTHEST).all()
+        latent = jnp.where(near, latent, 0.0)
         prior = -0.5 * jnp.sum(jnp.square(latent))
-        return prior + problem.log_likelihood(latent, condition)
+        return jnp.where(
+            near, prior + problem.log_likelihood(latent, condition), -jnp.inf
+        )
 
     return log_density
 
