@@ -28,6 +28,7 @@ from pidax.inference import (
     LatentPrior,
     RandomisedMaximumLikelihood,
 )
+from pidax.inference._gradient_chains import _log_density
 from pidax.inference._randomised import metropolis
 
 KEY = jax.random.key(11)
@@ -222,6 +223,24 @@ def test_gradients_are_counted(x64):
     assert first.cost.vjp == 4 * (20 + 100 * 3)
     second = infer(*linear(), HMC(chains=4, warmup=20, thin=2, leaps=5), samples=400)
     assert second.cost.vjp == 4 * 5 * (20 + 100 * 2)
+
+
+def refusing(e):
+    return eqx.error_if(e, jnp.abs(e).max() > 100, "too far")[:, None]
+
+
+def test_a_step_that_leaves_the_prior_is_a_move_that_is_rejected(x64):
+    """The forward map does not see where it went: it would raise an error."""
+    _, seen = banana(0.2, 2.0)
+    problem = px.inference.Problem(LatentPrior(refusing, (2,)), seen)
+    density = eqx.filter_jit(jax.value_and_grad(_log_density(problem, None)))
+    for far in (1e4, np.inf, np.nan):
+        value, slope = density(jnp.array([0.5, far]))
+        assert value == -np.inf
+        assert_close(slope, np.zeros(2), 1e-12)
+    value, slope = density(jnp.array([0.5, 1.0]))
+    assert_close(value, -0.5 * (0.25 + 1 + 1 / 0.09), 1e-9)
+    assert_close(slope, np.array([-0.5, -1 + 1 / 0.09]), 1e-9)
 
 
 def test_without_blackjax_the_error_says_how_to_install_it(monkeypatch):
