@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "matplotlib", "optax", "scipy.stats", "scipy.interpolate")
+HEAVY = ("torch", "exponax", "matplotlib", "optax", "scipy.stats", "scipy.interpolate")
 ROOMS = ("pidax.pde", "pidax.constraint", "pidax.convert", "pidax.inference")
 IMPORT = f"""
 import sys

@@ -33,6 +33,10 @@ from ._forecasts import wilson as wilson
 from ._frechet import FeatureStatistics as FeatureStatistics
 from ._frechet import frechet_distance as frechet_distance
 from ._frechet import inception_score as inception_score
+from ._increments import increment_kurtosis as increment_kurtosis
+from ._increments import increment_skewness as increment_skewness
+from ._increments import increments as increments
+from ._increments import structure_functions as structure_functions
 from ._kernel_distances import energy_distance as energy_distance
 from ._kernel_distances import median_bandwidth as median_bandwidth
 from ._kernel_distances import mmd as mmd
@@ -40,6 +44,8 @@ from ._moments import amplitude_ratio as amplitude_ratio
 from ._moments import mean_error as mean_error
 from ._moments import spread_error as spread_error
 from ._perceptual import LPIPS as LPIPS
+from ._point_values import density_distance as density_distance
+from ._point_values import interface_share as interface_share
 from ._spectrum import Spectrum as Spectrum
 from ._spectrum import radial_spectrum as radial_spectrum
 from ._structure import Shocks as Shocks
@@ -48,6 +54,7 @@ from ._structure import connects as connects
 from ._structure import lineal_path as lineal_path
 from ._structure import shocks as shocks
 from ._structure import two_point as two_point
+from ._topology import euler_number as euler_number
 from ._wasserstein import directions as directions
 from ._wasserstein import sliced_wasserstein as sliced_wasserstein
 from ._wasserstein import wasserstein_1d as wasserstein_1d
