@@ -7,6 +7,7 @@ from ._advection import Advection as Advection
 from ._burgers import Burgers as Burgers
 from ._burgers import Front as Front
 from ._burgers import InviscidBurgers as InviscidBurgers
+from ._burgers import PeriodicInviscidBurgers as PeriodicInviscidBurgers
 from ._cahn_hilliard import CahnHilliard as CahnHilliard
 from ._cahn_hilliard import Quench as Quench
 from ._channels import Channels as Channels
@@ -46,12 +47,15 @@ from ._grid import Periodic as Periodic
 from ._heat import Heat as Heat
 from ._heat import RandomHeat as RandomHeat
 from ._heat import SineWave as SineWave
+from ._jumps import Jumps as Jumps
+from ._jumps import JumpShapes as JumpShapes
 from ._karhunen_loeve import ExponentialCovariance as ExponentialCovariance
 from ._karhunen_loeve import GaussianCovariance as GaussianCovariance
 from ._karhunen_loeve import KarhunenLoeve as KarhunenLoeve
 from ._kolmogorov import Kolmogorov as Kolmogorov
 from ._kuramoto_sivashinsky import KuramotoSivashinsky as KuramotoSivashinsky
 from ._latent_field import AbstractLatentField as AbstractLatentField
+from ._lax_oleinik import lax_oleinik as lax_oleinik
 from ._navier_stokes import NavierStokes as NavierStokes
 from ._normaliser import AbstractNormaliser as AbstractNormaliser
 from ._normaliser import Normaliser as Normaliser
