@@ -3,7 +3,10 @@
 from importlib.metadata import version
 
 # In this order they are run and listed; each is a package in this folder.
-SUITES = ("pid", "piddm", "inference", "solvers", "pde", "train", "reliability", "fuzz")
+SUITES = (
+    "pid", "piddm", "inference", "generators", "solvers", "pde", "train",
+    "reliability", "fuzz",
+)  # fmt: skip
 
 # XLA_FLAGS of trial runs, whose numbers are not kept: only compiling takes long there.
 # XLA's newer emitters take two thirds of what is left (seen with jaxlib 0.10); XLA ends

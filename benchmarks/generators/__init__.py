@@ -1,0 +1,1 @@
+"""Problems that need a generator: truths, sensors, and the scores that matter."""
