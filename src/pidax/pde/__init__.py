@@ -4,6 +4,8 @@ This package knows nothing of diffusion models and can be used alone.
 """
 
 from ._advection import Advection as Advection
+from ._bistable import Bistable as Bistable
+from ._bistable import BistableFields as BistableFields
 from ._burgers import Burgers as Burgers
 from ._burgers import Front as Front
 from ._burgers import InviscidBurgers as InviscidBurgers
