@@ -50,6 +50,12 @@ EQUATIONS = (
     Equation(r"$\omega_t + u\cdot\nabla\omega = \nu\Delta\omega + f$",
              "NavierStokes", "2", "Fourier; ETDRK4 (Diffrax)", "nonlinear",
              "Navier-Stokes"),
+    Equation(r"the same, $f = -\kappa\cos\kappa y$, its attractor", "Kolmogorov", "2",
+             "the same", "nonlinear", None),
+    Equation(r"$u_t + u\,u_x + u_{xx} + u_{xxxx} = 0$, its attractor",
+             "KuramotoSivashinsky", "1", "the same", "nonlinear", None),
+    Equation(r"$\phi_t = \Delta(\phi^3 - \phi - w^2\Delta\phi)$, late",
+             "CahnHilliard", "1 to 3", "the same", "nonlinear", None),
 )  # fmt: skip
 
 
@@ -161,6 +167,25 @@ def single(row):
         f"{found['solve_ms']['median']:.3g}, error {found['relative_error']:.0e}, "
         f"residual {found['relative_residual']:.0e}"
     )
+
+
+@bench.table("pde_steppers", "pde")
+def steppers(results):
+    """Our ETDRK4 beside exponax's: time and error of a step, in both precisions."""
+    head = ("equation, precision", "pidax", "exponax", "exponax, in Fourier space",
+            "times faster", "error: pidax", "exponax")  # fmt: skip
+    lines = []
+    for row in results.where(method="beside exponax"):
+        name = row.problem.removesuffix(", stepper")
+        for dtype in ("float32", "float64"):
+            one = row[dtype]
+            cells = [f"{1e3 * one[k]:.3g} µs" for k in
+                     ("ours_ms", "exponax_ms", "exponax_in_waves_ms")]  # fmt: skip
+            factors = one["times_faster"], one["times_faster_than_in_waves"]
+            errors = [number(one[k]) for k in ("ours_error", "exponax_error")]
+            faster = f"{factors[0]:.2g}, {factors[1]:.2g}"
+            lines.append((f"{name}, {dtype}", *cells, faster, *errors))
+    return bench.markdown(head, lines)
 
 
 @bench.table("pde_metrics", "pde")
