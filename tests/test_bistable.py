@@ -71,7 +71,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="holds zero on every side, got Grid"):
         Bistable(Grid((16, 16), boundary=Neumann()))
     with pytest.raises(ValueError, match=r"source and solution, shape \(16, 16, 2\)"):
-        SQUARE.unstack(np.zeros((16, 16, 3)))
+        SQUARE.unstack(jnp.zeros((16, 16, 3)))
     assert SQUARE.given_mask[..., 0].all()
     assert not SQUARE.given_mask[..., 1].any()
 

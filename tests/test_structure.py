@@ -86,6 +86,12 @@ def test_independent_points_have_products(structure):
         assert (np.diff(paths) <= 1e-7).all()
 
 
+def named(phase) -> tuple[np.ndarray, int]:
+    """Parts by SciPy, and their number."""
+    found: Any = scipy.ndimage.label(phase)
+    return found
+
+
 def test_parts_are_scipys():
     """Of fields near the threshold of percolation, glued along one axis and not."""
     phases = np.random.default_rng(1).random((40, 12, 12)) < 0.6
@@ -100,11 +106,11 @@ def test_parts_are_scipys():
     )(phases)
     crossed = []
     for i, phase in enumerate(phases):
-        labels, count = scipy.ndimage.label(phase)
+        labels, count = named(phase)
         crossed.append(bool(set(labels[0]) & set(labels[-1]) - {0}))
         pairs = set(zip(labels.ravel(), np.asarray(parts[i]).ravel(), strict=True))
         assert len(pairs) == 1 + count  # one name for each of SciPy's, and the outside
-        tiled = scipy.ndimage.label(np.tile(phase, (1, 3)))[0][:, 12:24]
+        tiled = named(np.tile(phase, (1, 3)))[0][:, 12:24]
         mine = np.asarray(around[i])
         names = set(zip(tiled[phase], mine[phase], strict=True))
         assert len(names) >= len(np.unique(mine[phase]))

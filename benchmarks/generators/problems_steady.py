@@ -214,7 +214,7 @@ def summary(scores) -> dict[str, Any]:
 
 
 METHODS = {
-    "prior": Reweighted("bank", weigh=False),
+    "prior": Reweighted("training", weigh=False),
     "bank": Reweighted("bank"),
     "training set": Reweighted("training"),
 }

@@ -227,8 +227,8 @@ class Bistable(AbstractElliptic[BistableFields]):
             _, count, change = carry
             return (count < MOST_STEPS) & (change > _small(u.dtype) ** 0.5)
 
-        start = u, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, u.dtype)
-        return jax.lax.while_loop(moving, step, start)[0]
+        first = u, jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, u.dtype)
+        return jax.lax.while_loop(moving, step, first)[0]
 
 
 def _small(dtype: Any) -> float:
