@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import solveh_banded
 from scipy.stats import norm
 
 from pidax import metrics, pde
@@ -41,14 +42,40 @@ def drawn(problem, count, seed):
 
     @jax.jit
     def some(keys):
-        return jax.vmap(lambda key: problem.look(*problem.drawn(key)))(keys)
+        return jax.vmap(problem.look)(keys)
 
     rows = []
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed), count)
         for i in range(0, count, step):
-            rows.append(np.asarray(some(keys[i : i + step]), np.float32))
+            looked = np.asarray(some(keys[i : i + step]))
+            rows.append(problem.finished(looked).astype(np.float32))
     return np.concatenate(rows)
+
+
+def heads_and_flow(a):
+    """Darcy's heads, 1 and 0 at the ends of the first axis, and the flow.
+
+    The discretisation of `pde.Darcy.channels`, by SciPy's banded Cholesky: at 16 x 16
+    faster than conjugate gradients, which materials of 100 to 1 hold up.
+    """
+    n, m = a.shape
+    band = np.zeros((m + 1, n, m))  # the diagonal, and what is 1 and m below it
+    across = 2 / (1 / a[1:] + 1 / a[:-1]) * n / m
+    along = 2 / (1 / a[:, 1:] + 1 / a[:, :-1]) * m / n
+    band[0, 1:] += across
+    band[0, :-1] += across
+    band[0, :, 1:] += along
+    band[0, :, :-1] += along
+    ends = 2 * a * n / m
+    band[0, 0] += ends[0]
+    band[0, -1] += ends[-1]
+    band[1, :, :-1] = -along
+    band[m, :-1] = -across
+    load = np.zeros((n, m))
+    load[0] = ends[0]
+    u = solveh_banded(band.reshape(m + 1, -1), load.ravel(), lower=True).reshape(n, m)
+    return u, float((ends[0] * (1 - u[0])).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +98,20 @@ class Channels:
     def sensors(self):
         return 2 * len(self.wells) ** 2
 
-    def drawn(self, key):
-        fields = self.equation.solve(*self.equation.draw(key=key))
-        return fields, self.equation.flow(fields)[0]
+    def look(self, key):
+        (a,) = self.equation.draw(key=key)
+        return jnp.append(a.ravel(), metrics.connects(a > 10).astype(a.dtype))
 
-    def look(self, fields, flow):
+    def finished(self, looked):
+        """Heads and flow of every draw; one banded factorisation each."""
         at = np.ix_(self.wells, self.wells)
-        inside = fields.coefficient > 10
-        seen = [inside[at].ravel().astype(flow.dtype), fields.solution[at].ravel()]
-        crossing = metrics.connects(inside).astype(flow.dtype)
-        return jnp.concatenate([*seen, jnp.log(flow)[None], crossing[None]])
+        rows = []
+        for row in looked:
+            a = row[:-1].reshape(self.size, self.size)
+            heads, flow = heads_and_flow(a)
+            seen = [a[at].ravel() > 10, heads[at].ravel()]
+            rows.append(np.concatenate([*seen, [np.log(flow), row[-1]]]))
+        return np.array(rows)
 
     def measured(self, rows, rng):
         """What the sensors say of each truth."""
@@ -122,12 +153,13 @@ class Shocks:
         circle = pde.Grid((self.size,), layout="cells", boundary=pde.Periodic())
         return pde.PeriodicInviscidBurgers(circle, rows=2, substeps=5 * self.size // 8)
 
-    def drawn(self, key):
-        return self.equation.solve(*self.equation.draw(key=key))
-
-    def look(self, initial, solution):
+    def look(self, key):
+        initial, solution = self.equation.solve(*self.equation.draw(key=key))
         places = (np.arange(self.sensors) * self.size) // self.sensors
         return jnp.concatenate([solution[-1][places], initial])
+
+    def finished(self, looked):
+        return looked
 
     def measured(self, rows, rng):
         seen = rows[:, : self.sensors]
