@@ -32,6 +32,7 @@ from .. import bench
 
 SEEDS = (0, 1, 2)
 TRUTHS = 10_000  # the seed of the truths; banks have 0, 1, 2, ...
+TRAINING = 100  # is added to the seed of a training set
 BATCH = 500
 LEAST = 1e-12  # weights below it are left out
 
@@ -200,9 +201,7 @@ class Reweighted:
 
     def __call__(self, problem, seed, quick) -> bench.Outcome:
         count = getattr(problem, self.size_of)
-        # A training set has draws of its own, not the first ones of the bank.
-        own = seed + 100 * (self.size_of == "training")
-        rows, note = bench.kept("bank", drawn, problem, count, own)
+        rows, note = self.rows(problem, count, seed)
         truth, _ = bench.kept("bank", drawn, problem, problem.truths, TRUTHS)
         said = problem.measured(truth, np.random.default_rng(TRUTHS))
         start = time.perf_counter()
@@ -211,6 +210,12 @@ class Reweighted:
         metrics = summary(scores) | {"draws": count}
         cost = {"bank_seconds": note["seconds"], "answer_seconds": spent / len(truth)}
         return bench.Outcome(metrics, cost | {"solves": count})
+
+    def rows(self, problem, count, seed):
+        """What sensors see of the draws, and a note about them."""
+        # A training set has draws of its own, not the first ones of the bank.
+        own = seed + TRAINING * (self.size_of == "training")
+        return bench.kept("bank", drawn, problem, count, own)
 
     def answer(self, problem, rows, truth, said) -> dict[str, float]:
         """The scores of one truth."""
