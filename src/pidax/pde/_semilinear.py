@@ -180,12 +180,12 @@ class AbstractSemilinear(AbstractStepped[Evolution]):
         )
 
     @property
-    def dt(self) -> float:  # type: ignore[override]
+    def dt(self) -> float:
         """The time of one step."""
         return self.interval / self.substeps
 
     @property
-    def steps(self) -> int:  # type: ignore[override]
+    def steps(self) -> int:
         """Steps from one row to the next."""
         return self.substeps
 

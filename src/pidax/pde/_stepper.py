@@ -44,10 +44,18 @@ class AbstractStepped(AbstractEvolution[FieldsT]):
     and returns where it arrives.
     """
 
-    dt: AbstractVar[float]
-    steps: AbstractVar[int]
     skip: AbstractVar[int]
     initial: AbstractVar[Any]  # the law of the initial field, or a tuple of several
+
+    @property
+    @abc.abstractmethod
+    def dt(self) -> float:
+        """The time of one step."""
+
+    @property
+    @abc.abstractmethod
+    def steps(self) -> int:
+        """Steps from one row to the next."""
 
     @abc.abstractmethod
     def one_step(self, dtype: Any) -> Function:
@@ -149,8 +157,8 @@ class Stepper(AbstractStepped[Any]):
     stepper: Function
     grid: Grid
     initial: AbstractRandomField | tuple[AbstractRandomField, ...]
-    dt: float = eqx.field(static=True)
-    steps: int = eqx.field(static=True)
+    _dt: float = eqx.field(static=True)
+    _steps: int = eqx.field(static=True)
     rows: int = eqx.field(static=True)
     skip: int = eqx.field(static=True)
     channels: tuple[str, ...] = eqx.field(static=True)
@@ -175,8 +183,8 @@ class Stepper(AbstractStepped[Any]):
         self.channels = _checked_names(stepper, names)
         self.leading = bool(names) or hasattr(stepper, "num_channels")
         self.initial = _laws(grid, law, self.channels)
-        self.dt = _time_step(stepper, dt)
-        self.steps, self.rows, self.skip = steps, rows, skip
+        self._dt, self._steps = _time_step(stepper, dt), steps
+        self.rows, self.skip = rows, skip
         self.own_terms = terms
 
     def __check_init__(self):
@@ -186,6 +194,16 @@ class Stepper(AbstractStepped[Any]):
         check_exponax(self.stepper, self.grid)
         state = jax.ShapeDtypeStruct(self.row_shape, jnp.result_type(float))
         self._check_output(jax.eval_shape(self._raw, state), state)
+
+    @property
+    def dt(self) -> float:
+        """The time of one step."""
+        return self._dt
+
+    @property
+    def steps(self) -> int:
+        """Steps from one row to the next."""
+        return self._steps
 
     @property
     def interval(self) -> float:
@@ -227,7 +245,7 @@ class Stepper(AbstractStepped[Any]):
         stepper = rebuilt(self.stepper, dt)
         if stepper is None:
             return None
-        return changed(self, stepper=stepper, dt=dt, steps=steps)
+        return changed(self, stepper=stepper, _dt=dt, _steps=steps)
 
     def _raw(self, u: State, stepper: Function | None = None) -> State:
         """One step, in the layout and the precision of the stepper."""
