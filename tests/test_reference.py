@@ -208,3 +208,85 @@ def test_a_foreign_solver_is_called_once_for_each_draw():
         mean, std = law(values)
         assert abs(found.fields[:, 1, 0].mean() - mean[1]) < 0.5 * std[1]
     assert sum(calls) < 640  # a few, to see whether it is the same solver
+
+
+# --- a penalised residual of Darcy's equation ----------------------------------------
+
+
+class NearSolver(eqx.Module):
+    """a as in the exact law, and u = S(a) + L e2 at the unknowns, with a small L: the
+    density of the residual at zero is 1/det A(a) times a constant.
+    """
+
+    equation: Any
+    given: LatentPrior
+    factor: Any
+
+    def __call__(self, e):
+        first, second = jnp.split(e, self.given.shape)
+        a, grid = self.given(first)[..., 0], self.equation.grid
+        off = (self.factor @ second).reshape(grid.unknown_shape)
+        return jnp.stack([a, self.equation.solve(a).solution + grid.pad(off)], axis=-1)
+
+
+def matrix_of(equation, a):
+    """dR/du at the unknowns, column by column."""
+    grid = equation.grid
+
+    def residual(u):
+        fields = equation.Fields(a, grid.pad(u.reshape(grid.unknown_shape)))
+        return grid.restrict(equation.residual(fields)).ravel()
+
+    return jax.jacfwd(residual)(jnp.zeros(grid.unknown_shape).ravel())
+
+
+@pytest.mark.slow
+def test_the_cures_of_a_penalised_residual_are_right_on_darcy(x64):
+    """Five sensors on 6 x 6 points, against a bank of the exact prior.
+
+    The slack is a sixth of the student's own residual, so that the law without a cure
+    is that of the bank with each draw divided by det A(a).
+    """
+    grid = px.pde.Grid((6, 6))
+    darcy = px.pde.Darcy.lognormal(grid, scale=2.0)
+    given, size = LatentPrior.of(darcy, modes=6), int(np.prod(grid.unknown_shape))
+    slack, scale = 0.002, float(darcy.scale(darcy.sample(key=KEY)))
+    unit = np.linalg.inv(matrix_of(darcy, jnp.ones((6, 6))))
+    student = NearSolver(darcy, given, jnp.asarray(6 * slack * scale * unit))
+    prior = LatentPrior(student, (given.shape[0] + size,))
+    truth = darcy.stack(darcy.sample(key=jax.random.key(7)))
+    mask = np.zeros((6, 6, 2), bool)
+    mask[[1, 2, 3, 4, 4], [1, 3, 2, 1, 4], 1] = True
+    eta = np.random.default_rng(0).normal(size=mask.shape)
+    seen = px.Observation(mask, np.where(mask, truth + 0.007 * eta, 0.0), 0.007)
+    identity = px.pde.Normaliser((0.0, 0.0), (1.0, 1.0))
+    log_det = jax.jit(jax.vmap(lambda a: jnp.linalg.slogdet(matrix_of(darcy, a))[1]))
+
+    def numbers(found):
+        """The determinant, ln a and u in the middle."""
+        a, u = found.fields[..., 0], found.fields[:, 2, 2, 1]
+        return np.stack([log_det(jnp.asarray(a)), np.log(a[:, 2, 2]), u], axis=-1)
+
+    bank = px.infer(
+        given, seen, key=KEY, samples=8000, progress=False, method=Bank(40_000),
+        forward=darcy,
+    )  # fmt: skip
+    assert bank.bulk_ess > 1000
+    exact = numbers(bank)
+    middle, deviation = exact.mean(axis=0), exact.std(axis=0)
+    tilt = np.exp(exact[:, 0].min() - exact[:, 0])[:, None]
+    tilted = (tilt * exact).sum(axis=0) / tilt.sum()
+    assert tilted[0] < middle[0] - 0.4 * deviation[0]
+    for options, expected in (
+        ({}, tilted),
+        ({"determinant": True}, middle),
+        ({"slack_on": "solution"}, middle),
+    ):
+        found = px.infer(
+            prior, seen, px.Residual(darcy, identity), key=KEY, samples=2000,
+            progress=False, slack=slack, method=SMC(moves=40), **options,
+        )  # fmt: skip
+        own = numbers(found).mean(axis=0)
+        error = deviation * np.sqrt(1 / bank.bulk_ess + 1 / found.bulk_ess)
+        assert np.abs((own - expected) / error).max() < 4
+        assert ((own - middle)[0] / error[0] < -5) == (not options)
