@@ -277,11 +277,12 @@ def test_the_cures_of_a_penalised_residual_are_right_on_darcy(x64):
     tilt = np.exp(exact[:, 0].min() - exact[:, 0])[:, None]
     tilted = (tilt * exact).sum(axis=0) / tilt.sum()
     assert tilted[0] < middle[0] - 0.4 * deviation[0]
-    for options, expected in (
+    cures: list[tuple[dict[str, Any], Any]] = [
         ({}, tilted),
         ({"determinant": True}, middle),
         ({"slack_on": "solution"}, middle),
-    ):
+    ]
+    for options, expected in cures:
         found = px.infer(
             prior, seen, px.Residual(darcy, identity), key=KEY, samples=2000,
             progress=False, slack=slack, method=SMC(moves=40), **options,
