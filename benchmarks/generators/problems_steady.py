@@ -41,16 +41,12 @@ def drawn(problem, count, seed):
     """What sensors would see of draws, without noise, and the targets: one row each."""
     step = min(BATCH, count)
 
-    @jax.jit
-    def some(keys):
-        return jax.vmap(problem.look)(keys)
-
-    rows = []
+    some, rows = jax.jit(jax.vmap(problem.given)), []
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed), count)
         for i in range(0, count, step):
-            looked = np.asarray(some(keys[i : i + step]))
-            rows.append(problem.finished(looked).astype(np.float32))
+            seen = problem.solved(some(keys[i : i + step]))
+            rows.append(np.asarray(seen, np.float32))
     return np.concatenate(rows)
 
 
@@ -99,20 +95,26 @@ class Channels:
     def sensors(self):
         return 2 * len(self.wells) ** 2
 
-    def look(self, key):
-        (a,) = self.equation.draw(key=key)
-        return jnp.append(a.ravel(), metrics.connects(a > 10).astype(a.dtype))
+    def given(self, key):
+        return self.equation.draw(key=key)[0]
 
-    def finished(self, looked):
-        """Heads and flow of every draw; one banded factorisation each."""
+    def solved(self, a):
+        """Of a batch of media: one banded factorisation each."""
+        heads, flow = zip(*map(heads_and_flow, np.asarray(a)), strict=True)
+        fields = pde.DarcyFields(a, jnp.stack(heads))
+        return self._looks(fields, jnp.asarray(flow))
+
+    @functools.cached_property
+    def _looks(self):
+        return jax.jit(jax.vmap(self.look))
+
+    def look(self, fields, flow):
+        """What sensors see of fields, and the targets."""
         at = np.ix_(self.wells, self.wells)
-        rows = []
-        for row in looked:
-            a = row[:-1].reshape(self.size, self.size)
-            heads, flow = heads_and_flow(a)
-            seen = [a[at].ravel() > 10, heads[at].ravel()]
-            rows.append(np.concatenate([*seen, [np.log(flow), row[-1]]]))
-        return np.array(rows)
+        inside = fields.coefficient > 10
+        seen = [inside[at].ravel().astype(flow.dtype), fields.solution[at].ravel()]
+        crossing = metrics.connects(inside).astype(flow.dtype)
+        return jnp.concatenate([*seen, jnp.log(flow)[None], crossing[None]])
 
     def measured(self, rows, rng):
         """What the sensors say of each truth."""
@@ -154,13 +156,17 @@ class Shocks:
         circle = pde.Grid((self.size,), layout="cells", boundary=pde.Periodic())
         return pde.PeriodicInviscidBurgers(circle, rows=2, substeps=5 * self.size // 8)
 
-    def look(self, key):
-        initial, solution = self.equation.solve(*self.equation.draw(key=key))
+    def given(self, key):
+        return self.equation.draw(key=key)[0]
+
+    @functools.cached_property
+    def solved(self):
+        return jax.jit(jax.vmap(lambda u: self.look(*self.equation.solve(u))))
+
+    def look(self, initial, solution):
+        """What sensors see of fields, and the targets."""
         places = (np.arange(self.sensors) * self.size) // self.sensors
         return jnp.concatenate([solution[-1][places], initial])
-
-    def finished(self, looked):
-        return looked
 
     def measured(self, rows, rng):
         seen = rows[:, : self.sensors]
