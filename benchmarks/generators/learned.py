@@ -112,17 +112,12 @@ def distil(problem, recipe: Recipe, seed):
 def looked_at(problem, inside):
     """What sensors would see of fields, in batches."""
     law = problem.equation.coefficient
-
-    @jax.jit
-    def some(inside):
-        a = jnp.where(inside, law.high, law.low).astype(float)
-        fields = jax.vmap(problem.equation.solve)(a)
-        flow = jax.vmap(lambda f: problem.equation.flow(f)[0])(fields)
-        return jax.vmap(problem.look)(fields, flow)
-
     with jax.enable_x64(True):
         step = min(BATCH, len(inside))
-        parts = [some(inside[i : i + step]) for i in range(0, len(inside), step)]
+        parts = [
+            problem.solved(jnp.where(some, law.high, law.low).astype(float))
+            for some in (inside[i : i + step] for i in range(0, len(inside), step))
+        ]
         return np.concatenate([np.asarray(part, np.float32) for part in parts])
 
 
@@ -211,16 +206,18 @@ class Learned(Reweighted):
         return bench.kept("bank", self.make, problem, recipe, count, seed)
 
 
+WAYS = {
+    "student": Learned("bank", make=of_student, recipe=Recipe()),
+    "cut Gaussian": Learned("bank", make=of_cut_gaussian),
+    "Gaussian, rounded": Learned("bank", make=of_gaussian),
+}
+
+
 def _register():
-    ways = {
-        "student": Learned("bank", make=of_student, recipe=Recipe()),
-        "Gaussian, rounded": Learned("bank", make=of_gaussian),
-        "cut Gaussian": Learned("bank", make=of_cut_gaussian),
-    }
-    for name, way in ways.items():
-        bench.method(
-            "generators", name, on=("channels",), seeds=SEEDS, quick=False
-        )(way)  # fmt: skip
+    for name, way in WAYS.items():
+        bench.method("generators", name, on=("channels",), seeds=SEEDS, quick=False)(
+            way
+        )
 
 
 _register()

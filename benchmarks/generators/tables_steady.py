@@ -1,6 +1,7 @@
 """The table of channels and shocks, from the rows of the suite."""
 
 from .. import bench
+from .learned import WAYS
 from .problems_steady import METHODS, PROBLEMS
 
 TARGETS = {"channels": "ln of the flow", "shocks": "the initial field"}
@@ -11,7 +12,7 @@ def steady(results):
     """The score of each method with its seeds, and what its weights are worth."""
     lines = []
     for problem in PROBLEMS:
-        for method in METHODS:
+        for method in (*METHODS, *WAYS):
             rows = results.where(problem=problem, method=method)
             if not rows:
                 continue
