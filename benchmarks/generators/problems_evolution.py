@@ -197,15 +197,20 @@ class Scored:
         fields, theirs = problem.rows(samples), problem.rows(truths)
         found: dict[str, Any] = {"count": len(samples)}
         found |= problem.numbers(fields) | problem.distances(fields, theirs)
-        found["residual"] = self.residual(problem, samples)
+        found |= self.residual(problem, samples)
         return bench.Outcome(found, {"truths_seconds": note["seconds"]})
 
     def residual(self, problem, samples):
-        """The median of the relative residual."""
+        """The median relative residual, and the share whose step diverges."""
         equation = problem.equation
         one = lambda image: equation.relative_residual(equation.unstack(image))
         each = eqx.filter_jit(lambda images: jax.lax.map(one, images, batch_size=BATCH))
-        return float(jnp.median(each(jnp.asarray(samples))))
+        found = np.asarray(each(jnp.asarray(samples)))
+        finite = np.isfinite(found)
+        return {
+            "residual": float(np.median(found[finite])),
+            "diverged": float(1 - finite.mean()),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,9 @@ class CahnHilliard(AbstractSemilinear):
     By default $w = 1$ on 32 x 32 points, one unit of length apart. A sample is a
     mixture of uniform mean in $(-0.3, 0.3)$ with noise of 0.05 (`Quench`), separated
     until $T = 400$: `skip` = 99 rows of 4 units of time are thrown away, and the two
-    rows at 396 and 400 are stored.
+    rows at 396 and 400 are stored. The cube is explicit: from fields beyond about 2.5
+    a step of the default length may diverge, and so may the residual of such fields;
+    take more `substeps` where a model makes them.
 
     Cahn & Hilliard (1958), J. Chem. Phys. 28; Eyre (1998), MRS Proc. 529.
     """
