@@ -80,6 +80,7 @@ def test_zero_has_no_amplitude_and_a_resolve_error_of_one(found):
     assert zero.by_channel["solution"] != found["exact"].by_channel["solution"]
 
 
+@pytest.mark.slow
 def test_fields_shrunken_together_fool_the_physics_and_not_the_law(rod, truth, x64):
     """(a, u)/100 solves a linear equation; its amplitude and its spread tell."""
     small = type(truth)(*(f / 100 for f in part(truth, 20)))

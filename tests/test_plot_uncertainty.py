@@ -77,6 +77,7 @@ def test_prescribed_values_do_not_count():
     np.testing.assert_array_equal(image_of(axes[3])[[0, -1]], 0)
 
 
+@pytest.mark.slow
 def test_weights_and_the_verdict_are_those_of_the_result():
     weights = np.where(GRADES > 0, 0.02, 0.0)
     result = SimpleNamespace(fields=SAMPLES, weights=weights)

@@ -229,6 +229,7 @@ def test_another_weight_is_another_problem_and_says_so(x64):
 # --- observations without noise ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_known_exactly_holds_to_the_last_bit(x64):
     problem = control(8, 12, True)
     noise = {"source": noise_of(problem, 0.1)["source"], "solution": 0.0}

@@ -70,7 +70,9 @@ def penalty(on) -> tuple[dict[str, Any], float]:
     return {"determinant": on == "determinant"}, 1.0
 
 
-@pytest.mark.parametrize("on", LAWS)
+@pytest.mark.parametrize(
+    "on", [pytest.param(on, marks=pytest.mark.slow) for on in LAWS[::2]] + ["solution"]
+)
 def test_chains_sample_the_law_that_is_asked_for(on, x64):
     """By quadrature: the residual's is not the law of a, the others are."""
     options, scale = penalty(on)
