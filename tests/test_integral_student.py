@@ -494,6 +494,7 @@ def test_the_loss_of_the_semigroup(x64):
 # --- draws near borders --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_borders_are_the_draws_with_the_largest_loss(x64):
     """A student that knows one trajectory: the loss of a draw in closed form."""
     flow = px.ProbabilityFlow(gaussian(), EDM)

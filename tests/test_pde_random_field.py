@@ -261,6 +261,7 @@ def test_the_share_is_kept_and_told(x64):
     assert "modes with 90." in repr(field)
 
 
+@pytest.mark.slow
 def test_few_modes_of_many_points_are_lapacks(x64):
     """The Krylov space, with the equal eigenvalues that a square's symmetry makes."""
     grid = Grid((24, 24), layout="cells")

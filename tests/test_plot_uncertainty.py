@@ -103,6 +103,7 @@ def test_weights_and_the_verdict_are_those_of_the_result():
     assert ax.figure.get_suptitle() == "do not believe these samples yet: no"
 
 
+@pytest.mark.slow
 def test_sensors_are_marked_where_they_are_on_the_field_they_measure():
     points = np.array([[0.33, 0.81], [1.7, 0.1]])
     wells = interpolated(GRID, points)

@@ -73,6 +73,7 @@ def test_an_integral_student_prints_its_nodes_in_a_few_lines():
     assert str(student.in_steps(2)) == f"in 2 steps: {student}"
 
 
+@pytest.mark.slow
 def test_a_log_density_shows_its_value(x64):
     """Of a Gaussian of the variance 1 + t_min^2 in two dimensions."""
     flow = px.ProbabilityFlow(px.Gaussian(jnp.zeros(2), jnp.ones(2)), px.EDM())
