@@ -33,7 +33,7 @@ class Linear(eqx.Module):
     matrix: Any
 
     def __call__(self, e):
-        return (self.matrix @ e)[:, None]
+        return (self.matrix.astype(e.dtype) @ e)[:, None]
 
 
 PRIOR = LatentPrior(Linear(jnp.asarray(MATRIX, jnp.float32)), (3,))
