@@ -78,8 +78,8 @@ class Bank(AbstractSampler):
         condition: Condition = None,
         progress: bool = True,
     ) -> "Bank":
-        """A bank that is filled: the other arguments are those of `infer`, which has to
-        be called with the same ones.
+        """A bank that is filled, for `infer` with the same prior, forward map,
+        normaliser and condition.
 
         It holds all latents and fields on the host: a million draws of 16 x 16 points
         with two fields take 2 GB.

@@ -36,9 +36,10 @@ class Agreement(NamedTuple):
     r"""Whether runs are samples of one law.
 
     `distance` is the largest squared energy distance of two of the runs, with each
-    entry of the fields in units of its standard deviation, and `by_chance` that of the
-    halves of these two, on average. `log_evidence` is the range of the logarithms of
-    the evidence over the runs that have one; NaN if fewer than two have.
+    entry of the fields in units of its standard deviation. `by_chance` is the mean
+    distance between the halves of each of these two runs. `log_evidence` is the range
+    of the logarithms of the evidence over the runs that have one; NaN if fewer than two
+    have.
     """
 
     distance: float

@@ -34,7 +34,7 @@ class Draws:
     descends. `acceptance` is of each chain, or of each temperature. `evaluations`
     counts likelihoods, `gradients` those with a gradient, `failed` those that were not
     finite. `fields` and `predicted` are the outputs, if they are known. `bank_ess` is
-    the effective number of draws of a bank. `advice` replaces that of the method.
+    the effective number of draws of a bank. `advice` replaces the advice of the method.
     """
 
     latent: Float[np.ndarray, "sample *event"]

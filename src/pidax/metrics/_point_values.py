@@ -39,14 +39,14 @@ def density_distance(
     r"""$\tfrac12\int|p - q|$: how far the densities of the values are apart.
 
     Between histograms of all values of both sets, whatever their number and shape: 0
-    for equal ones, 1 for such as have no value in common. It is the share of values
-    that would have to be others.
+    for equal sets, 1 for sets without a common value. It is the share of the values
+    that would have to change.
 
     **Arguments:**
 
     - `bins`: of equal width. Few hide differences, many count noise.
-    - `limits`: the interval of the bins; by default that of the reference, widened by
-      a quarter of its length at both ends. Values beyond it count in the bins at its
+    - `limits`: the interval of the bins; by default the range of the reference, widened
+      by a quarter of its length at both ends. Values beyond it count in the bins at its
       ends.
 
     **Floor:** positive for two sets of one distribution; report it with data against

@@ -9,7 +9,7 @@ shares of the pairs and segments that lie in the field.
 Torquato 2002, "Random heterogeneous materials", chapter 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -174,7 +174,9 @@ def shocks(
     return Shocks(where[rank], total[rank])
 
 
-def _dilated(values: Array, wraps: Sequence[bool], join: object) -> Array:
+def _dilated(
+    values: Array, wraps: Sequence[bool], join: Callable[[Array, Array], Array]
+) -> Array:
     """Each value joined with its neighbours' along all axes."""
     found = values
     for axis, wrap in enumerate(wraps):
@@ -184,15 +186,15 @@ def _dilated(values: Array, wraps: Sequence[bool], join: object) -> Array:
                 end = 0 if step == 1 else -1
                 none = jnp.zeros((), values.dtype)
                 moved = moved.at[(slice(None),) * axis + (end,)].set(none)
-            found = join(found, moved)  # type: ignore[operator]
+            found = join(found, moved)
     return found
 
 
-def _fixed_point(step: object, start: Array) -> Array:
+def _fixed_point(step: Callable[[Array], Array], start: Array) -> Array:
     """Repeat until nothing changes."""
 
     def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        new = step(carry[0])  # type: ignore[operator]
+        new = step(carry[0])
         return new, jnp.any(new != carry[0])
 
     found, _ = jax.lax.while_loop(lambda c: c[1], again, (start, jnp.asarray(True)))

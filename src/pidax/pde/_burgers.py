@@ -308,7 +308,7 @@ class Front(AbstractRandomField):
 
 
 def convection(grid: Grid, c: Array) -> Array:
-    """The coefficients of $-u u_x$ from those of $u$, conserving and dealiased."""
+    """The coefficients of $-u u_x$, conserving and dealiased; `c` are those of $u$."""
     kept = two_thirds(grid)
     u = backward(grid, multiply(kept, c))
     slope = 1j * odd_wavenumbers(grid)[0] * kept

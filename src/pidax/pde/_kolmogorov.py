@@ -29,8 +29,9 @@ class Kolmogorov(AbstractSemilinear):
     r"""$\omega_t + u\cdot\nabla\omega = \Delta\omega/\mathrm{Re} - \kappa\cos\kappa y$.
 
     Periodic in both axes, $\kappa = 2\pi k/L_y$ with `wave` $k$ the number of waves of
-    the force. Without units: the amplitude of the force is one, lengths are those of
-    the grid (by default $2\pi$). Spectral, dealiased (two-thirds rule), ETDRK4 in time.
+    the force. The unit of time is such that the amplitude of the force is one; a side
+    of the grid is by default $2\pi$ long. Spectral, dealiased (two-thirds rule), ETDRK4
+    in time.
     The mean of the vorticity, zero, is conserved; energy and enstrophy are supplied by
     the force and lost to viscosity.
 

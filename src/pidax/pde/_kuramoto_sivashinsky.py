@@ -34,8 +34,8 @@ class KuramotoSivashinsky(AbstractSemilinear):
     The default is a circle of length 64 on 64 points, where about seven waves interact,
     and 32 rows one unit of time apart. A row 0 is a state of the attractor: a small
     Gaussian field, the law `initial`, after `skip` rows that are thrown away. The field
-    is not Gaussian: its increments are skewed, $u_x$ by about $-0.8$, as those of a
-    turbulent flow are (`px.metrics.increment_skewness`).
+    is not Gaussian: its increments are skewed as in a turbulent flow, $u_x$ by about
+    $-0.8$ (`px.metrics.increment_skewness`).
 
     The residual is the defect of the step between rows. Rows of zero residual are a
     solution of the scheme; a solution of the differential equation they follow for some

@@ -123,7 +123,7 @@ class NavierStokes(AbstractSemilinear):
 
 
 def transport(grid: Grid, c: Array) -> Array:
-    r"""The coefficients of $-u\cdot\nabla\omega$, dealiased, from those of $\omega$."""
+    r"""Coefficients of $-u\cdot\nabla\omega$, dealiased; `c` are those of $\omega$."""
     kept = two_thirds(grid)
     u, v = velocity_of(grid, c, kept)
     kx, ky = wavenumbers(grid)

@@ -85,7 +85,7 @@ class Matern(AbstractGaussianField):
 
     `margin` is the cure: the field is drawn on a domain that is longer by this length
     at both ends of every axis that is not periodic, and cropped. With `constant=True`
-    its covariance is then nearly that of the whole space,
+    its covariance is then nearly the covariance on the whole space,
 
     $$ C(r) = \frac{\sigma^2\,\Gamma(\nu)}{(4\pi)^{d/2}\,\Gamma(\alpha)}\;
        \frac{2^{1-\nu}}{\Gamma(\nu)}\, (\tau r)^\nu K_\nu(\tau r), \qquad

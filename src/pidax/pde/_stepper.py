@@ -127,7 +127,7 @@ class Stepper(AbstractStepped[Any]):
     compared with the grid. So is any other function; it may not change the shape and
     dtype of its argument.
 
-    Units are those of the stepper: lengths those of `grid.extent`, times those of `dt`.
+    The units are the stepper's: of lengths in `grid.extent`, of times in `dt`.
     Boundary conditions are the stepper's too; those of exponax are periodic, on the
     points $x_i = ih$, $h = L/n$, which are the points of a periodic `Grid`.
 
