@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -527,3 +528,41 @@ def test_the_command_line(tmp_path):
     assert "got 'rung'" in wrong.stderr
     assert len(wrong.stderr.splitlines()) < 5
     assert ask("tables", "--check").returncode == 0
+
+
+# --- what the suite of generators computes for itself ---------------------------------
+
+
+def test_banded_heads_are_those_of_darcy(x64):
+    """On cells that are not square, so that no two axes may be exchanged."""
+    from benchmarks.generators.problems_steady import heads_and_flow
+
+    equation = px.pde.Darcy.channels((10, 20))
+    fields = equation.sample(key=jax.random.key(4))
+    assert fields.coefficient.std() > 0
+    heads, flow = heads_and_flow(np.asarray(fields.coefficient))
+    assert_close(heads, fields.solution, 1e-8)
+    assert_close(flow, equation.flow(fields)[0], 1e-6)
+
+
+def test_the_weighted_score_counts_a_sample_as_often_as_its_weight():
+    from benchmarks.generators.problems_steady import weighted_crps
+
+    rng = np.random.default_rng(0)
+    samples, often = rng.normal(size=(4, 2)), np.array([1, 3, 2, 2])
+    truth, every = np.array([0.3, -1.0]), np.repeat(samples, often, axis=0)
+    pairs = np.abs(every[:, None] - every).mean((0, 1))
+    expected = np.abs(every - truth).mean(0) - pairs / 2
+    assert_close(weighted_crps(samples, often / often.sum(), truth), expected, 1e-12)
+
+
+def test_tetrachoric_correlations_are_those_of_a_known_gaussian():
+    from benchmarks.generators.learned import _correlations
+    from scipy.stats import multivariate_normal, norm
+
+    level, rho = np.array([-0.7, 0.2]), -0.3
+    covariance: Any = [[1, rho], [rho, 1]]
+    both = multivariate_normal([0, 0], covariance).cdf(level)
+    alone = norm.cdf(level)
+    found = _correlations(level, np.array([[alone[0], both], [both, alone[1]]]))
+    assert_close(found, np.array(covariance), 1e-9)

@@ -45,14 +45,9 @@ class Recipe:
 
 def signs(problem, seed):
     """The fields of the training set and their mirror images: 1 in channels, or -1."""
-
-    @jax.jit
-    def some(keys):
-        return jax.vmap(lambda key: problem.equation.draw(key=key)[0])(keys)
-
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed + TRAINING), problem.training)
-        a = np.asarray(some(keys))
+        a = np.asarray(jax.jit(jax.vmap(problem.given))(keys))
     inside = np.where(a > 10, 1.0, -1.0).astype(np.float32)
     both = np.concatenate([inside, inside[:, ::-1]])
     return np.concatenate([both, both[:, :, ::-1]])
@@ -75,6 +70,9 @@ def teach(problem, recipe: Recipe, seed):
         progress=False,
     )
     return result.ema()
+
+
+NOTED = ("rms", "points_of_the_other_material", "near_a_material")
 
 
 def distil(problem, recipe: Recipe, seed):
@@ -101,11 +99,10 @@ def distil(problem, recipe: Recipe, seed):
     ends = jnp.array([process.t_max, process.t_min])
     solved = px.solve_batch(flow, z, times=ends, rtol=1e-3).xs[:, -1]
     made = jax.jit(jax.vmap(student.sample))(z)
-    note = {
-        "rms": float(px.metrics.rms_error(made, solved, per_component=True)),
-        "points_of_the_other_material": float(((made > 0) != (solved > 0)).mean()),
-        "near_a_material": float((abs(abs(made) - 1) < 0.2).mean()),
-    }
+    other = ((made > 0) != (solved > 0)).mean()
+    near = (abs(abs(made) - 1) < 0.2).mean()
+    rms = px.metrics.rms_error(made, solved, per_component=True)
+    note = dict(zip(NOTED, map(float, (rms, other, near)), strict=True))
     return student, note
 
 
@@ -129,7 +126,7 @@ def of_student(problem, recipe: Recipe, count, seed):
     for key in jax.random.split(jax.random.key(seed + 2), count // step):
         shape = (step, problem.size, problem.size, 1)
         inside.append(np.asarray(make(student.process.prior(key, shape)))[..., 0] > 0)
-    told = {name: note[name] for name in list(note) if isinstance(note[name], float)}
+    told = {f"student_{name}": note[name] for name in NOTED}
     return looked_at(problem, np.concatenate(inside)), told
 
 
@@ -199,10 +196,8 @@ class Learned(Reweighted):
             "recipe": None if self.recipe is None else dataclasses.asdict(self.recipe),
         }
 
-    def rows(self, problem, count, seed):
-        recipe = self.recipe
-        if recipe is not None and problem.training < 100:
-            recipe = recipe.smaller()
+    def rows(self, problem, count, seed, quick):
+        recipe = self.recipe and (self.recipe.smaller() if quick else self.recipe)
         return bench.kept("bank", self.make, problem, recipe, count, seed)
 
 

@@ -40,7 +40,6 @@ LEAST = 1e-12  # weights below it are left out
 def drawn(problem, count, seed):
     """What sensors would see of draws, without noise, and the targets: one row each."""
     step = min(BATCH, count)
-
     some, rows = jax.jit(jax.vmap(problem.given)), []
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed), count)
@@ -207,17 +206,18 @@ class Reweighted:
 
     def __call__(self, problem, seed, quick) -> bench.Outcome:
         count = getattr(problem, self.size_of)
-        rows, note = self.rows(problem, count, seed)
+        rows, note = self.rows(problem, count, seed, quick)
         truth, _ = bench.kept("bank", drawn, problem, problem.truths, TRUTHS)
         said = problem.measured(truth, np.random.default_rng(TRUTHS))
         start = time.perf_counter()
         scores = [self.answer(problem, rows, *one) for one in zip(truth, said)]  # noqa: B905
         spent = time.perf_counter() - start
         metrics = summary(scores) | {"draws": count}
+        metrics |= {name: note[name] for name in note if name.startswith("student_")}
         cost = {"bank_seconds": note["seconds"], "answer_seconds": spent / len(truth)}
         return bench.Outcome(metrics, cost | {"solves": count})
 
-    def rows(self, problem, count, seed):
+    def rows(self, problem, count, seed, quick):
         """What sensors see of the draws, and a note about them."""
         # A training set has draws of its own, not the first ones of the bank.
         own = seed + TRAINING * (self.size_of == "training")

@@ -111,6 +111,42 @@ def learned(rows):
     return bench.markdown(head, lines) if lines else "Not measured yet."
 
 
+KNOWN = {  # what the figure of the toys shows of each: the number that methods miss
+    "banana, b = 0.2": "std",
+    "banana, b = 1": "std",
+    "a u = 1, slack on the residual": "mean",
+    "a u = 1, slack on the solution": "mean",
+}
+
+
+@bench.figure("inference_toys.svg", "inference")
+def known(rows):
+    """Mean or spread by every method and seed, beside the exact one."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(KNOWN), figsize=(11, 2.6), sharey=True, layout="constrained"
+    )
+    some = [name for name in METHODS if rows.where(problem=tuple(KNOWN), method=name)]
+    places = dict(zip(some, range(0, -len(some), -1), strict=True))
+    for axis, (problem, number) in zip(axes, KNOWN.items(), strict=True):
+        found = rows.where(problem=problem)
+        axis.axvline(found[0][f"exact_{number}"], color="C1", lw=1)
+        for row in found:
+            face = "C0" if row["trusted"] else "none"
+            place = row[number], places[row.method]
+            axis.plot(*place, "o", color="C0", mfc=face, ms=5)
+        if number == "mean":  # of the same scale in all panels
+            axis.set_xlim(-0.45, 0.15)
+        what = "standard deviation" if number == "std" else "mean"
+        axis.set_title(problem, fontsize=9)
+        axis.set_xlabel(rf"{what} of $\epsilon_1$")
+        axis.spines[["top", "right"]].set_visible(False)
+    short = [name.replace("RandomisedMaximumLikelihood", "RML") for name in places]
+    axes[0].set_yticks(list(places.values()), short, fontsize=8)
+    return figure
+
+
 @bench.figure("inference_coverage.svg", "inference")
 def covered(rows):
     """Coverage at both levels with its interval, problem by problem."""
