@@ -9,6 +9,7 @@ from ._denoiser import AbstractExactDenoiser as AbstractExactDenoiser
 from ._gaussian import Covariance as Covariance
 from ._gaussian import Gaussian as Gaussian
 from ._guided import Guided as Guided
+from ._mean_reverting import from_mean_reverting as from_mean_reverting
 from ._mixture import GaussianMixture as GaussianMixture
 from ._preconditioned import AbstractCoefficients as AbstractCoefficients
 from ._preconditioned import ConsistencyCoefficients as ConsistencyCoefficients
@@ -21,6 +22,7 @@ from ._preconditioned import VelocityCoefficients as VelocityCoefficients
 from ._preconditioned import VPCoefficients as VPCoefficients
 from ._preconditioned import iddpm_levels as iddpm_levels
 from ._preconditioned import log_ratio as log_ratio
+from ._thresholded import Thresholded as Thresholded
 from ._wrapped import Wrapped as Wrapped
 from ._wrapped import from_function as from_function
 from ._wrapped import from_noise as from_noise
