@@ -5,6 +5,8 @@ from ._clocks import AbstractClock as AbstractClock
 from ._clocks import AngleClock as AngleClock
 from ._clocks import LogTimeClock as LogTimeClock
 from ._clocks import TimeClock as TimeClock
+from ._clocks import UnitNoiseClock as UnitNoiseClock
+from ._clocks import UnitSignalClock as UnitSignalClock
 from ._integrate import SolveOptions as SolveOptions
 from ._integrate import rms_of_worst_sample as rms_of_worst_sample
 from ._log_density import AbstractTrace as AbstractTrace

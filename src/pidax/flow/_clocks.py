@@ -6,6 +6,7 @@ $u = \alpha x_0 + \sigma\epsilon$ that the solver steps.
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,7 +17,12 @@ from ..types import Elementwise, ElementwiseLike
 
 
 class AbstractClock(eqx.Module):
-    """A time variable for the ODE, with the state that belongs to it."""
+    r"""A time variable for the ODE, with the state that belongs to it.
+
+    `needs_signal` is true for a clock without a reading where $\alpha = 0$.
+    """
+
+    needs_signal: ClassVar[bool] = False
 
     @abc.abstractmethod
     def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
@@ -96,3 +102,52 @@ class LogTimeClock(AbstractClock):
         self, process: AbstractProcess, tau: ElementwiseLike
     ) -> tuple[Elementwise, Elementwise]:
         return process.level(jnp.exp(jnp.asarray(tau)))
+
+
+class UnitSignalClock(AbstractClock):
+    r"""$r = \sigma/\alpha$ and $u = x/\alpha = x_0 + r\epsilon$: $du/dr = \epsilon$.
+
+    The slope is the denoiser's noise. Euler's method holds it over a step: this is DDIM
+    for every process. Heun's method is EDM's sampler, and a Runge-Kutta method is
+    $\rho$RK of DEIS (Zhang and Chen 2023). There is no reading without signal: a
+    `RectifiedFlow` must start below $t = 1$.
+    """
+
+    needs_signal: ClassVar[bool] = True
+
+    def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
+        sigma, alpha = process.level(t)
+        return sigma / alpha
+
+    def time(self, process: AbstractProcess, tau: ElementwiseLike) -> Elementwise:
+        return process.time(tau)
+
+    def level(
+        self, process: AbstractProcess, tau: ElementwiseLike
+    ) -> tuple[Elementwise, Elementwise]:
+        r = jnp.asarray(tau)
+        return r, jnp.ones_like(r)
+
+
+class UnitNoiseClock(AbstractClock):
+    r"""$-\rho = -\alpha/\sigma$ and $u = x/\sigma = \rho x_0 + \epsilon$:
+    $du/d\rho = D$.
+
+    The slope is the denoised sample, and Euler's method, which holds it over a step, is
+    DDIM for every process. The reading has a minus sign because it increases with the
+    noise. It is finite without signal, and grows like $1/\sigma$ towards the data.
+    """
+
+    def reading(self, process: AbstractProcess, t: ElementwiseLike) -> Elementwise:
+        sigma, alpha = process.level(t)
+        return -alpha / sigma
+
+    def time(self, process: AbstractProcess, tau: ElementwiseLike) -> Elementwise:
+        rho = -jnp.asarray(tau)
+        return process.time(jnp.ones_like(rho), rho)
+
+    def level(
+        self, process: AbstractProcess, tau: ElementwiseLike
+    ) -> tuple[Elementwise, Elementwise]:
+        rho = -jnp.asarray(tau)
+        return jnp.ones_like(rho), rho

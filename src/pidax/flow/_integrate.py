@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._checks import is_traced, require, show, whole_number
+from ..process import AbstractProcess
 from ..types import (
     Condition,
     Count,
@@ -159,6 +160,8 @@ def make_plan(
             f"unknown option {sorted(unknown)}; expected some of "
             f"{sorted(SolveOptions.__annotations__)}."
         )
+    if flow.clock.needs_signal:
+        require_signal(flow.process, times, type(flow.clock).__name__)
     steps = options.get("steps")
     if steps is not None:
         named = ("rtol", "atol", "stepsize_controller", "dt0", "max_steps")
@@ -191,6 +194,24 @@ def make_plan(
         dt0,
         max_steps,
         options.get("throw", True),
+    )
+
+
+def require_signal(process: AbstractProcess, times: Times, who: str) -> None:
+    """No end of the solve is pure noise, where `sigma / alpha` is infinite.
+
+    Nothing is checked while tracing.
+    """
+    if is_traced(process, times):
+        return
+    ends = np.asarray(times)[[0, -1]]
+    require(
+        None,
+        (np.asarray(process.level(ends)[1]) > 0).all(),
+        f"{who} needs a signal at every time, alpha > 0, got alpha = 0 at an end of "
+        f"the solve from {ends[0]} to {ends[1]}: sigma/alpha and its logarithm are "
+        "infinite there. Take the angle (AngleClock(), variable='angle') or "
+        "UnitNoiseClock(), or a process that ends before pure noise.",
     )
 
 
