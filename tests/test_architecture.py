@@ -35,8 +35,8 @@ LOWER = [
 UPPER = [
     "denoiser",
     "flow",
-    "_compatibility",
     "solver",
+    "_compatibility",
     "student",
     "constraint",
     "distill",

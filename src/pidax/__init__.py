@@ -68,7 +68,7 @@ from .train import warmup_cosine as warmup_cosine
 __version__ = _version("pidax")
 
 # Imported on first use, because many programs do not need them.
-_ROOMS = ("constraint", "convert", "inference", "pde")
+_ROOMS = ("constraint", "convert", "inference", "pde", "solver")
 _NAMES = {
     "Observation": "constraint",
     "Residual": "constraint",
@@ -81,6 +81,7 @@ if _TYPE_CHECKING:
     from . import convert as convert
     from . import inference as inference
     from . import pde as pde
+    from . import solver as solver
     from .constraint import Observation as Observation
     from .constraint import Residual as Residual
     from .inference import infer as infer

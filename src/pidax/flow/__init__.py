@@ -9,6 +9,7 @@ from ._clocks import UnitNoiseClock as UnitNoiseClock
 from ._clocks import UnitSignalClock as UnitSignalClock
 from ._integrate import SolveOptions as SolveOptions
 from ._integrate import rms_of_worst_sample as rms_of_worst_sample
+from ._integrate import step_times as step_times
 from ._log_density import AbstractTrace as AbstractTrace
 from ._log_density import ExactTrace as ExactTrace
 from ._log_density import Hutchinson as Hutchinson
@@ -20,6 +21,8 @@ from ._path_statistics import where_it_moves as where_it_moves
 from ._probability_flow import ProbabilityFlow as ProbabilityFlow
 from ._solve import DensePath as DensePath
 from ._solve import Path as Path
+from ._solve import check_state as check_state
+from ._solve import check_times as check_times
 from ._solve import encode as encode
 from ._solve import solve as solve
 from ._solve import solve_batch as solve_batch

@@ -283,8 +283,25 @@ def step_nodes(
     steps: WholeLike | TimesLike, flow: ProbabilityFlow, times: Times
 ) -> Times:
     """Solver times at the ends of fixed steps, from start to end of the solve."""
+    return _readings(flow, times, _checked_steps(steps, times))
+
+
+def step_times(
+    steps: WholeLike | TimesLike, flow: ProbabilityFlow, times: Times
+) -> Times:
+    """Process times at the ends of the fixed steps that `solve(steps=)` takes between
+    the first of `times` and the last.
+    """
+    nodes = _checked_steps(steps, times)
+    if isinstance(nodes, int):
+        nodes = flow.clock.time(flow.process, _readings(flow, times, nodes))
+    return nodes.at[0].set(times[0]).at[-1].set(times[-1])
+
+
+def _checked_steps(steps: WholeLike | TimesLike, times: Times) -> int | Times:
+    """A number of steps, or the times at which they end, checked."""
     if np.ndim(steps) == 0:
-        return _readings(flow, times, whole_number("steps", steps))
+        return whole_number("steps", steps)
     xp = jnp if is_traced(steps, times) else np  # what is known compiles nothing
     ends = xp.asarray(steps, times.dtype)
     if ends.ndim != 1 or ends.size < 2:
@@ -302,7 +319,7 @@ def step_nodes(
         f"here from {show(start)} to {show(end)}, got {show(ends)}. Pass the same "
         "grid without its final zero, or set the ends of the solve with times=.",
     )
-    return _readings(flow, times, jnp.asarray(ends))
+    return jnp.asarray(ends)
 
 
 @eqx.filter_jit
