@@ -133,7 +133,7 @@ def of_student(problem, recipe: Recipe, count, seed):
 
 
 def of_teacher(problem, recipe: Recipe, count, seed):
-    """The same from the teacher itself, by 8 steps of Bosh3: 24 evaluations a sample."""
+    """The same from the teacher itself, by 8 steps of Bosh3, 24 evaluations."""
     teacher, _ = bench.kept("teacher", teach, problem, recipe, seed)
     process, shape = teacher.process, (problem.size, problem.size, 1)
     flow = px.ProbabilityFlow(teacher, process, shape=shape)

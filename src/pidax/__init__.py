@@ -55,6 +55,7 @@ from .process import uniform_time as uniform_time
 from .store import load as load
 from .store import save as save
 from .student import ExactStudent as ExactStudent
+from .student import FlowMap as FlowMap
 from .student import IntegralStudent as IntegralStudent
 from .student import Student as Student
 from .student import sample as sample

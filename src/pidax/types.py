@@ -113,6 +113,8 @@ def _given_class(
 Scalar: TypeAlias = Float[Array, ""]
 Number: TypeAlias = Array | np.ndarray | np.number | float | int
 ScalarLike: TypeAlias = Real[Number, ""]
+# What a network is told of the noise level: a number, or two (see nn.two_times).
+NoiseLike: TypeAlias = Real[Number, ""] | Real[Number, "2"]
 WholeLike: TypeAlias = Integer[Array | np.ndarray | np.integer | int, ""]
 Sample: TypeAlias = Float[Array, "*event"]
 SampleLike: TypeAlias = Float[Array | np.ndarray, "*event"]

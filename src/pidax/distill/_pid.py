@@ -27,12 +27,15 @@ from ..flow import ProbabilityFlow, TimeClock
 from ..process import karras
 from ..student import (
     AbstractDerivative,
+    FlowMap,
     IntegralStudent,
     SolverStep,
     Stencil,
     Upwind,
     integral_residual,
+    lagrangian_residual,
     residual,
+    through,
 )
 from ..types import (
     Condition,
@@ -136,14 +139,15 @@ class PID(AbstractDistillation):
       residual is the same for any `reach`; a longer one learns it in fewer steps. With
       1 the teacher is always evaluated in the student's own states, as in the paper;
       with all nodes every trajectory is solved, and the student regresses on it.
-    - `legs`: for an `IntegralStudent` with several `starts`, the share of the loss that
-      belongs to its later starts, in [0, 1). A pass from one of them begins in the
-      student's own state there, through which no gradient flows.
-    - `semigroup`: for an `IntegralStudent` with several `starts`, the share of the loss
-      that compares its maps with each other, in [0, 1): what the first pass predicts
-      after a later start, with what a pass from that start predicts. The second pass
-      has the shorter way, and no gradient flows through it. The teacher is not asked.
-      With `slow` the moving average makes the second pass.
+    - `legs`: for a `FlowMap`, or an `IntegralStudent` with several `starts`, the share
+      of the loss that belongs to its later starts, in [0, 1). A pass from one of them
+      begins in the student's own state there, through which no gradient flows. A
+      `FlowMap` starts at any of the `times`, and its residual there is exact.
+    - `semigroup`: for the same students, the share of the loss that compares their maps
+      with each other, in [0, 1): what the first pass predicts after a later start, with
+      what a pass from that start predicts. The second pass has the shorter way, and no
+      gradient flows through it. The teacher is not asked. With `slow` the moving
+      average makes the second pass.
     - `borders`: take a share of each batch from draws of noise with a large loss:
       `Borders()` of `pidax.distill`.
     - `slow`: evaluate the teacher at the state of a moving average of the student with
@@ -289,13 +293,14 @@ class PID(AbstractDistillation):
     def check(self, model: PyTree, data: PyTree) -> None:
         self.check_student(model, data)
         shape = self.shape_of(model)
-        several = isinstance(model, IntegralStudent) and model.starts > 1
+        several = isinstance(model, FlowMap) or getattr(model, "starts", 1) > 1
         require(
             None,
             several or self.semigroup == 0,
-            "semigroup compares the maps of an IntegralStudent with several starts, "
-            f"got semigroup={self.semigroup} and a student without them. Make "
-            "IntegralStudent(network, process, times, starts=4), or leave it out.",
+            "semigroup compares the maps of a FlowMap, or of an IntegralStudent with "
+            f"several starts, got semigroup={self.semigroup} and a student without "
+            "them. Make IntegralStudent(network, process, times, starts=4), or leave "
+            "it out.",
         )
         if isinstance(model, IntegralStudent):
             check_teacher_at(self, model.times, shape)
@@ -373,6 +378,10 @@ class PID(AbstractDistillation):
                 inside=state.slow,
             )
             sides = _Sides(rows, weights, *(side[None] for side in both))
+            if isinstance(model, FlowMap) and self.legs > 0:
+                sides, agreement = self._map_rows(
+                    model, state, unit, condition, laws, seen, key, sides
+                )
         clean = sides.clean
         if self.clamp is not None:
             clean = jnp.clip(clean, *self.clamp)
@@ -460,11 +469,7 @@ class PID(AbstractDistillation):
         second = _Sides(
             rows.reshape(-1), weights.reshape(-1), flat(implied), flat(clean)
         )
-        legs = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b]),
-            first.times(2 * (1 - self.legs)),
-            second.times(2 * self.legs),
-        )
+        legs = self._both(first, second)
         if self.semigroup == 0:
             return legs, None
         if state.slow is not None:
@@ -475,6 +480,55 @@ class PID(AbstractDistillation):
             jnp.arange(after.size), factors, predicted, jax.lax.stop_gradient(later)
         )
         return legs, apart
+
+    def _map_rows(
+        self,
+        model: FlowMap,
+        state: PIDState,
+        unit: Sample,
+        condition: Condition,
+        laws: tuple[AbstractSampling, AbstractWeighting],
+        seen: tuple[Any, ...],
+        key: Key,
+        first: "_Sides",
+    ) -> tuple["_Sides", "_Sides | None"]:
+        """The two sides from `t_max`, and from a later time drawn evenly.
+
+        The second pass begins in the student's own state there. With `semigroup` both
+        together are compared with the map from `t_max`.
+        """
+        times = seen[0].astype(unit.dtype)
+        start_key, row_key = jax.random.split(jax.random.fold_in(key, 1))
+        node = jax.random.randint(start_key, (), 1, times.size)
+        seen = (*seen[:-1], row_key)
+        row, weight = draw_row(*laws, *seen, first=node)
+        s, t = times[node], times[row]
+        to_start = jax.lax.stop_gradient(model.clean(unit, s, condition))
+        there = model.state(unit, to_start, s) / self.flow.process.sigma(s)
+        implied, clean = lagrangian_residual(
+            model, self.flow, there, s, t, condition, inside=state.slow
+        )
+        factors = laws[1](*seen[:-1])
+        second = _Sides(
+            row[None], (weight / factors[node])[None], implied[None], clean[None]
+        )
+        legs = self._both(first, second)
+        if self.semigroup == 0:
+            return legs, None
+        teacher = model if state.slow is None else state.slow
+        wanted = jax.lax.stop_gradient(
+            through(teacher, unit, teacher.clean(unit, s, condition), s, t, condition)
+        )
+        own = model.clean(unit, t, condition)
+        return legs, _Sides(row[None], weight[None], own[None], wanted[None])
+
+    def _both(self, first: "_Sides", second: "_Sides") -> "_Sides":
+        """The rows of two passes, whose losses count as `legs` says."""
+        return jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]),
+            first.times(2 * (1 - self.legs)),
+            second.times(2 * self.legs),
+        )
 
     def _times_of(self, model: PyTree) -> Times:
         """Where the rows ask for the ODE: the nodes of a student that has its own."""

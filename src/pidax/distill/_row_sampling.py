@@ -376,14 +376,16 @@ def draw_row(
     progress: Scalar,
     measured: Rows,
     key: Array,
+    first: int | Array = 0,
 ) -> tuple[Array, Scalar]:
-    """The index of a row, and the factor of its loss."""
+    """The index of a row from the `first` on, and the factor of its loss."""
     weights = weighting(times, losses, progress, measured)
     chances = sampling(times, losses, progress)
-    i = jax.random.categorical(key, jnp.log(chances))
+    allowed = jnp.arange(times.size) >= first
+    i = jax.random.categorical(key, jnp.where(allowed, jnp.log(chances), -jnp.inf))
     if not sampling.compensates:
         return i, weights[i]
-    return i, weights[i] * chances.mean() / chances[i]
+    return i, weights[i] * chances.mean(where=allowed) / chances[i]
 
 
 def draw_rows(

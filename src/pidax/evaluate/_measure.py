@@ -22,7 +22,7 @@ from .._progress import advance
 from ..denoiser import AbstractDenoiser, AbstractExactDenoiser
 from ..flow import AbstractClock, ProbabilityFlow, solve_batch
 from ..metrics import median_bandwidth, mmd, sample_errors, sliced_wasserstein
-from ..student import AbstractNetworkStudent, IntegralStudent
+from ..student import AbstractNetworkStudent, FlowMap, IntegralStudent
 from ..types import Batch, BatchLike, Condition, Key, Sample, Scalar, Times
 from ._report import FirstAnswer, Floor, Solution
 
@@ -231,15 +231,11 @@ def first_answers(
     """
     if not isinstance(student, AbstractNetworkStudent):
         return None
-    starts = getattr(student, "start_nodes", (0,))
-    found = [
-        [
-            np.asarray(_first_answer(flow, student, z, k, node, c))
-            for z, c in along.blocks()
-        ]
-        for k, node in enumerate(starts)
-    ]
     times = getattr(student, "start_times", (student.process.t_max,))
+    found = [
+        [np.asarray(_first_answer(flow, student, z, k, c)) for z, c in along.blocks()]
+        for k in range(len(times))
+    ]
     count = len(along.z)
     mean = lambda parts, i: float(np.sqrt(np.concatenate(parts)[:count, i].mean()))
     return [
@@ -254,19 +250,20 @@ def _first_answer(
     student: Any,
     z: Batch,
     k: int,
-    node: int,
     condition: Condition,
 ) -> Float[Array, "sample 2"]:
     """Mean squares of the difference and of the teacher's answer, for each draw."""
-    last = jnp.asarray(student.process.t_max, z.dtype)
-    whole = isinstance(student, IntegralStudent)
-    t = jnp.asarray(student.nodes[node], z.dtype) if whole else last
+    times = getattr(student, "start_times", (student.process.t_max,))
+    t = jnp.asarray(times[k], z.dtype)
     sigma, alpha = student.process.level(t)
 
     def one(z: Sample, condition: Condition) -> Array:
         x = student(z, t, condition)
-        if whole:
-            own = student.predicted(x / sigma, condition, start=k)[node]
+        if isinstance(student, IntegralStudent):
+            answers = student.predicted(x / sigma, condition, start=k)
+            own = answers[student.start_nodes[k]]
+        elif isinstance(student, FlowMap):
+            own = student.mean(x / sigma, t, t, condition)
         else:
             own = student.clean(x / sigma, t, condition)
         wanted = flow.denoiser(x, sigma, alpha, condition)

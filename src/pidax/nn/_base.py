@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._checks import require_whole
-from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, Shape
+from ..types import (
+    Condition,
+    Elementwise,
+    Key,
+    NoiseLike,
+    Sample,
+    SampleLike,
+    ScalarLike,
+    Shape,
+)
 
 
 class AbstractNetwork(eqx.Module):
@@ -41,7 +50,7 @@ class AbstractNetwork(eqx.Module):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,

@@ -44,7 +44,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import require_whole, whole_number
-from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, typed
+from ..types import Condition, Elementwise, Key, NoiseLike, SampleLike, typed
 from ._base import AbstractFeatures, AbstractNetwork, refuse_augment, require_rate
 from ._embedding import Embedding
 from ._layers import (
@@ -449,7 +449,7 @@ class FNO(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,

@@ -63,7 +63,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import require_whole, whole_number
-from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, typed
+from ..types import (
+    Condition,
+    Elementwise,
+    Key,
+    NoiseLike,
+    Sample,
+    SampleLike,
+    ScalarLike,
+    typed,
+)
 from ._base import (
     AbstractFeatures,
     AbstractNetwork,
@@ -566,7 +575,7 @@ class SongUNet(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,
@@ -651,7 +660,7 @@ class DhariwalUNet(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from .._checks import call_network
-from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
+from ..types import Condition, Elementwise, Key, NoiseLike, SampleLike, Shape, typed
 from ._base import AbstractFeatures, AbstractNetwork
 from ._embedding import Embedding
 from ._image_unets import NoiseEmbedding
@@ -66,7 +66,7 @@ class LowPrecision(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,

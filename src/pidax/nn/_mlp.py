@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._checks import require_whole
-from ..types import Condition, Elementwise, Key, SampleLike, ScalarLike, Shape, typed
+from ..types import Condition, Elementwise, Key, NoiseLike, SampleLike, Shape, typed
 from ._base import (
     AbstractFeatures,
     AbstractNetwork,
@@ -81,7 +81,7 @@ class MLP(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,
@@ -186,7 +186,7 @@ class ResidualMLP(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,
@@ -247,7 +247,7 @@ class Concatenated(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._checks import require_whole
-from ..types import Condition, Elementwise, Key, Sample, SampleLike, ScalarLike, typed
+from ..types import Condition, Elementwise, Key, NoiseLike, Sample, SampleLike, typed
 from ._base import (
     AbstractFeatures,
     AbstractNetwork,
@@ -143,7 +143,7 @@ class UNet(AbstractNetwork):
     def __call__(
         self,
         x: SampleLike,
-        c_noise: ScalarLike,
+        c_noise: NoiseLike,
         condition: Condition = None,
         *,
         augment: Condition = None,

@@ -1,7 +1,10 @@
 """The trajectory x(z, t) as a network, and its derivative in time."""
 
 from ._exact_student import ExactStudent as ExactStudent
-from ._integral_student import InSteps as InSteps
+from ._flow_map import FlowMap as FlowMap
+from ._flow_map import lagrangian_residual as lagrangian_residual
+from ._flow_map import through as through
+from ._in_steps import InSteps as InSteps
 from ._integral_student import IntegralStudent as IntegralStudent
 from ._integral_student import integral_residual as integral_residual
 from ._ode_residual import residual as residual

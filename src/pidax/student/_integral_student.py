@@ -59,9 +59,9 @@ from ..types import (
     WholeLike,
     typed,
 )
+from ._in_steps import InSteps, in_steps
 from ._student import (
     AbstractNetworkStudent,
-    AbstractStudent,
     coefficients_of,
     usable_teacher,
 )
@@ -316,16 +316,9 @@ class IntegralStudent(AbstractNetworkStudent):
         return jnp.where(t < self._start_times(t.dtype)[start], moved, x)
 
     @typed
-    def in_steps(self, steps: WholeLike) -> "InSteps":
+    def in_steps(self, steps: WholeLike) -> InSteps:
         """This student, sampling in so many steps: a divisor of `starts`."""
-        steps = whole_number("steps", steps)
-        if self.starts % steps:
-            known = [k for k in range(1, self.starts + 1) if self.starts % k == 0]
-            raise ValueError(
-                f"a student with starts={self.starts} samples in one of {known} steps, "
-                f"got steps={steps}. Train one with starts={steps}."
-            )
-        return InSteps(self, steps)
+        return in_steps(self, steps)
 
     def predicted(
         self,
@@ -406,63 +399,6 @@ class IntegralStudent(AbstractNetworkStudent):
         share = jnp.where(first, 0.0, (rho[i] - rho[0]) / span)
         row = share * jnp.asarray(rule.mean, dtype)[i] + (1 - share) * on
         return jnp.pad(row, (self.start_nodes[start], 0))
-
-
-class InSteps(AbstractStudent):
-    """An `IntegralStudent` that is asked again on the way: see `in_steps`.
-
-    It samples with `steps` evaluations of the network, each from the state in which the
-    one before ended.
-    """
-
-    process: AbstractProcess
-    student: IntegralStudent
-    steps: int = eqx.field(static=True)
-
-    def __init__(self, student: IntegralStudent, steps: int):
-        self.process, self.student, self.steps = student.process, student, steps
-
-    def __repr__(self) -> str:
-        return f"in {self.steps} steps: {self.student!r}"
-
-    @property
-    def shape(self) -> Shape | None:
-        """The shape of one sample, or None if any will do."""
-        return self.student.shape
-
-    @property
-    def classes(self) -> int | None:
-        """The number of classes of the network; None without classes."""
-        return self.student.classes
-
-    @property
-    def end(self) -> float:
-        """`t_min`, the last time of the training."""
-        return self.student.end
-
-    @typed
-    def __call__(
-        self,
-        z: SampleLike,
-        t: ScalarLike,
-        condition: Condition = None,
-        *,
-        key: Key | None = None,
-    ) -> Sample:
-        """The state at time `t` of the trajectory that starts from `z` at `t_max`."""
-        student, stride = self.student, self.student.starts // self.steps
-        x = state = jnp.asarray(z)
-        t = jnp.asarray(t, x.dtype)
-        stops = [jnp.asarray(s, x.dtype) for s in student.start_times[::stride]]
-        for k, stop in enumerate(stops):
-            start = k * stride
-            unit = student._unit(state, start)
-            predicted = student.predicted(unit, condition, start=start, key=key)
-            here = student._state(state, predicted, start, t)
-            x = jnp.where(t < stop, here, x)
-            if k + 1 < len(stops):
-                state = student._state(state, predicted, start, stops[k + 1])
-        return x
 
 
 class _Rule(NamedTuple):

@@ -20,6 +20,7 @@ from .._checks import check_condition, whole_number
 from .._progress import advance, progress_bar
 from ..flow import ProbabilityFlow, SolveOptions, solve_batch
 from ..types import Batch, Condition, Key, Sample, WholeLike, typed
+from ._flow_map import FlowMap
 from ._integral_student import IntegralStudent
 from ._student import AbstractStudent
 
@@ -56,8 +57,8 @@ def sample(
     - `devices`: for a student, the devices among which each batch is divided; by
       default all of this process.
     - `progress`: show a bar.
-    - `denoise`, `options`: for the solve of a flow; see `solve_batch`. An
-      `IntegralStudent` with several `starts` takes `steps=`, too: the number of its
+    - `denoise`, `options`: for the solve of a flow; see `solve_batch`. A `FlowMap` and
+      an `IntegralStudent` with several `starts` take `steps=`, too: the number of
       evaluations for a sample, by default one.
     """
     count = whole_number("count", count)
@@ -74,14 +75,14 @@ def sample(
             "expected a student or a ProbabilityFlow to sample, got "
             f"{type(model).__name__}. {_cure(model)}"
         )
-    if isinstance(model, IntegralStudent) and "steps" in options:
+    if isinstance(model, FlowMap | IntegralStudent) and "steps" in options:
         model = model.in_steps(whole_number("steps", options.pop("steps")))
     given = sorted(options) + ["denoise"] * denoise
     if given:
         raise ValueError(
             f"a student is evaluated and not solved: expected no options of a solve, "
             f"got {', '.join(given)}. Leave them out. An IntegralStudent with several "
-            "starts takes steps=."
+            "starts takes steps=, and a FlowMap."
         )
     return _of_student(model, count, key, condition, batch_size, devices, progress)
 

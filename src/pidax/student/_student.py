@@ -178,9 +178,9 @@ class AbstractNetworkStudent(AbstractStudent):
         sigma, start = self.process.sigma(t), self.process.sigma(last)
         # At T exactly 1 and 0, with their derivatives in time.
         end = t == last
-        noise = _exactly(1.0, sigma / start, where=end)
+        noise = exactly(1.0, sigma / start, where=end)
         gap = self.gap(*self.process.level(t))
-        gap = _exactly(0.0, gap, where=end & (self.boundary == "hard"))
+        gap = exactly(0.0, gap, where=end & (self.boundary == "hard"))
         return noise * z + gap * self.clean(z / start, t, condition, key=key)
 
     def _require_inside(self, t: Scalar) -> None:
@@ -357,7 +357,7 @@ def usable_teacher(
     return denoiser
 
 
-def _exactly(number: float, value: Scalar, *, where: Scalar) -> Scalar:
+def exactly(number: float, value: Scalar, *, where: Scalar) -> Scalar:
     """`value`, corrected to `number` where `where` is true.
 
     Its derivative in time does not change; a bare `jnp.where` would make it zero.
