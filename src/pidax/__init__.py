@@ -74,6 +74,7 @@ _NAMES = {
     "Observation": "constraint",
     "Residual": "constraint",
     "infer": "inference",
+    "optimise_grid": "solver",
     "refine": "inference",
 }
 
@@ -87,6 +88,7 @@ if _TYPE_CHECKING:
     from .constraint import Residual as Residual
     from .inference import infer as infer
     from .inference import refine as refine
+    from .solver import optimise_grid as optimise_grid
 
 
 def __getattr__(name: str) -> _Any:

@@ -1,0 +1,129 @@
+"""Grids that are found: known optima, and draws that the search has not seen."""
+
+import itertools
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close
+
+import pidax as px
+from pidax.solver import optimise_grid
+from pidax.solver._found_grid import _dynamic, _fine_nodes, cheapest_path
+
+SCALE = 0.5  # the standard deviation of the data
+DDIM = diffrax.Euler()  # on EDM's own variables
+
+
+def gaussian_flow(process):
+    """Data N(0, SCALE^2): equal steps of the angle are the best of DDIM."""
+    shrink = lambda x, s, a: x * (SCALE**2 * a / (SCALE**2 * a**2 + s**2))
+    data = px.from_function(shrink, shape=(2,))
+    clock = px.flow.UnitSignalClock()
+    return px.ProbabilityFlow(data, process, clock=clock)
+
+
+def test_the_cheapest_path_is_the_cheapest_of_all():
+    cost = np.random.default_rng(0).random((7, 7))
+    cost[np.tril_indices(7)] = np.inf
+    paths = [(0, *inner, 6) for inner in itertools.combinations(range(1, 6), 3)]
+    price = lambda path: sum(cost[i, j] for i, j in itertools.pairwise(path))
+    assert tuple(cheapest_path(cost, 4)) == min(paths, key=price)
+    assert tuple(cheapest_path(cost, 1)) == (0, 6)
+
+
+def test_dynamic_programming_finds_equal_angles_on_the_exact_path(x64):
+    """The states of N(0, SCALE^2) keep their y; no solve is needed to know them."""
+    flow = gaussian_flow(px.EDM(sigma_data=SCALE))
+    nodes = _fine_nodes(flow.process, np.dtype(float))
+    y = np.array([[0.3, -1.2], [0.9, 0.1]])
+    xs = jnp.asarray(y[:, None] * np.asarray(flow.process.scale(nodes))[:, None])
+    times = _dynamic(flow, nodes, xs, None, 5)
+    angles = np.asarray(flow.process.angle(times))
+    spacing = np.abs(np.diff(flow.process.angle(nodes))).max()
+    assert_close(angles, np.linspace(angles[0], angles[-1], 6), 0, spacing)
+    assert_close(angles[[0, -1]], flow.process.angle(nodes)[np.array([0, -1])], 1e-15)
+    with pytest.raises(ValueError, match=r"among 129 nodes: expected fewer.*got 200"):
+        _dynamic(flow, nodes, xs, None, 200)
+
+
+@pytest.mark.slow  # compiles two solves
+def test_dynamic_programming_finds_equal_angles(x64, key):
+    process = px.EDM(sigma_data=SCALE)
+    start = px.karras(6, process)
+    found = optimise_grid(
+        gaussian_flow(process), 5, key=key, solver=DDIM, search="dynamic",
+        start=start, draws=4,
+    )  # fmt: skip
+    angles = np.asarray(process.angle(found.times))
+    nodes = process.angle(_fine_nodes(process, np.dtype(float)))
+    spacing = np.abs(np.diff(nodes)).max()
+    even = np.linspace(angles[0], angles[-1], 6)
+    assert_close(angles, even, 0, spacing)
+    assert_close(angles[[0, -1]], even[[0, -1]], 1e-12)
+    # The gain of N equal steps is a product of cosines; the data end with size 0.5.
+    gain = lambda times: np.prod(np.cos(np.diff(process.angle(times))))
+    ratio = (1 - gain(found.times)) / (1 - gain(start))
+    assert_close(found.error / found.start_error, ratio, 2e-3)
+    assert found.error < 0.6 * found.start_error
+    assert str(found).startswith("FoundGrid of 5 steps: error ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["gradient", "evolution"])
+@pytest.mark.parametrize("make", [px.EDM, px.VP])
+def test_searches_find_equal_angles_from_a_poor_start(search, make, x64, key):
+    process = make(sigma_data=SCALE)
+    found = optimise_grid(
+        gaussian_flow(process), 5, key=key, solver=DDIM, search=search,
+        start=px.karras(6, process), draws=8,
+    )  # fmt: skip
+    steps = np.diff(process.angle(found.times))
+    assert_close(steps / steps.mean(), 1, 0.03 if search == "gradient" else 0.2)
+    gain = lambda times: np.prod(np.cos(np.diff(process.angle(times))))
+    best = gain(px.uniform_angle(6, process))
+    assert 1 - gain(found.times) < 1.03 * (1 - best)
+    half = 4
+    assert found.differentiated == (search == "gradient") * 100 * 5 * half
+    trials = 100 * 5 * half if search == "gradient" else 15 * 12 * 5 * half
+    assert found.evaluations > trials + (1 + 2) * 5 * half
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["dynamic", "gradient", "evolution"])
+def test_a_found_grid_is_no_worse_on_new_draws_of_a_mixture(search, x64, key, tmp_path):
+    process = px.EDM()
+    clock = px.flow.UnitSignalClock()
+    flow = px.ProbabilityFlow(px.GaussianMixture.ring(), process, clock=clock)
+    start = px.karras(7, process)
+    found = optimise_grid(flow, 6, key=key, solver=DDIM, search=search, start=start)
+    px.save(tmp_path / "grid.pidax", found)
+    again = px.load(tmp_path / "grid.pidax")
+    assert_close(again.times, found.times, 0)
+    assert again.evaluations == found.evaluations
+    z = process.prior(jax.random.key(99), (512, 2))
+    fine = px.solve_batch(flow, z, rtol=1e-7).end
+
+    def error(times):
+        end = px.solve_batch(flow, z, solver=DDIM, steps=times).end
+        return np.exp(np.log(np.linalg.norm(end - fine, axis=1)).mean())
+
+    assert error(found.times) <= error(start)
+    # What it says of itself is true of new draws.
+    assert_close(error(found.times) / 2**0.5, found.error, 0.25)
+    assert_close(error(start) / 2**0.5, found.start_error, 0.25)
+
+
+def test_bad_input_is_named(key):
+    flow = gaussian_flow(px.EDM(sigma_data=SCALE))
+    with pytest.raises(ValueError, match=r"search must be one of .*got 'magic'"):
+        optimise_grid(flow, 5, key=key, search="magic")
+    with pytest.raises(ValueError, match=r"the 6 times of 5 steps, got 8"):
+        optimise_grid(flow, 5, key=key, start=px.karras(8, flow.process))
+    with pytest.raises(ValueError, match=r"draws must be a whole number of at least 2"):
+        optimise_grid(flow, 5, key=key, draws=1)
+    bare = px.ProbabilityFlow(px.from_function(lambda x, s, a: x), px.EDM())
+    with pytest.raises(ValueError, match=r"Pass shape= to ProbabilityFlow"):
+        optimise_grid(bare, 5, key=key)
