@@ -4,7 +4,13 @@ import subprocess
 import sys
 
 HEAVY = ("torch", "exponax", "matplotlib", "optax", "scipy.stats", "scipy.interpolate")
-ROOMS = ("pidax.pde", "pidax.constraint", "pidax.convert", "pidax.inference")
+ROOMS = (
+    "pidax.pde",
+    "pidax.constraint",
+    "pidax.convert",
+    "pidax.inference",
+    "pidax.solver",
+)
 IMPORT = f"""
 import sys
 import jax, equinox, diffrax

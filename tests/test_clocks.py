@@ -85,7 +85,8 @@ def test_pure_noise_has_no_signal_clock(x64):
     process, teacher = px.RectifiedFlow(), gaussian()
     z = jnp.array([0.3, -1.0, 2.0])
     signal = px.ProbabilityFlow(teacher, process, clock=UnitSignalClock())
-    for options in ({"steps": 4}, {}):
+    cases: list[px.flow.SolveOptions] = [{"steps": 4}, {}]
+    for options in cases:
         with pytest.raises(ValueError, match=r"UnitSignalClock needs .*AngleClock"):
             px.solve(signal, z, **options)
 

@@ -8,6 +8,7 @@ from ._clocks import TimeClock as TimeClock
 from ._clocks import UnitNoiseClock as UnitNoiseClock
 from ._clocks import UnitSignalClock as UnitSignalClock
 from ._integrate import SolveOptions as SolveOptions
+from ._integrate import require_signal as require_signal
 from ._integrate import rms_of_worst_sample as rms_of_worst_sample
 from ._integrate import step_times as step_times
 from ._log_density import AbstractTrace as AbstractTrace
@@ -24,5 +25,6 @@ from ._solve import Path as Path
 from ._solve import check_state as check_state
 from ._solve import check_times as check_times
 from ._solve import encode as encode
+from ._solve import field_of_flow as field_of_flow
 from ._solve import solve as solve
 from ._solve import solve_batch as solve_batch

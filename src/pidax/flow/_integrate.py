@@ -131,7 +131,7 @@ class Watched(diffrax.AbstractStepSizeController):
         return keep, next_t0, next_t1, jumped, (state, fresh, count), result
 
 
-class _Leaves(eqx.Module):
+class Leaves(eqx.Module):
     """A vector field as a list of its leaves.
 
     `diffrax.BacksolveAdjoint` carries an adjoint with the structure of the field, and
@@ -141,8 +141,12 @@ class _Leaves(eqx.Module):
     leaves: list[Any]
     structure: Any = eqx.field(static=True)
 
+    @property
+    def field(self) -> Any:
+        return jax.tree.unflatten(self.structure, self.leaves)
+
     def __call__(self, t: Any, y: PyTree, args: PyTree) -> PyTree:
-        return jax.tree.unflatten(self.structure, self.leaves)(t, y, args)
+        return self.field(t, y, args)
 
 
 def make_plan(
@@ -153,7 +157,12 @@ def make_plan(
     *,
     dense: bool = False,
 ) -> Plan:
-    """Complete the options for a solve from the first of these times to the last."""
+    """Complete the options for a solve from the first of these times to the last.
+
+    A solver with a method `prepare(flow, times, steps, adjoint)` is told what it is
+    used for: it refuses what cannot work, and returns itself for this number of fixed
+    steps (None with error control).
+    """
     unknown = set(options) - set(SolveOptions.__annotations__)
     if unknown:
         raise TypeError(
@@ -186,10 +195,16 @@ def make_plan(
         if max_steps is None:
             max_steps = MAX_STEPS_DENSE if dense else MAX_STEPS
         max_steps = whole_number("max_steps", max_steps)
+    adjoint = options.get("adjoint") or diffrax.RecursiveCheckpointAdjoint()
+    prepare = getattr(solver, "prepare", None)
+    if prepare is not None:
+        fixed = isinstance(controller, diffrax.StepTo)
+        count = len(controller.ts) - 1 if fixed else None
+        solver = prepare(flow, times, count, adjoint)
     return Plan(
         solver,
         controller,
-        options.get("adjoint") or diffrax.RecursiveCheckpointAdjoint(),
+        adjoint,
         options.get("progress_meter") or diffrax.NoProgressMeter(),
         dt0,
         max_steps,
@@ -370,7 +385,7 @@ def integrate(
     The statistics gain `"evaluations"`, the calls of the flow's denoiser.
     """
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_Leaves(*jax.tree.flatten(field))),
+        diffrax.ODETerm(Leaves(*jax.tree.flatten(field))),
         plan.solver,
         *ends,
         plan.dt0,
@@ -436,11 +451,14 @@ def evaluations(
 
     `each` is the cost of one call of the denoiser (2 with guidance). The count is known
     for Euler and for every explicit Runge-Kutta method with a tableau. Another solver
-    states its cost by an attribute `evaluations = (calls at the start, calls a step)`.
+    states its cost by an attribute `evaluations = (calls at the start, calls a step)`,
+    or by a method `evaluations(steps)` if its steps do not cost the same.
     None if the calls cannot be counted, as for implicit solvers.
     """
     steps: Array = solution.stats["num_steps"]
     declared = getattr(solver, "evaluations", None)
+    if callable(declared):
+        return each * declared(steps)
     if declared is not None:
         return each * (declared[0] + declared[1] * steps)
     if isinstance(solver, diffrax.Euler):

@@ -100,9 +100,15 @@ class ProbabilityFlow(eqx.Module):
     def __call__(self, tau: ScalarLike, u: Sample, args: Condition = None) -> Sample:
         """The vector field of the ODE in the clock's variables."""
         sigma, alpha, sigma_rate, alpha_rate = self.level(jnp.asarray(tau))
-        x0 = _same_dtype(self.denoiser(u, sigma, alpha, args), u)
+        x0 = self.denoised(u, sigma, alpha, args)
         # du/dtau = alpha' D + sigma' (u - alpha D) / sigma
         return alpha_rate * x0 + sigma_rate * (u - alpha * x0) / sigma
+
+    def denoised(
+        self, u: Sample, sigma: Scalar, alpha: Scalar, args: Condition = None
+    ) -> Sample:
+        """The denoiser's answer for the clock's state at this noise level."""
+        return _same_dtype(self.denoiser(u, sigma, alpha, args), u)
 
     def divergence(
         self,

@@ -38,6 +38,7 @@ from ..types import (
 )
 from ._clocks import AbstractClock, magnification
 from ._integrate import (
+    Leaves,
     Plan,
     SolveOptions,
     integrate,
@@ -134,6 +135,31 @@ class BatchField(eqx.Module):
     def __call__(self, tau: Scalar, u: Batch, args: Condition) -> Batch:
         field = jax.vmap(self.flow, in_axes=(None, 0, 0))
         return field(tau, u, args)
+
+    def denoised(
+        self, u: Batch, sigma: Scalar, alpha: Scalar, args: Condition
+    ) -> Batch:
+        ask = jax.vmap(self.flow.denoised, in_axes=(0, None, None, 0))
+        return ask(u, sigma, alpha, args)
+
+
+def field_of_flow(field: Any) -> tuple[Any, ProbabilityFlow]:
+    """The `ProbabilityFlow` in the vector field of a term, and itself or its batch.
+
+    A solver that steps the denoised sample needs it: the first value has a method
+    `denoised(u, sigma, alpha, args)`, for one sample or for a batch as `u` is.
+    """
+    field = field.field if isinstance(field, Leaves) else field
+    if isinstance(field, BatchField):
+        return field, field.flow
+    if isinstance(field, ProbabilityFlow):
+        return field, field
+    raise ValueError(
+        "expected the vector field of a ProbabilityFlow, whose denoiser this solver "
+        f"asks itself, got {type(field).__name__}. Pass flow.term(), or take a solver "
+        "of any equation: pidax.solver.Multistep(order, 'slope', 'clock'), or one of "
+        "Diffrax."
+    )
 
 
 @typed

@@ -1,8 +1,29 @@
-"""Samplers beyond one step after another."""
+"""Samplers of few steps as Diffrax solvers, grids that are found, parallel in time."""
 
 from ._analytic_first_step import analytic_first_step as analytic_first_step
 from ._found_grid import FoundGrid as FoundGrid
 from ._found_grid import optimise_grid as optimise_grid
+from ._multistep import Multistep as Multistep
 from ._parallel_in_time import ParallelPath as ParallelPath
 from ._parallel_in_time import parareal as parareal
 from ._parallel_in_time import picard as picard
+from ._presets import DDIM as DDIM
+from ._presets import GHVB as GHVB
+from ._presets import IPNDM as IPNDM
+from ._presets import LMS as LMS
+from ._presets import Adams as Adams
+from ._presets import Ancestral as Ancestral
+from ._presets import DEISrhoAB as DEISrhoAB
+from ._presets import DEIStAB as DEIStAB
+from ._presets import DPMSolver as DPMSolver
+from ._presets import DPMSolverPP as DPMSolverPP
+from ._presets import DPMSolverPP3MCode as DPMSolverPP3MCode
+from ._presets import SASolver as SASolver
+from ._presets import SDEDPMSolverPP as SDEDPMSolverPP
+from ._presets import UniPC as UniPC
+from ._weight_rules import AbstractRule as AbstractRule
+from ._weight_rules import HalfCurvature as HalfCurvature
+from ._weight_rules import HalfSlope as HalfSlope
+from ._weight_rules import Interpolating as Interpolating
+from ._weight_rules import Momentum as Momentum
+from ._weight_rules import Weights as Weights
