@@ -1,17 +1,19 @@
-r"""Priors of channels that are learned from a training set, and their Gaussian rivals.
+r"""Priors of channels and of shocks that are learned from a training set; their rivals.
 
 All see the same fields, the training set of the row `training set`: so a generator is
 worth its training if its answers are better than that set itself, reweighted. Each is
 drawn as often as the bank of the exact law and solved by the same solver; the answers
 are the draws, weighted by the likelihood.
 
-- `student`: a teacher by denoising score matching on the fields and their mirror images
-  (the law has these symmetries), and a one-step student of it by `PID`, which sees no
-  field. A sample is rounded to the nearer material.
+- `student`: a teacher by denoising score matching on the fields and their images (under
+  mirrors and shifts that do not change the law), and a one-step student of it by `PID`,
+  which sees no field. Channels are rounded to the nearer material.
 - `teacher`: solutions of that teacher's ODE, to tell its errors from the student's.
-- `Gaussian, rounded`: mean and covariance of the fields and their mirror images.
+- `training set and images`: the training set with the same images, reweighted.
+- `Gaussian, rounded`: mean and covariance of the channels and their images.
 - `cut Gaussian`: a Gaussian field cut at a level for each point, with the correlations
   for which any two points are in channels as often as in the fields (tetrachoric ones).
+- `Gaussian fields`: mean and covariance of the initial fields and their images.
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ from scipy.stats import norm
 import pidax as px
 
 from .. import bench
-from .problems_steady import BATCH, SEEDS, TRAINING, Reweighted
+from .problems_steady import BATCH, SEEDS, TRAINING, Channels, Reweighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +47,38 @@ class Recipe:
         return Recipe(8, 4, 2, 2, 4)
 
 
-def signs(problem, seed):
-    """The fields of the training set and their mirror images: 1 in channels, or -1."""
+RECIPES = {"Channels": Recipe(), "Shocks": Recipe(384, 12, 5000, 3000, 256)}
+LONGER = {"Channels": Recipe(student_steps=1500)}
+
+
+def trained_on(problem, seed):
+    """The fields of the training set in the coordinates of the model, and images."""
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed + TRAINING), problem.training)
-        a = np.asarray(jax.jit(jax.vmap(problem.given))(keys))
-    inside = np.where(a > 10, 1.0, -1.0).astype(np.float32)
-    both = np.concatenate([inside, inside[:, ::-1]])
-    return np.concatenate([both, both[:, :, ::-1]])
+        given = np.asarray(jax.jit(jax.vmap(problem.given))(keys))
+    return problem.images(problem.to_model(given))
+
+
+def network_of(problem, recipe: Recipe, key):
+    """A U-Net for media, a perceptron for fields on a circle."""
+    if isinstance(problem, Channels):
+        return px.nn.UNet(1, 1, width=recipe.width, multipliers=(1, 2), key=key)
+    size = problem.size
+    return px.nn.ResidualMLP(size, size, width=recipe.width, depth=4, key=key)
+
+
+def shape_of(problem):
+    """Of a sample of the model."""
+    size = problem.size
+    return (size, size, 1) if isinstance(problem, Channels) else (size,)
 
 
 def teach(problem, recipe: Recipe, seed):
-    data = signs(problem, seed)[..., None]
+    data = trained_on(problem, seed)
+    data = data.reshape(len(data), *shape_of(problem))
     process = px.EDM(sigma_data=float(data.std()))
     first, second = jax.random.split(jax.random.key(seed))
-    network = px.nn.UNet(1, 1, width=recipe.width, multipliers=(1, 2), key=first)
+    network = network_of(problem, recipe, first)
     rate = px.warmup_cosine(recipe.rate, recipe.teacher_steps)
     result = px.fit(
         px.Preconditioned(network, process),
@@ -74,14 +93,14 @@ def teach(problem, recipe: Recipe, seed):
     return result.ema()
 
 
-NOTED = ("rms", "points_of_the_other_material", "near_a_material")
+NOTED = ("rms", "points_of_the_other_sign", "near_one")
 
 
 def distil(problem, recipe: Recipe, seed):
     """The student, and how far it is from the teacher's solutions."""
     teacher, _ = bench.kept("teacher", teach, problem, recipe, seed)
     process = teacher.process
-    shape = (problem.size, problem.size, 1)
+    shape = shape_of(problem)
     flow = px.ProbabilityFlow(teacher, process, shape=shape)
     first, second, third = jax.random.split(jax.random.key(seed + 1), 3)
     times = px.where_it_moves(flow, recipe.nodes, key=first, draws=64)
@@ -108,59 +127,61 @@ def distil(problem, recipe: Recipe, seed):
     return student, note
 
 
-def looked_at(problem, inside):
-    """What sensors would see of fields, in batches."""
-    law = problem.equation.coefficient
+def looked_at(problem, x):
+    """What sensors would see of fields of the model, in batches."""
     with jax.enable_x64(True):
-        step = min(BATCH, len(inside))
+        step = min(BATCH, len(x))
         parts = [
-            problem.solved(jnp.where(some, law.high, law.low).astype(float))
-            for some in (inside[i : i + step] for i in range(0, len(inside), step))
+            np.asarray(problem.solved(problem.to_given(x[i : i + step])), np.float32)
+            for i in range(0, len(x), step)
         ]
-        return np.concatenate([np.asarray(part, np.float32) for part in parts])
+    return np.concatenate(parts)
+
+
+def drawn_by(make, problem, process, count, seed):
+    """Samples made of draws of the prior, in batches, as fields."""
+    found, step = [], min(BATCH, count)
+    for key in jax.random.split(jax.random.key(seed + 2), count // step):
+        z = process.prior(key, (step, *shape_of(problem)))
+        found.append(np.asarray(make(z)).reshape(step, *problem.shape))
+    return np.concatenate(found)
 
 
 def of_student(problem, recipe: Recipe, count, seed):
     student, note = bench.kept("student", distil, problem, recipe, seed)
     make = jax.jit(jax.vmap(student.sample))
-    inside = []
-    step = min(BATCH, count)
-    for key in jax.random.split(jax.random.key(seed + 2), count // step):
-        shape = (step, problem.size, problem.size, 1)
-        inside.append(np.asarray(make(student.process.prior(key, shape)))[..., 0] > 0)
+    x = drawn_by(make, problem, student.process, count, seed)
     told = {f"student_{name}": note[name] for name in NOTED}
-    return looked_at(problem, np.concatenate(inside)), told
+    return looked_at(problem, x), told
 
 
 def of_teacher(problem, recipe: Recipe, count, seed):
     """The same from the teacher itself, by 8 steps of Bosh3, 24 evaluations."""
     teacher, _ = bench.kept("teacher", teach, problem, recipe, seed)
-    process, shape = teacher.process, (problem.size, problem.size, 1)
-    flow = px.ProbabilityFlow(teacher, process, shape=shape)
-    times, inside = px.karras(9, process), []
-    step = min(BATCH, count)
-    for key in jax.random.split(jax.random.key(seed + 2), count // step):
-        z = process.prior(key, (step, *shape))
-        path = px.solve_batch(flow, z, solver=diffrax.Bosh3(), steps=times)
-        inside.append(np.asarray(path.end)[..., 0] > 0)
-    return looked_at(problem, np.concatenate(inside))
+    flow = px.ProbabilityFlow(teacher, teacher.process, shape=shape_of(problem))
+    options = {"solver": diffrax.Bosh3(), "steps": px.karras(9, teacher.process)}
+    make = lambda z: px.solve_batch(flow, z, **options).end
+    return looked_at(problem, drawn_by(make, problem, teacher.process, count, seed))
+
+
+def of_images(problem, recipe, count, seed):
+    return looked_at(problem, trained_on(problem, seed))
 
 
 def of_gaussian(problem, recipe, count, seed):
-    data = signs(problem, seed)
+    data = trained_on(problem, seed)
     x = data.reshape(len(data), -1)
-    return looked_at(problem, _normal(x.mean(0), np.cov(x.T), count, seed).reshape(
-        count, *data.shape[1:]) > 0)  # fmt: skip
+    drawn = _normal(x.mean(0), np.cov(x.T), count, seed)
+    return looked_at(problem, drawn.reshape(count, *problem.shape))
 
 
 def of_cut_gaussian(problem, recipe, count, seed):
-    data = signs(problem, seed)
+    data = trained_on(problem, seed)
     x = data.reshape(len(data), -1) > 0
     level = norm.ppf(np.clip(x.mean(0), 1e-3, 1 - 1e-3))
     together = (x.T.astype(float) @ x) / len(x)
-    rho = _correlations(level, together)
-    g = _normal(level, rho, count, seed)
-    return looked_at(problem, g.reshape(count, *data.shape[1:]) > 0)
+    g = _normal(level, _correlations(level, together), count, seed)
+    return looked_at(problem, g.reshape(count, *problem.shape))
 
 
 def _normal(mean, covariance, count, seed):
@@ -203,36 +224,41 @@ class Learned(Reweighted):
     """Draws of a prior that was learned from the training set: a method."""
 
     make: Any = None
-    recipe: Recipe | None = None
+    recipes: dict[str, Recipe] | None = None  # by the class of the problem
+
+    def recipe_on(self, problem):
+        return self.recipes and self.recipes[type(problem).__name__]
 
     def configuration_on(self, problem):
+        recipe = self.recipe_on(problem)
         return super().configuration_on(problem) | {
             "training": problem.training,
             "made by": self.make.__name__,
-            "recipe": None if self.recipe is None else dataclasses.asdict(self.recipe),
+            "recipe": recipe and dataclasses.asdict(recipe),
         }
 
     def rows(self, problem, count, seed, quick):
-        recipe = self.recipe and (self.recipe.smaller() if quick else self.recipe)
+        recipe = self.recipe_on(problem)
+        if recipe and quick:
+            recipe = recipe.smaller()
         return bench.kept("bank", self.make, problem, recipe, count, seed)
 
 
+EVERYWHERE, MEDIA = ("steady",), ("channels",)
 WAYS = {
-    "student": Learned("bank", make=of_student, recipe=Recipe()),
-    "student, 1,500 steps": Learned(
-        "bank", make=of_student, recipe=Recipe(student_steps=1500)
-    ),
-    "teacher": Learned("bank", make=of_teacher, recipe=Recipe()),
-    "cut Gaussian": Learned("bank", make=of_cut_gaussian),
-    "Gaussian, rounded": Learned("bank", make=of_gaussian),
+    "training set and images": (Learned("training", make=of_images), EVERYWHERE),
+    "student": (Learned("bank", make=of_student, recipes=RECIPES), EVERYWHERE),
+    "student, 1,500 steps": (Learned("bank", make=of_student, recipes=LONGER), MEDIA),
+    "teacher": (Learned("bank", make=of_teacher, recipes=RECIPES), EVERYWHERE),
+    "cut Gaussian": (Learned("bank", make=of_cut_gaussian), MEDIA),
+    "Gaussian, rounded": (Learned("bank", make=of_gaussian), MEDIA),
+    "Gaussian fields": (Learned("bank", make=of_gaussian), ("shocks",)),
 }
 
 
 def _register():
-    for name, way in WAYS.items():
-        bench.method("generators", name, on=("channels",), seeds=SEEDS, quick=False)(
-            way
-        )
+    for name, (way, on) in WAYS.items():
+        bench.method("generators", name, on=on, seeds=SEEDS, quick=False)(way)
 
 
 _register()

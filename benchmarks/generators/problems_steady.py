@@ -97,6 +97,23 @@ class Channels:
     def given(self, key):
         return self.equation.draw(key=key)[0]
 
+    @property
+    def shape(self):
+        return (self.size, self.size)
+
+    def to_model(self, a):
+        """1 in channels, or -1."""
+        return np.where(a > 10, 1.0, -1.0).astype(np.float32)
+
+    def to_given(self, x):
+        law = self.equation.coefficient
+        return jnp.where(x > 0, law.high, law.low).astype(float)
+
+    def images(self, x):
+        """With their mirror images, which are as likely."""
+        both = np.concatenate([x, x[:, ::-1]])
+        return np.concatenate([both, both[:, :, ::-1]])
+
     def solved(self, a):
         """Of a batch of media: one banded factorisation each."""
         heads, flow = zip(*map(heads_and_flow, np.asarray(a)), strict=True)
@@ -158,6 +175,20 @@ class Shocks:
     def given(self, key):
         return self.equation.draw(key=key)[0]
 
+    @property
+    def shape(self):
+        return (self.size,)
+
+    def to_model(self, u):
+        return u.astype(np.float32)
+
+    def to_given(self, x):
+        return jnp.clip(jnp.asarray(x, float), -1.0, 1.0)  # the law's interval
+
+    def images(self, x):
+        """With all shifts along the circle, which are as likely."""
+        return np.concatenate([np.roll(x, i, axis=1) for i in range(self.size)])
+
     @functools.cached_property
     def solved(self):
         return jax.jit(jax.vmap(lambda u: self.look(*self.equation.solve(u))))
@@ -212,7 +243,7 @@ class Reweighted:
         start = time.perf_counter()
         scores = [self.answer(problem, rows, *one) for one in zip(truth, said)]  # noqa: B905
         spent = time.perf_counter() - start
-        metrics = summary(scores) | {"draws": count}
+        metrics = summary(scores) | {"draws": len(rows)}
         metrics |= {name: note[name] for name in note if name.startswith("student_")}
         cost = {"bank_seconds": note["seconds"], "answer_seconds": spent / len(truth)}
         return bench.Outcome(metrics, cost | {"solves": count})
