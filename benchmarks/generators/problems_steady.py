@@ -232,11 +232,14 @@ class Reweighted:
     size_of: str  # the field of the problem that says how many draws
     weigh: bool = True
 
+    def count_on(self, problem):
+        return getattr(problem, self.size_of)
+
     def configuration_on(self, problem):
-        return {"draws": getattr(problem, self.size_of), "weigh": self.weigh}
+        return {"draws": self.count_on(problem), "weigh": self.weigh}
 
     def __call__(self, problem, seed, quick) -> bench.Outcome:
-        count = getattr(problem, self.size_of)
+        count = self.count_on(problem)
         rows, note = self.rows(problem, count, seed, quick)
         truth, _ = bench.kept("bank", drawn, problem, problem.truths, TRUTHS)
         said = problem.measured(truth, np.random.default_rng(TRUTHS))
@@ -272,6 +275,16 @@ class Reweighted:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Large(Reweighted):
+    """A bank of very many draws of the exact law: the reference; a method."""
+
+    draws: int = 1_000_000
+
+    def count_on(self, problem):
+        return min(self.draws, 50 * problem.bank)  # a trial run is small
+
+
 def summary(scores) -> dict[str, Any]:
     """Means over truths with intervals, and the effective sizes."""
     found: dict[str, Any] = {"truths": len(scores)}
@@ -284,6 +297,7 @@ def summary(scores) -> dict[str, Any]:
     found["effective_median"] = float(np.median(sizes))
     found["effective_least"] = float(sizes.min())
     found["reference"] = bool(sizes.min() >= 200)
+    found["share_of_200"] = float((sizes >= 200).mean())
     return found
 
 
@@ -291,6 +305,7 @@ METHODS = {
     "prior": Reweighted("training", weigh=False),
     "bank": Reweighted("bank"),
     "training set": Reweighted("training"),
+    "large bank": Large("bank"),
 }
 
 
