@@ -18,7 +18,7 @@ import optax
 import pidax as px
 
 KEY = jax.random.key(0)
-STEPS, WIDTH = 600, 256
+STEPS, WIDTH, NODES = 600, 256, 20
 
 
 def parameters(model):
@@ -44,11 +44,12 @@ def train_teacher(law):
     return px.ProbabilityFlow(result.ema(), process)
 
 
-def distil(flow, pid, width):
-    """A student with layers of this width."""
-    network = px.nn.MLP(2, 2, width=width, depth=4, key=jax.random.fold_in(KEY, width))
+def distil(flow, pid, times, width):
+    """A student with layers of this width: it predicts a clean sample at each time."""
+    key = jax.random.fold_in(KEY, width)
+    network = px.nn.MLP(2, 2 * NODES, width=width, depth=4, key=key)
     result = px.fit(
-        px.Student(network, flow.process),
+        px.IntegralStudent(network, flow.process, times),
         pid,
         steps=STEPS,
         batch_size=512,
@@ -63,14 +64,15 @@ def main():
     flow = train_teacher(law)
     more = jax.vmap(lambda key: law.sample(key=key))(jax.random.split(KEY, 2 * 4096))
     key = jax.random.fold_in(KEY, 3)
-    pid = px.PID(flow)
-    grid = {"grid": pid.times, "clock": px.flow.AngleClock()}
+    times = px.where_it_moves(flow, NODES, key=key)
+    pid = px.PID(flow, weighting=px.distill.Unweighted())  # there are few dimensions
+    grid = {"grid": times, "clock": px.flow.AngleClock()}
     sets, errors = {}, []
     size = parameters(flow.denoiser)
     head = f"{'parameters':>11} {'RMS':>8} {'sliced W2':>10} {'samples/s':>11}"
     print(f"\n{'':>22} {head}")
     for width in (WIDTH, WIDTH // 2, WIDTH // 4):
-        student = distil(flow, pid, width)
+        student = distil(flow, pid, times, width)
         report = px.compare(flow, student, key=key, samples=more, **grid)
         row, count = report.student, parameters(student)
         rate = report.samples_per_second("student")
