@@ -26,7 +26,7 @@ from pidax.distill import (
     Uniform,
     Unweighted,
 )
-from pidax.distill._row_sampling import draw_rows, steepness
+from pidax.distill._row_sampling import RunningMeans, draw_rows, steepness
 from pidax.student import IntegralStudent, integral_residual
 
 EDM = px.EDM()
@@ -615,6 +615,37 @@ def test_strength_and_floor_of_the_weights(x64):
     assert_close(weights, [1.0, 0.1**0.5, 0.05], 1e-12)
 
 
+def test_weights_ease_as_draws_agree(x64):
+    """A power s / (s + q) of the weights; s is the largest share of the nodes."""
+    flow = px.ProbabilityFlow(gaussian(), EDM)
+    off = np.linspace(0.0, 2.0, 8)[:, None] * np.random.default_rng(0).normal(size=3)
+    student = table(EDM, 8, clean=off + np.array([0.7, -0.2, 0.1]))
+    pid = PID(flow, weighting=Slope(tolerated=0.02), reach=1, distance=L2())
+    measured = np.geomspace(1.0, 0.01, 8)
+    sides = integral_residual(student, flow, latent(KEY))
+    squares = np.mean(np.square(sides[0] - sides[1]), axis=1)
+    ones, shares = np.ones(8), np.array([0.0, 0.01, 0.03, 0, 0, 0.005, 0, 0])
+
+    def after(shares):
+        seen = RunningMeans(jnp.asarray(shares * 40.0), jnp.asarray(ones * 40.0))
+        state = PIDState(None, None, jnp.asarray(measured), None, seen)
+        loss, (update, _) = eqx.filter_jit(pid.loss)(student, state, None, NOW, key=KEY)
+        return loss, pid.advance(student, state, update).disagree
+
+    loss, seen = after(shares)
+    assert_close(loss, np.mean(measured**0.6 * squares), 1e-10)
+    assert_close(after(0 * shares)[0], np.mean(squares), 1e-10)
+    # Here a draw disagrees whose sides are an eighth apart: a quarter of sigma_data.
+    apart = squares > 0.125**2
+    assert 0 < apart.sum() < 8
+    assert_close(seen.means(), (0.99 * 40 * shares + apart) / (0.99 * 40 + 1), 1e-12)
+    # At first all disagree; with tolerated=0 nobody asks.
+    start = pid.init(student, key=KEY).disagree
+    assert_close(start.means(), ones, 1e-12)
+    kept = PID(flow, weighting=Slope(tolerated=0.0))
+    assert kept.init(student, key=KEY).disagree is None
+
+
 @pytest.mark.slow  # solves trajectories
 def test_nodes_are_where_the_clean_sample_moves(x64):
     """One Gaussian component: D moves by |z| times a closed form."""
@@ -830,6 +861,7 @@ def make(n=4, **options):
         ),
         (lambda: SlopeAlongDraws(least=2.0), "a power, at least 0: got least=2.0"),
         (lambda: Slope(least=0.0), "least and quantile must be in"),
+        (lambda: Slope(tolerated=-1.0), r"a share of draws, in \[0, 1\), got .*=-1.0"),
         (
             lambda: px.where_it_moves(
                 px.ProbabilityFlow(gaussian(), EDM), 5, key=KEY, even=0.0

@@ -63,6 +63,8 @@ class Nodes:
         )
 
 
+KEPT = px.distill.Slope(tolerated=0.0)
+
 # What a recipe is made of; the rest is as pidax comes (a test compares).
 CHOICES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -414,6 +416,7 @@ def integral():
     one = functools.partial(register, quick=False)
     integral = functools.partial(Distilled, "integral", optimiser="Muon")
     one(integral(), seeds=SEEDS)
+    one(integral("weights kept", {"weighting": KEPT}), seeds=SEEDS)
     fresh = {"pairs": 16_384, "refresh_every": 64, "times": Grid(2)}
     one(Distilled("kd", "fresh pairs", fresh, optimiser="Muon"), seeds=SEEDS)
     shares: dict[str, dict[str, Any]] = {
@@ -421,7 +424,8 @@ def integral():
         "4 starts, semigroup": {"semigroup": 0.3},
     }
     for change, choices in shares.items():
-        one(integral(change, choices, starts=4), on=("ring", "mixture"))
+        kept = choices | {"weighting": KEPT}
+        one(integral(change, kept, starts=4), on=("ring", "mixture"))
     along = {"weighting": px.distill.SlopeAlongDraws()}
     one(integral("weights per draw and in common", along))
     plain = {"weighting": px.distill.Unweighted()}
@@ -433,10 +437,13 @@ def integral():
 
 
 def parts():
-    """The integral student, one part at a time, in fewer steps."""
+    """The integral student, one part at a time, in fewer steps.
+
+    Its weights are kept to the end, unless it says that they ease.
+    """
     half = functools.partial(Distilled, "integral", optimiser="Muon", paced_as="ours")
     square = {"distance": px.distill.L2()}
-    slope = px.distill.Slope(strength=0.5)
+    slope = px.distill.Slope(strength=0.5, tolerated=0.0)
     changes: dict[str, dict[str, Any]] = {
         "": {},
         "squared distance": {"choices": square},
@@ -459,12 +466,14 @@ def parts():
             "choices": {"weighting": px.distill.SlopeAlongDraws()}
         },
         "weights of 5% at least": {
-            "choices": {"weighting": px.distill.Slope(least=0.05)}
+            "choices": {"weighting": px.distill.Slope(least=0.05, tolerated=0.0)}
         },
         "draws near borders": {"choices": {"borders": px.distill.Borders()}},
         "bfloat16": {"precision": "bfloat16"},
+        "weights that ease": {"choices": {"weighting": px.distill.Slope()}},
     }
     for change, options in changes.items():
+        options["choices"] = {"weighting": KEPT} | options.get("choices", {})
         register(half(change, **options), prefix="parts: ", quick=False, group="parts")
 
 

@@ -78,6 +78,7 @@ _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
 _PAPER_TIMES = 250
 _DRAWN = 4  # nodes of a pass at which a learned teacher is asked
 _ROBUST = 0.01  # above which the distance of an integral student's sides is linear
+_APART = 0.25  # of sigma_data: two sides that are further apart disagree
 _REACH = 5  # consecutive nodes along which its answers are carried
 Form = Literal["clean", "velocity"]
 
@@ -86,13 +87,15 @@ class PIDState(eqx.Module):
     """What PID remembers.
 
     Running losses of the rows, a slow copy of the student, what the weighting measured
-    before the first step, and the keys of the draws near borders.
+    before the first step, the keys of the draws near borders, and the shares of draws
+    that disagree at the rows.
     """
 
     losses: RunningMeans | None
     slow: Any
     measured: Rows
     borders: Key | None
+    disagree: RunningMeans | None = None
 
 
 class PID(AbstractDistillation):
@@ -318,12 +321,14 @@ class PID(AbstractDistillation):
         times = self._times_of(model)
         watches = self.sampling.watches or self._weighting(model).watches
         losses = RunningMeans.start(times.size) if watches else None
+        asks = self._weighting(model).asks_who_disagrees
+        disagree = RunningMeans.start(times.size) if asks else None
         copy = lambda a: jnp.array(a) if eqx.is_array(a) else a
         slow = None if self.slow is None else jax.tree.map(copy, model)
         measured = self._weighting(model).measure(
             self.flow, times, self.shape_of(model), self.draw_condition, key=key
         )
-        state = PIDState(losses, slow, measured, None)
+        state = PIDState(losses, slow, measured, None, disagree)
         return self.refresh(model, state, key=jax.random.fold_in(key, 1))
 
     @property
@@ -359,7 +364,10 @@ class PID(AbstractDistillation):
         times = self._times_of(model)
         losses = jnp.ones(times.size) if state.losses is None else state.losses.means()
         laws = (self.sampling, self._weighting(model))
-        seen = (times, losses, progress, state.measured, row_key)
+        measured = state.measured
+        if state.disagree is not None:
+            measured = laws[1].eased(measured, state.disagree.means().max())
+        seen = (times, losses, progress, measured, row_key)
         agreement = None
         if isinstance(model, IntegralStudent):
             sides, agreement = self._integral_rows(
@@ -402,10 +410,16 @@ class PID(AbstractDistillation):
 
         loss = each(sides, clean)
         terms = {"residual": L2()(sides.implied, clean)}
-        update = ()
-        if state.losses is not None:
+        update = None, None
+        if state.losses is not None or state.disagree is not None:
             here = jax.nn.one_hot(sides.rows, times.size, dtype=loss.dtype)
-            update = jax.lax.stop_gradient(loss) @ here, here.sum(0)
+            count = here.sum(0)
+            held = jax.lax.stop_gradient(loss)
+            apart = self._apart(sides, clean).astype(loss.dtype)
+            update = (
+                None if state.losses is None else (held @ here, count),
+                None if state.disagree is None else (apart @ here, count),
+            )
         loss = jnp.mean(sides.weights.astype(loss.dtype) * loss)
         if agreement is not None:
             apart = each(agreement, agreement.clean)
@@ -444,7 +458,7 @@ class PID(AbstractDistillation):
         predicted = model.predicted(unit, condition)
         if laws[1].per_draw:
             own = steepness(model, unit, condition, key=jax.random.fold_in(key, 3))
-            seen = (*seen[:3], state.measured * own, seen[4])
+            seen = (*seen[:3], seen[3] * own, seen[4])
         rows, weights = draw_rows(*count, *laws, *seen)
         implied, clean = sides(unit, condition, predicted=predicted, which=rows)
         first = _Sides(
@@ -555,10 +569,20 @@ class PID(AbstractDistillation):
             return self.distance
         return PseudoHuber(_ROBUST) if isinstance(model, IntegralStudent) else L2()
 
+    def _apart(self, sides: "_Sides", clean: Array) -> Array:
+        """In which rows the two sides are further apart than what is tolerated."""
+        square = (jax.lax.stop_gradient(sides.implied) - clean) ** 2
+        mean = square.reshape(len(square), -1).mean(1)
+        return mean > (_APART * self.flow.process.sigma_data) ** 2
+
     def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
-        losses = None if state.losses is None else state.losses.update(*update)
+        losses, disagree = (
+            None if mean is None else mean.update(*new)
+            for mean, new in zip((state.losses, state.disagree), update, strict=True)
+        )
+        state = dataclasses.replace(state, losses=losses, disagree=disagree)
         if self.slow is None:
-            return dataclasses.replace(state, losses=losses)
+            return state
         decay = self.slow
 
         def mean(old: Any, new: Any) -> Any:
@@ -567,7 +591,7 @@ class PID(AbstractDistillation):
             return (decay * old + (1 - decay) * new).astype(old.dtype)
 
         slow = jax.tree.map(mean, state.slow, model)
-        return dataclasses.replace(state, losses=losses, slow=slow)
+        return dataclasses.replace(state, slow=slow)
 
 
 class _Sides(NamedTuple):

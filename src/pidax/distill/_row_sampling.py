@@ -144,6 +144,20 @@ class AbstractWeighting(eqx.Module):
         """
         return False
 
+    @property
+    def asks_who_disagrees(self) -> bool:
+        """Whether `eased` needs the share of draws that disagree; by default no."""
+        return False
+
+    def eased(self, measured: Rows, disagree: Scalar) -> Rows:
+        """What is left of `measured` if this share of draws disagrees with the teacher.
+
+        A draw disagrees at a row if the two sides of the residual are further apart
+        than a quarter of `sigma_data`, per component; the share is the largest of the
+        rows, a running mean.
+        """
+        return measured
+
     def measure(
         self,
         flow: ProbabilityFlow,
@@ -212,13 +226,20 @@ class Slope(AbstractWeighting):
     Weights that fall as the error grows let the early row decide (docs/pid.md). They
     are measured once, when training starts, along `draws` solved trajectories.
 
-    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`.
+    Where no draw can end elsewhere, they only slow down the late rows. So they ease as
+    the student learns: to the power $s/(s + q)$, with $s$ the share of draws that still
+    disagree with the teacher at the row where most do (`eased`). In few dimensions $s$
+    falls to zero, and the weights to one; near many borders it does not.
+
+    **Arguments:** `strength` $c$; `least` $f$; `quantile` of the slopes; `draws`;
+    `tolerated` $q$, with 0 the weights stay as they are.
     """
 
     strength: float = 1.0
     least: float = 1e-3
     quantile: float = 0.95
     draws: WholeLike = 256
+    tolerated: float = 1e-3
 
     def __check_init__(self):
         require_positive(strength=self.strength)
@@ -230,6 +251,19 @@ class Slope(AbstractWeighting):
             f"{self.least}, quantile={self.quantile}. The defaults are least=1e-3 and "
             "quantile=0.95; least=1.0 means no weights.",
         )
+        require(
+            None,
+            0 <= self.tolerated < 1,
+            "tolerated is a share of draws, in [0, 1), got tolerated="
+            f"{self.tolerated}. The default is 1e-3; with 0 the weights do not ease.",
+        )
+
+    @property
+    def asks_who_disagrees(self) -> bool:
+        return self.tolerated > 0
+
+    def eased(self, measured: Rows, disagree: Scalar) -> Rows:
+        return measured ** (disagree / (disagree + self.tolerated))
 
     def measure(
         self,
