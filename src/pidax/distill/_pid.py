@@ -410,16 +410,14 @@ class PID(AbstractDistillation):
 
         loss = each(sides, clean)
         terms = {"residual": L2()(sides.implied, clean)}
-        update = None, None
+        update: tuple[Any, ...] = ()
         if state.losses is not None or state.disagree is not None:
             here = jax.nn.one_hot(sides.rows, times.size, dtype=loss.dtype)
             count = here.sum(0)
             held = jax.lax.stop_gradient(loss)
             apart = self._apart(sides, clean).astype(loss.dtype)
-            update = (
-                None if state.losses is None else (held @ here, count),
-                None if state.disagree is None else (apart @ here, count),
-            )
+            kept = ((state.losses, held), (state.disagree, apart))
+            update = tuple((v @ here, count) for mean, v in kept if mean is not None)
         loss = jnp.mean(sides.weights.astype(loss.dtype) * loss)
         if agreement is not None:
             apart = each(agreement, agreement.clean)
@@ -576,9 +574,10 @@ class PID(AbstractDistillation):
         return mean > (_APART * self.flow.process.sigma_data) ** 2
 
     def advance(self, model: PyTree, state: PIDState, update: Update) -> PIDState:
+        new = iter(update)
         losses, disagree = (
-            None if mean is None else mean.update(*new)
-            for mean, new in zip((state.losses, state.disagree), update, strict=True)
+            None if mean is None else mean.update(*next(new))
+            for mean in (state.losses, state.disagree)
         )
         state = dataclasses.replace(state, losses=losses, disagree=disagree)
         if self.slow is None:
