@@ -1,12 +1,15 @@
 """Samplers of few steps as Diffrax solvers, grids that are found, parallel in time."""
 
 from ._analytic_first_step import analytic_first_step as analytic_first_step
+from ._exponential_rk import DPMSolverFast as DPMSolverFast
+from ._exponential_rk import ExponentialRK as ExponentialRK
 from ._found_grid import FoundGrid as FoundGrid
 from ._found_grid import optimise_grid as optimise_grid
 from ._multistep import Multistep as Multistep
 from ._parallel_in_time import ParallelPath as ParallelPath
 from ._parallel_in_time import parareal as parareal
 from ._parallel_in_time import picard as picard
+from ._pndm import PNDM as PNDM
 from ._presets import DDIM as DDIM
 from ._presets import GHVB as GHVB
 from ._presets import IPNDM as IPNDM
@@ -21,6 +24,7 @@ from ._presets import DPMSolverPP3MCode as DPMSolverPP3MCode
 from ._presets import SASolver as SASolver
 from ._presets import SDEDPMSolverPP as SDEDPMSolverPP
 from ._presets import UniPC as UniPC
+from ._taylor import Taylor2 as Taylor2
 from ._weight_rules import AbstractRule as AbstractRule
 from ._weight_rules import HalfCurvature as HalfCurvature
 from ._weight_rules import HalfSlope as HalfSlope
