@@ -160,3 +160,41 @@ def test_what_cannot_be_drawn_is_named():
     other = px.Observation(np.arange(6) < 2, np.zeros(6), 0.1)
     with pytest.raises(ValueError, match=r"shape \(6, 5, 2\), got shape \(6,\)"):
         px.plot.posterior(EQUATION, SAMPLES, observation=other)
+
+
+# --- quantities of interest ----------------------------------------------------------
+
+
+def test_quantities_are_densities_over_the_same_bins():
+    """Weighted halves: 3/4 of the weight at -1, 1/4 at +1; the reference even."""
+    x = np.repeat([-1.0, 1.0], 50)
+    weights = np.repeat([3.0, 1.0], 50)
+    (ax,) = px.plot.quantities(
+        {"q": x}, weights=weights, reference={"q": x}, truth={"q": 0.5}, bins=4
+    )
+    samples, reference = (p.get_data() for p in ax.patches)
+    width = np.diff(samples.edges)
+    np.testing.assert_allclose(samples.values * width, [0.75, 0, 0, 0.25])
+    np.testing.assert_allclose(reference.values * width, [0.5, 0, 0, 0.5])
+    np.testing.assert_array_equal(samples.edges, reference.edges)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), 0.5)
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["samples", "reference", "truth"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"values": {}}, "maps names to numbers of samples, got none"),
+        ({"values": {"q": np.ones((3, 2))}}, r"one number for each .* shape \(3, 2\)"),
+        ({"truth": {"p": 1.0}}, r"truth has the names \['p'\], which values has not"),
+        (
+            {"weights": np.ones(2)},
+            r"each of the 3 samples of 'q', got the shape \(2,\)",
+        ),
+        ({"values": {"q": np.array([1.0, np.nan])}}, "finite samples to be drawn"),
+    ],
+)
+def test_bad_quantities_are_named(options, text):
+    with pytest.raises(ValueError, match=text):
+        px.plot.quantities(**{"values": {"q": np.arange(3.0)}, **options})

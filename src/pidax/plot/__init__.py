@@ -4,6 +4,7 @@ from ._axes import COLOURS as COLOURS
 from ._fields import fields as fields
 from ._fields import residuals as residuals
 from ._fields import spectra as spectra
+from ._quantities import quantities as quantities
 from ._samples import sample_grid as sample_grid
 from ._samples import samples as samples
 from ._solutions import error_along_path as error_along_path
