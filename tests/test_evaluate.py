@@ -154,6 +154,23 @@ def test_each_number_of_steps_is_a_row(scene):
     assert len(report.as_dict()["first_answers"]) == 2
 
 
+@pytest.mark.slow
+def test_a_solver_by_name_is_a_row(scene):
+    """DDIM is Euler's method for EDM; a pair brings its own steps."""
+    flow, exact, z, times = scene
+    fast = px.solver.DPMSolverFast(7)
+    solvers = {"DDIM": px.solver.DDIM(), "fast": (fast, fast.steps)}
+    report = compared(exact, flow, z=z, times=times, solvers=solvers, **SAME)
+    ddim = report.solvers["DDIM"]
+    assert_close(ddim.end, report.euler.end, 1e-4)
+    assert ddim.evaluations == report.euler.evaluations == len(times) - 1
+    assert report.solvers["fast"].evaluations == 7
+    assert "teacher, fast" in str(report)
+    assert "solver_fast" in report.as_dict()
+    with pytest.raises(ValueError, match=r"maps names to solvers, .* got int. Pass"):
+        compared(exact, flow, z=z, times=times, solvers={"none": 3}, **SAME)
+
+
 # --- errors --------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ of the network.
 """
 
 import math
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Unpack
 
@@ -45,6 +46,7 @@ from ._measure import (
     follow,
     make_ways,
     more_steps,
+    solver_name,
     two_sets,
     with_distances,
     with_seconds,
@@ -66,6 +68,7 @@ def compare(
     times: TimesLike | None = None,
     grid: TimesLike | None = None,
     clock: AbstractClock | None = None,
+    solvers: Mapping[str, Any] | None = None,
     condition: Condition = None,
     classes: WholeLike | None = None,
     samples: Float[Array | np.ndarray, "held_out ..."] | None = None,
@@ -99,6 +102,9 @@ def compare(
     - `clock`: for Euler and Heun. By default `TimeClock()`, the process's own $(x, t)$:
       for `EDM` this is DDIM and EDM's sampler, and the steps of PID's Lemma 1. If the
       student's residual uses another clock, pass it.
+    - `solvers`: more rows of the teacher, by name: a solver such as
+      `pidax.solver.UniPC(2)`, which steps on `grid`, or a pair of a solver and its own
+      `steps`. They also step in `clock`.
     - `condition`: passed to teacher and student; arrays have the sample as their first
       axis. `classes`: draw labels from `0..classes-1` instead. An exact teacher draws
       its samples with the same labels.
@@ -153,7 +159,7 @@ def compare(
 
     clock = TimeClock() if clock is None else clock
     given = accurate(given, z.dtype)
-    ways = make_ways(flow, student, grid, clock, given)
+    ways = make_ways(flow, student, grid, clock, given, solvers or {})
     along = Along(z, times, condition, block, per_component, min(paths, count))
     floor = None
     with progress_bar(count, "compare", "draw", progress) as bar:
@@ -168,9 +174,11 @@ def compare(
         answers = first_answers(flow, student, along)
         bar.set_postfix_str("")
     more = {k: solved.pop(f"student_in_{k}") for k in more_steps(student)}
+    rows = {name: solved.pop(solver_name(name)) for name in solvers or {}}
     return Report(
         **solved,
         in_steps=more,
+        solvers=rows,
         first_answers=answers,
         student_to_euler=beside["euler"],
         student_to_heun=beside["heun"],

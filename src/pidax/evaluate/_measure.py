@@ -89,10 +89,12 @@ def make_ways(
     grid: Times,
     clock: AbstractClock,
     options: dict[str, Any],
+    solvers: Mapping[str, Any],
 ) -> dict[str, Way]:
     """The reference, and the methods that are compared with it.
 
-    A student with several starts is compared in each of its numbers of steps.
+    A student with several starts is compared in each of its numbers of steps, and a
+    solver by name on the grid or with its own steps.
     """
     own = ProbabilityFlow(
         flow.denoiser,
@@ -113,7 +115,27 @@ def make_ways(
         "adaptive": solver_way("teacher, default solve", flow, {}),
         "euler": solver_way(f"teacher, Euler, {steps}", own, on_grid(diffrax.Euler())),
         "heun": solver_way(f"teacher, Heun, {steps}", own, on_grid(diffrax.Heun())),
+        **{
+            solver_name(name): solver_way(f"teacher, {name}", own, _steps_of(one, grid))
+            for name, one in solvers.items()
+        },
     }
+
+
+def solver_name(name: str) -> str:
+    """The key of a solver's row, which is no other row's."""
+    return f"solver_{name}"
+
+
+def _steps_of(solver: Any, grid: Times) -> dict[str, Any]:
+    """The options of a solver, or of a pair of a solver and its steps."""
+    solver, steps = solver if isinstance(solver, tuple) else (solver, grid)
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise ValueError(
+            "solvers maps names to solvers, or to pairs (solver, steps), got "
+            f"{type(solver).__name__}. Pass solvers={{'UniPC': pidax.solver.UniPC(2)}}."
+        )
+    return {"steps": steps, "solver": solver}
 
 
 def accurate(options: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:

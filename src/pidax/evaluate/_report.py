@@ -115,6 +115,7 @@ class Report:
       teacher's default solve, and its Euler and Heun steps on the student's grid.
     - `in_steps`: a `Solution` of the student for each number of steps, beyond one, in
       which it samples.
+    - `solvers`: a `Solution` of the teacher for each solver that was passed by name.
     - `first_answers`: a `FirstAnswer` for each time from which the student is asked;
       None if it is not a student of a network.
     - `reference`: the `Solution` that errors are measured from.
@@ -144,6 +145,7 @@ class Report:
     floor: Floor | None
     settings: dict[str, Any]
     in_steps: dict[int, Solution] = dataclasses.field(default_factory=dict)
+    solvers: dict[str, Solution] = dataclasses.field(default_factory=dict)
     first_answers: list[FirstAnswer] | None = None
 
     @property
@@ -152,7 +154,8 @@ class Report:
         more = {f"student_in_{k}": solution for k, solution in self.in_steps.items()}
         names = ("adaptive", "euler", "heun")
         teacher = {name: getattr(self, name) for name in names}
-        return {"student": self.student, **more, **teacher}
+        rows = {f"solver_{name}": solution for name, solution in self.solvers.items()}
+        return {"student": self.student, **more, **teacher, **rows}
 
     @property
     def endpoint(self) -> dict[str, float]:
