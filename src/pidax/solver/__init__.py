@@ -1,5 +1,6 @@
 """Samplers of few steps as Diffrax solvers, grids that are found, parallel in time."""
 
+from ._adaptive_stochastic import solve_stochastic as solve_stochastic
 from ._analytic_first_step import analytic_first_step as analytic_first_step
 from ._exponential_rk import DPMSolverFast as DPMSolverFast
 from ._exponential_rk import ExponentialRK as ExponentialRK
