@@ -180,3 +180,71 @@ for _name in PRESETS:
         bench.method("solvers", f"{_name}, {_grid}", on=("few steps",), quick=_quick)(
             Preset(_name, _grid)
         )
+
+
+# --- the rule of px.sample(evaluations=), on teachers that it was not made on ---------
+
+
+def sixteen_clusters():
+    means = np.random.default_rng(3).normal(size=(16, 16))
+    return px.GaussianMixture(jnp.asarray(0.5 * means), 0.1), px.EDM(sigma_data=0.51)
+
+
+def rough_field():
+    variances = jnp.asarray(image_spectrum(12, decay=1.0).ravel())
+    return px.Gaussian(jnp.zeros(variances.shape), variances), px.VP()
+
+
+def patches():
+    """Four modes, each with a mean and deviations of the spectrum of images."""
+    variances = image_spectrum(8).ravel()
+    draws = np.random.default_rng(4).normal(size=(4, variances.size))
+    means, scales = draws * np.sqrt(0.7 * variances), np.sqrt(0.3 * variances)
+    scales = np.broadcast_to(scales, means.shape)
+    return px.GaussianMixture(jnp.asarray(means), jnp.asarray(scales)), px.EDM()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """A teacher on which the rule chooses, and is judged on other draws."""
+
+    make: object
+    budgets: tuple[int, ...] = (10, 20)
+    judged: int = 8  # times the pilot's 32 draws
+
+    def configuration(self):
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def held_out(name, label, make):
+    made = lambda quick: HeldOut(make, (10,), 1) if quick else HeldOut(make)
+    bench.problem("solvers", name, label=label, kind="held out", quick=False)(made)
+
+
+held_out("held_out_clusters", "16 clusters, d = 16", sixteen_clusters)
+held_out("held_out_field", "rough field, VP", rough_field)
+held_out("held_out_patches", "4 modes with image spectrum", patches)
+
+
+@bench.method("solvers", label="evaluations=, chosen by a pilot", on=("held out",))
+def rule(problem: HeldOut, seed, quick):
+    """The choice, and its error beside the best candidate's, on draws of other keys."""
+    names, errors, best = [], [], []
+    with jax.enable_x64(True):
+        flow = px.ProbabilityFlow(*problem.make())
+        for budget in problem.budgets:
+            name = px.solver.choose(flow, budget, key=jax.random.key(seed)).name
+            tables = [
+                dict(px.solver.choose(flow, budget, key=jax.random.key(100 + i)).table)
+                for i in range(problem.judged)
+            ]
+            mean = {
+                each: float(np.exp(np.mean([np.log(t[each]) for t in tables])))
+                for each in tables[0]
+            }
+            names.append(name)
+            errors.append(mean[name])
+            best.append(min(mean.values()))
+    budgets = list(problem.budgets)
+    metrics = {"evaluations": budgets, "chosen": names, "error": errors, "best": best}
+    return bench.Outcome(metrics, dtype="float64")

@@ -2,6 +2,8 @@
 
 from ._adaptive_stochastic import solve_stochastic as solve_stochastic
 from ._analytic_first_step import analytic_first_step as analytic_first_step
+from ._choice import Choice as Choice
+from ._choice import choose as choose
 from ._exponential_rk import DPMSolverFast as DPMSolverFast
 from ._exponential_rk import ExponentialRK as ExponentialRK
 from ._found_grid import FoundGrid as FoundGrid

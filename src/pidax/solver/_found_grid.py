@@ -167,10 +167,10 @@ def optimise_grid(
     count = round(draws * path.evaluations()[0])
     half = draws - draws // 2
     cut = lambda rows: jax.tree.map(lambda a: a[rows], (z, path.end, condition))
-    seen, unseen = (_Trial(*cut(r)) for r in (slice(half), slice(half, None)))
-    judged = [_judge(flow, solver, times, seen) for times in starts]
+    seen, unseen = (Trial(*cut(r)) for r in (slice(half), slice(half, None)))
+    judged = [judge(flow, solver, times, seen) for times in starts]
     count += sum(half * calls for _, calls in judged)
-    start = starts[int(np.argmin([_or_infinity(error) for error, _ in judged]))]
+    start = starts[int(np.argmin([or_infinity(error) for error, _ in judged]))]
     differentiated = 0
     with progress_bar(rounds, f"{search} search", "iteration", progress) as bar:
         if search == "dynamic":
@@ -184,7 +184,7 @@ def optimise_grid(
             times, calls = _evolution(flow, solver, start, seen, rounds, key, bar)
             count += calls
     (error, _), (before, calls) = (
-        _judge(flow, solver, grid, unseen) for grid in (times, start)
+        judge(flow, solver, grid, unseen) for grid in (times, start)
     )
     count += 2 * (draws - half) * calls
     if not float(error) < float(before):
@@ -192,7 +192,7 @@ def optimise_grid(
     return FoundGrid(times, error, before, int(count), int(differentiated), search)
 
 
-class _Trial(NamedTuple):
+class Trial(NamedTuple):
     """Draws of the prior and the ends of their fine solves."""
 
     z: Batch
@@ -200,17 +200,17 @@ class _Trial(NamedTuple):
     condition: Condition
 
 
-def _or_infinity(error: Scalar) -> float:
+def or_infinity(error: Scalar) -> float:
     """A failed solve is the worst."""
     return float(error) if bool(jnp.isfinite(error)) else float("inf")
 
 
 @eqx.filter_jit
-def _judge(
+def judge(
     flow: ProbabilityFlow,
     solver: diffrax.AbstractSolver | None,
     times: Times,
-    trial: _Trial,
+    trial: Trial,
 ) -> tuple[Scalar, Any]:
     """The error of a grid, and the evaluations for a sample."""
     error, calls = _log_error(times, flow, solver, trial)
@@ -221,7 +221,7 @@ def _log_error(
     times: Times,
     flow: ProbabilityFlow,
     solver: diffrax.AbstractSolver | None,
-    trial: _Trial,
+    trial: Trial,
 ) -> tuple[Scalar, Any]:
     path = solve_batch(
         flow,
@@ -332,7 +332,7 @@ def _gradient(
     flow: ProbabilityFlow,
     solver: diffrax.AbstractSolver | None,
     start: Times,
-    seen: _Trial,
+    seen: Trial,
     iterations: int,
     bar: Any,
 ) -> tuple[Times, int]:
@@ -343,7 +343,7 @@ def _gradient(
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, iterations))
 
     @eqx.filter_jit
-    def step(logs: Array, state: Any, flow: Any, solver: Any, seen: _Trial) -> Any:
+    def step(logs: Array, state: Any, flow: Any, solver: Any, seen: Trial) -> Any:
         loss = lambda logs: _log_error(
             _grid_of(logs, ends, flow.process), flow, solver, seen
         )
@@ -357,7 +357,7 @@ def _gradient(
     for _ in range(iterations):
         after, state, error, calls = step(logs, state, flow, solver, seen)
         count += seen.z.shape[0] * int(calls)
-        if _or_infinity(error) < least:
+        if or_infinity(error) < least:
             least, best = float(error), logs
         advance(bar, 1, f"error {np.exp(least):.2e}")
         if not bool(jnp.isfinite(after).all()):
@@ -370,7 +370,7 @@ def _evolution(
     flow: ProbabilityFlow,
     solver: diffrax.AbstractSolver | None,
     start: Times,
-    seen: _Trial,
+    seen: Trial,
     generations: int,
     key: Key,
     bar: Any,
@@ -378,7 +378,7 @@ def _evolution(
     """The best of some generations of mutated grids, and their evaluations."""
     ends = start[jnp.array([0, -1])]
     known = _logarithms(start, flow.process)
-    parents = [(_or_infinity(_judge(flow, solver, start, seen)[0]), known)]
+    parents = [(or_infinity(judge(flow, solver, start, seen)[0]), known)]
     spread, count = MUTATION, 0
     for generation in range(generations):
         mutations = spread * jax.random.normal(
@@ -392,8 +392,8 @@ def _evolution(
                 steps = jax.nn.softmax(middle) + mutation / known.size
                 child = jnp.log(jnp.abs(steps) + LEAST / known.size)
             grid = _grid_of(child, ends, flow.process)
-            error, calls = _judge(flow, solver, grid, seen)
-            children.append((_or_infinity(error), child))
+            error, calls = judge(flow, solver, grid, seen)
+            children.append((or_infinity(error), child))
             count += seen.z.shape[0] * int(calls)
         ranked = sorted([*parents, *children], key=lambda pair: pair[0])
         parents, spread = ranked[:PARENTS], spread * COOLING

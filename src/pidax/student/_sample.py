@@ -24,6 +24,7 @@ from ._flow_map import FlowMap
 from ._integral_student import IntegralStudent
 from ._student import AbstractStudent
 
+_PILOT = 32  # draws by which a solver is chosen
 _BATCH = 256  # samples of a student that are computed at once
 
 
@@ -38,6 +39,7 @@ def sample(
     devices: Sequence[Any] | None = None,
     progress: bool = False,
     denoise: bool = False,
+    evaluations: WholeLike | None = None,
     **options: Unpack[SolveOptions],
 ) -> Batch:
     """Draw `count` samples of a student, or of a teacher's flow.
@@ -66,6 +68,9 @@ def sample(
         batch_size = whole_number("batch_size", batch_size)
     condition = check_condition(condition, count)
     if isinstance(model, ProbabilityFlow):
+        if evaluations is not None:
+            given = {**options, "denoise": denoise}
+            options = _chosen(model, evaluations, key, condition, count, given)
         return _of_flow(
             model, count, key, condition, batch_size, devices, progress,
             {"denoise": denoise, **options},
@@ -78,6 +83,7 @@ def sample(
     if isinstance(model, FlowMap | IntegralStudent) and "steps" in options:
         model = model.in_steps(whole_number("steps", options.pop("steps")))
     given = sorted(options) + ["denoise"] * denoise
+    given += ["evaluations"] * (evaluations is not None)
     if given:
         raise ValueError(
             f"a student is evaluated and not solved: expected no options of a solve, "
@@ -94,6 +100,36 @@ def _cure(model: Any) -> str:
     if hasattr(model, "interval"):
         return "Make a flow of a denoiser: px.ProbabilityFlow(denoiser, process)."
     return "Make a student with px.Student(network, process)."
+
+
+def _chosen(
+    flow: ProbabilityFlow,
+    evaluations: WholeLike,
+    key: Key,
+    condition: Condition,
+    count: int,
+    options: Any,
+) -> Any:
+    """The solver and the steps with so many evaluations, by a pilot solve."""
+    from ..solver import choose
+
+    denoise = options.pop("denoise")
+    if options:
+        raise ValueError(
+            "evaluations= chooses the solver and its steps: expected no other options "
+            f"of the solve, got {', '.join(sorted(options))}. Leave one of them out."
+        )
+    last = flow.denoiser.evaluations(condition) if denoise else 0
+    rows = np.arange(_PILOT) % count
+    some = jax.tree.map(lambda a: a[rows], condition)
+    total = whole_number("evaluations", evaluations) - last
+    if total < 1:
+        raise ValueError(
+            f"the step to zero noise takes {last} evaluations: expected more, got "
+            f"evaluations={evaluations}. Raise them, or leave denoise out."
+        )
+    own = jax.random.fold_in(key, 1)
+    return choose(flow, total, key=own, draws=_PILOT, condition=some).options
 
 
 def _of_flow(
