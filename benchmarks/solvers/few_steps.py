@@ -13,6 +13,7 @@ Runge-Kutta methods take as many whole steps as the evaluations allow.
 
 import dataclasses
 import functools
+from typing import Any
 
 import diffrax
 import jax
@@ -56,7 +57,7 @@ def image_gaussian():
 class FewSteps:
     """An exact teacher, starts, and their ends."""
 
-    make: object
+    make: Any
     count: int = 256
     rtol: float = 1e-10
     budgets: tuple[int, ...] = BUDGETS
@@ -68,18 +69,17 @@ class FewSteps:
 
     @functools.cached_property
     def starts(self):
-        draw = np.random.default_rng(self.seed).normal(
-            size=(self.count, *self.flow.shape)
-        )
+        shape = self.count, *(self.flow.shape or ())
+        draw = np.random.default_rng(self.seed).normal(size=shape)
         process = self.flow.process
         return jnp.asarray(draw) * process.sigma(process.t_max)
 
     @functools.cached_property
     def ends(self):
-        flow, process = self.flow, self.flow.process
-        if isinstance(flow.denoiser, px.Gaussian):
+        flow, process, data = self.flow, self.flow.process, self.flow.denoiser
+        if isinstance(data, px.Gaussian):
             level = [process.level(t) for t in (process.t_max, process.t_min)]
-            return jax.vmap(lambda z: flow.denoiser.transport(z, *level))(self.starts)
+            return jax.vmap(lambda z: data.transport(z, *level))(self.starts)
         options = {"rtol": self.rtol, "solver": diffrax.Dopri8()}
         return px.solve_batch(flow, self.starts, **options).end
 
@@ -110,7 +110,7 @@ few("few_steps_images", "image spectrum", image_gaussian)
 class Sampler:
     """How a preset is made, and what its steps and its start cost."""
 
-    make: object
+    make: Any
     order: int = 1
     each: int = 1
     first: int = 0
@@ -208,7 +208,7 @@ def patches():
 class HeldOut:
     """A teacher on which the rule chooses, and is judged on other draws."""
 
-    make: object
+    make: Any
     budgets: tuple[int, ...] = (10, 20)
     judged: int = 8  # times the pilot's 32 draws
 

@@ -1,6 +1,7 @@
 """The tables and the figure of the suite, from its rows."""
 
 from .. import bench
+from .few_steps import BUDGETS, GRIDS, PRESETS
 from .reference import Batch, Solve, name_of
 
 # What a table shows: a title, and the solve.
@@ -110,4 +111,82 @@ def work_precision(rows):
     for ax, part, title in zip(axes, (fixed, clocks, solvers), titles, strict=True):
         px.plot.work_precision([*heun, *part], ax=ax)
         ax.set(title=f"d = 64: {title}", xlim=(12, 900), ylim=(1e-10, 1))
+    return figure
+
+
+# --- few steps ------------------------------------------------------------------------
+
+TEACHERS = {
+    "few_steps_modes": "8 modes, d = 64",
+    "few_steps_ring": "ring, d = 2",
+    "few_steps_images": "image spectrum",
+}
+
+
+def best_on_a_grid(rows, problem, preset, budget):
+    """Evaluations, grid, median and worst start, on the grid with the least median."""
+    found = []
+    for grid in GRIDS:
+        for row in rows.where(problem=problem, method=f"{preset}, {grid}"):
+            cells = zip(row["evaluations"], row["median"], row["worst"], strict=True)
+            some = [c for c in cells if 0.7 * budget < c[0] <= budget and c[1]]
+            found += [(median, calls, grid, worst) for calls, median, worst in some]
+    return min(found, default=None)
+
+
+@bench.table("few_steps", "solvers")
+def few_steps(rows):
+    """The median of the best grid, its grid, and its worst start."""
+    head = "sampler", *(f"{budget} evaluations" for budget in BUDGETS)
+    parts = []
+    for problem, title in TEACHERS.items():
+        lines = [
+            (p, *(_shown(best_on_a_grid(rows, problem, p, n)) for n in BUDGETS))
+            for p in PRESETS
+        ]
+        parts.append(f"**{title}**\n\n{bench.markdown(head, lines)}")
+    return "\n\n".join([*parts, "![Error against evaluations](few_steps.svg)"])
+
+
+def _shown(cell):
+    if cell is None:
+        return "-"
+    median, _, grid, worst = cell
+    return f"{median:.1e} {grid[0].lower()} ({worst:.0e})"
+
+
+@bench.table("few_steps_rule", "solvers")
+def rule(rows):
+    """What `evaluations=` chooses on teachers that it was not made on."""
+    head = "teacher", "evaluations", "choice", "its error", "best candidate's", "ratio"
+    lines = []
+    for row in rows.where(method="rule"):
+        label = bench.SUITES["solvers"].problems[row.problem].label
+        for calls, name, error, best in zip(
+            *(row[key] for key in ("evaluations", "chosen", "error", "best")),
+            strict=True,
+        ):
+            ratio = f"{error / best:.2f}"
+            lines.append((label, calls, name, f"{error:.1e}", f"{best:.1e}", ratio))
+    return bench.markdown(head, lines)
+
+
+@bench.figure("few_steps.svg", "solvers")
+def few_steps_figure(rows):
+    """Error against evaluations of each sampler on its best grid."""
+    import matplotlib.pyplot as plt
+
+    import pidax as px
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
+    for ax, (problem, title) in zip(axes, TEACHERS.items(), strict=True):
+        points = []
+        for preset in PRESETS:
+            cells = [best_on_a_grid(rows, problem, preset, n) for n in BUDGETS]
+            points += [
+                {"label": preset, "evaluations": calls, "rms": median}
+                for median, calls, _, _ in filter(None, cells)
+            ]
+        px.plot.work_precision(points, ax=ax)
+        ax.set(title=title, ylabel="median RMS error per component")
     return figure

@@ -72,10 +72,11 @@ class OfFewSizes(diffrax.AbstractStepSizeController):
         error_order: Any,
         controller_state: Any,
     ) -> tuple[Any, Any, Any, Any, Any, Any]:
-        keep, next_t0, next_t1, *rest = self.inner.adapt_step_size(
+        keep, next_t0, next_t1, jumped, state, result = self.inner.adapt_step_size(
             t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
         )
-        return keep, next_t0, self._shortened(next_t0, next_t1), *rest
+        next_t1 = self._shortened(next_t0, next_t1)
+        return keep, next_t0, next_t1, jumped, state, result
 
     def _shortened(self, t0: Any, t1: Any) -> Any:
         places = jnp.floor(8 * jnp.log2((t1 - t0) / self.unit))
@@ -143,7 +144,7 @@ def _compiled(
     x: Sample,
     ends: Times,
     key: Key,
-    numbers: tuple[Scalar, Scalar, Scalar],
+    numbers: tuple[Scalar, ...],
     condition: Condition,
     denoise: bool,
     max_steps: int,
@@ -156,7 +157,7 @@ def _compiled(
         lost = sigma_rate / sigma - alpha_rate / alpha
         return sigma, alpha, sigma_rate, alpha_rate, lost
 
-    def drift(tau: Scalar, u: Sample, condition: Condition) -> Sample:
+    def drift(tau: Any, u: Sample, condition: Condition) -> Sample:
         sigma, alpha, sigma_rate, alpha_rate, lost = noise_lost(tau)
         x0 = flow.denoiser(u, sigma, alpha, condition).astype(u.dtype)
         eps = (u - alpha * x0) / sigma
@@ -164,9 +165,7 @@ def _compiled(
 
     event = jax.ShapeDtypeStruct(x.shape, x.dtype)
 
-    def spread(
-        tau: Scalar, u: Sample, condition: Condition
-    ) -> lx.AbstractLinearOperator:
+    def spread(tau: Any, u: Sample, condition: Condition) -> lx.AbstractLinearOperator:
         sigma, *_, lost = noise_lost(tau)
         return noise * sigma * jnp.sqrt(2 * lost) * lx.IdentityLinearOperator(event)
 
