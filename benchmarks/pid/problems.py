@@ -338,13 +338,13 @@ def learned(quick):
 def patches(quick):
     """Colour patches, 16 by 16, of the two photographs that come with scikit-learn."""
     problem = Images(
-        UNet(16),
+        UNet(16, width=16),
         batch_size=64,
         steps={"paper": 600, "ours": 600, "kd": 600},
         taught=Taught(patches_train, steps=1500, batch_size=64),
         held_out=patches_held_out,
         sigma_data=0.6,
-        count=1024,
-        truth_count=1024,
+        count=512,
+        truth_count=512,
     )
     return smaller(problem, quick)
