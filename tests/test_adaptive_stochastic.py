@@ -3,6 +3,8 @@
 All but one test are slow: the Brownian tree inside an adaptive loop compiles slowly.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +37,9 @@ def test_without_noise_it_is_the_ode_and_with_noise_the_data(make, x64):
         )
         return jax.vmap(one)(z, keys)
 
+    law: Any = flow.denoiser
     ends = [process.level(t) for t in (process.t_max, process.t_min)]
-    exact = jax.vmap(lambda z: flow.denoiser.transport(z, *ends))(z)
+    exact = jax.vmap(lambda z: law.transport(z, *ends))(z)
     error = lambda rtol: float(jnp.abs(draw(0.0, rtol).end - exact).max())
     assert error(0.05) < 0.15  # the largest of 6,000
     assert error(0.005) < 0.2 * error(0.05)

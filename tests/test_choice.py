@@ -1,6 +1,7 @@
 """The sampler that is chosen for a number of evaluations."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,8 @@ def test_the_choice_follows_the_scales_of_the_data(x64):
         # The error is that of new draws, and the cost is as asked for.
         path = px.solve_batch(flow, z, **choice.options)
         assert path.evaluations() == (10, 10)
-        move = functools.partial(flow.denoiser.transport, start=level[0], end=level[1])
+        law: Any = flow.denoiser
+        move = functools.partial(law.transport, start=level[0], end=level[1])
         exact = jax.vmap(move)(z)
         rms = np.sqrt(((path.end - exact) ** 2).mean(axis=1))
         assert np.exp(np.log(rms).mean()) < 2 * float(choice.error) + 1e-4

@@ -633,6 +633,7 @@ def test_weights_ease_as_draws_agree(x64):
         return loss, pid.advance(student, state, update).disagree
 
     loss, seen = after(shares)
+    assert seen is not None
     assert_close(loss, np.mean(measured**0.6 * squares), 1e-10)
     assert_close(after(0 * shares)[0], np.mean(squares), 1e-10)
     # Here a draw disagrees whose sides are an eighth apart: a quarter of sigma_data.
@@ -641,6 +642,7 @@ def test_weights_ease_as_draws_agree(x64):
     assert_close(seen.means(), (0.99 * 40 * shares + apart) / (0.99 * 40 + 1), 1e-12)
     # At first all disagree; with tolerated=0 nobody asks.
     start = pid.init(student, key=KEY).disagree
+    assert start is not None
     assert_close(start.means(), ones, 1e-12)
     kept = PID(flow, weighting=Slope(tolerated=0.0))
     assert kept.init(student, key=KEY).disagree is None

@@ -172,13 +172,16 @@ def test_quantities_are_densities_over_the_same_bins():
     (ax,) = px.plot.quantities(
         {"q": x}, weights=weights, reference={"q": x}, truth={"q": 0.5}, bins=4
     )
-    samples, reference = (p.get_data() for p in ax.patches)
+    stairs: list[Any] = list(ax.patches)
+    samples, reference = (p.get_data() for p in stairs)
     width = np.diff(samples.edges)
     np.testing.assert_allclose(samples.values * width, [0.75, 0, 0, 0.25])
     np.testing.assert_allclose(reference.values * width, [0.5, 0, 0, 0.5])
     np.testing.assert_array_equal(samples.edges, reference.edges)
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), 0.5)
-    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_xdata(), float), 0.5)
+    legend = ax.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
     assert words == ["samples", "reference", "truth"]
 
 

@@ -1,6 +1,7 @@
 """Single-step samplers and unequal steps: published formulas and the ledger."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +100,8 @@ def test_the_published_single_steps(names, x64):
     run = lambda z: {name: solved(solvers[name], flow, z, times) for name in names}
     found = jax.jit(run)(z)
     log_snr = Levels(PROCESS, times).log_snr
-    expected = dict.fromkeys(("2", "2S", "fast"), z)
+    expected: dict[str, Any] = dict.fromkeys(("2", "2S", "fast"), z)
+    assert fast.orders is not None
     for i, order in enumerate(fast.orders):
         ends = log_snr[i], log_snr[i + 1]
         expected["2"] = dpm_solver(expected["2"], *ends, 2)
@@ -163,8 +165,10 @@ def test_the_order(solver, x64):
     def end(count):
         shares = jnp.minimum(jnp.arange(129.0) / count, 1.0)
         taus = flow.clock.reading(process, 3.0 * 0.1**shares)
-        start = jnp.array([exact(3.0)]) * flow.magnification(3.0)
-        return walk(solver, flow, taus, start, count) / flow.magnification(0.3)
+        start = jnp.array([exact(3.0)]) * flow.magnification(jnp.array(3.0))
+        return walk(solver, flow, taus, start, count) / flow.magnification(
+            jnp.array(0.3)
+        )
 
     errors = [abs(end(n).item() - exact(0.3)) for n in (32, 64, 128)]
     coarse, fine = np.log2(errors[0] / errors[1]), np.log2(errors[1] / errors[2])

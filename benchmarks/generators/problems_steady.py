@@ -106,7 +106,7 @@ class Channels:
         return np.where(a > 10, 1.0, -1.0).astype(np.float32)
 
     def to_given(self, x):
-        law = self.equation.coefficient
+        law: Any = self.equation.coefficient
         return jnp.where(x > 0, law.high, law.low).astype(float)
 
     def images(self, x):

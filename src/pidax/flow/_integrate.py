@@ -456,9 +456,10 @@ def evaluations(
     None if the calls cannot be counted, as for implicit solvers.
     """
     steps: Array = solution.stats["num_steps"]
-    declared = getattr(solver, "evaluations", None)
+    declared: Any = getattr(solver, "evaluations", None)
     if callable(declared):
-        return each * declared(steps)
+        counted: Any = declared(steps)
+        return each * counted
     if declared is not None:
         return each * (declared[0] + declared[1] * steps)
     if isinstance(solver, diffrax.Euler):

@@ -82,7 +82,7 @@ def quantities(
             at = float(np.asarray(true[name]))
             ax.axvline(at, color=COLOURS[1], ls="--", label="truth")
         ax.set(xlabel=name, ylabel="density")
-    if len(sets) > 1 or true:
+    if known or true:
         drawn[0].legend(frameon=False)
     return drawn
 

@@ -56,7 +56,7 @@ class ExponentialRK(diffrax.AbstractAdaptiveSolver):
     orders: tuple[int, ...] | None = eqx.field(static=True)
 
     term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar = Inside
+    interpolation_cls: ClassVar[Any] = Inside
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class ExponentialRK(diffrax.AbstractAdaptiveSolver):
     def order(self, terms: PyTree) -> int:
         return self.order_
 
-    def func(self, terms: Any, t0: Scalar, y0: Array, args: Condition) -> Array:
+    def func(self, terms: Any, t0: Any, y0: Array, args: Condition) -> Array:
         return terms.vf(t0, y0, args)
 
     def evaluations(self, steps: Count) -> Count:
@@ -118,24 +118,22 @@ class ExponentialRK(diffrax.AbstractAdaptiveSolver):
                 "error control needs one order of at least 2 for all steps, got order="
                 f"{self.order_}, orders={self.orders}. Pass steps=, or ExponentialRK(2)"
             )
-        if self.orders is not None and steps != self.steps:
+        count = steps if self.orders is None else len(self.orders)
+        if count is not None and steps != count:
             raise ValueError(
-                f"this solver has orders for {self.steps} steps, got {steps}. Pass "
-                f"steps={self.steps} or {self.steps + 1} times: solver.steps says the "
-                "number."
+                f"this solver has orders for {count} steps, got {steps}. Pass "
+                f"steps={count} or {count + 1} times: solver.steps says the number."
             )
         return self
 
-    def init(
-        self, terms: Any, t0: Scalar, t1: Scalar, y0: Array, args: Condition
-    ) -> Count:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Array, args: Condition) -> Count:
         return jnp.asarray(0)
 
     def step(
         self,
         terms: Any,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Any,
+        t1: Any,
         y0: Array,
         args: Condition,
         solver_state: Count,

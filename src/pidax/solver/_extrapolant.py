@@ -97,6 +97,7 @@ class Extrapolant(eqx.Module):
             step = end.tau - start.tau
             move = lambda u, v: u + step.astype(v.dtype) * v
             return jax.tree.map(move, self.u, value), step
+        assert self.clean is not None
         kappa = 1 + self.noise**2
         total = self.chart.total(self.target, start, end, kappa)
         first = self.chart.hold(
@@ -136,16 +137,14 @@ class Inside(AbstractPath):
     With noise it is a straight line: the process between two nodes is not known.
     """
 
-    t0: Scalar
-    t1: Scalar
+    t0: Any
+    t1: Any
     y0: PyTree
     y1: PyTree
     step: Extrapolant
     direction: Any
 
-    def evaluate(
-        self, t0: Scalar, t1: Scalar | None = None, left: bool = True
-    ) -> PyTree:
+    def evaluate(self, t0: Any, t1: Any | None = None, left: bool = True) -> PyTree:
         del left
         if t1 is not None:
             first, last = self.evaluate(t0), self.evaluate(t1)

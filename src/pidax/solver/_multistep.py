@@ -101,7 +101,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
     estimate: bool = eqx.field(static=True)
 
     term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar = Inside
+    interpolation_cls: ClassVar[Any] = Inside
     evaluations: ClassVar[tuple[int, int]] = (0, 1)
 
     def __init__(
@@ -200,7 +200,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
     def order(self, terms: PyTree) -> int:
         return self.order_
 
-    def func(self, terms: Any, t0: Scalar, y0: PyTree, args: PyTree) -> PyTree:
+    def func(self, terms: Any, t0: Any, y0: PyTree, args: PyTree) -> PyTree:
         return terms.vf(t0, y0, args)
 
     # --- before compiling ------------------------------------------------------------
@@ -283,9 +283,7 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
             return self.order_
         return max(self.order_ - 1, int(self.rule.remembers))
 
-    def init(
-        self, terms: Any, t0: Scalar, t1: Scalar, y0: PyTree, args: PyTree
-    ) -> History:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: PyTree, args: PyTree) -> History:
         del terms, t1, args
         t0 = jnp.asarray(t0)
         zeros = lambda u: jnp.zeros((self._places, *u.shape), u.dtype)
@@ -308,8 +306,8 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
     def step(
         self,
         terms: Any,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Any,
+        t1: Any,
         y0: PyTree,
         args: PyTree,
         solver_state: History,

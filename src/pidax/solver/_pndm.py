@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .._checks import require
 from ..flow import ProbabilityFlow, field_of_flow, require_signal
-from ..types import Condition, Count, Scalar, Times
+from ..types import Condition, Count, Times
 from ._charts import Chart, Level, chart_of, weighted_sum
 from ._extrapolant import Extrapolant, Inside
 from ._multistep import refuse_backsolve, unwrapped
@@ -29,7 +29,7 @@ _START = 3  # steps
 
 
 class _Past(NamedTuple):
-    index: Count
+    made: Count
     values: Array
 
 
@@ -44,12 +44,12 @@ class PNDM(diffrax.AbstractSolver):
     """
 
     term_structure: ClassVar = diffrax.ODETerm
-    interpolation_cls: ClassVar = Inside
+    interpolation_cls: ClassVar[Any] = Inside
 
     def order(self, terms: PyTree) -> int:
         return 2
 
-    def func(self, terms: Any, t0: Scalar, y0: Array, args: Condition) -> Array:
+    def func(self, terms: Any, t0: Any, y0: Array, args: Condition) -> Array:
         return terms.vf(t0, y0, args)
 
     def evaluations(self, steps: Count) -> Count:
@@ -69,16 +69,14 @@ class PNDM(diffrax.AbstractSolver):
         )
         return self
 
-    def init(
-        self, terms: Any, t0: Scalar, t1: Scalar, y0: Array, args: Condition
-    ) -> _Past:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Array, args: Condition) -> _Past:
         return _Past(jnp.asarray(0), jnp.zeros((_START, *y0.shape), y0.dtype))
 
     def step(
         self,
         terms: Any,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Any,
+        t1: Any,
         y0: Array,
         args: Condition,
         solver_state: _Past,
@@ -108,7 +106,7 @@ class PNDM(diffrax.AbstractSolver):
         def adams() -> Array:
             return weighted_sum(jnp.asarray(_ADAMS, y0.dtype), values)
 
-        index = jnp.where(made_jump, 0, past.index)
+        index = jnp.where(made_jump, 0, past.made)
         mean = jax.lax.cond(index < _START, runge_kutta, adams)
         y1 = _transfer(chart, y0, mean, start, end)
         zero = jnp.zeros_like(start.tau)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..flow import ProbabilityFlow
-from ..types import Condition, Scalar, Times
+from ..types import Condition, Times
 from ._multistep import refuse_backsolve, unwrapped
 
 
@@ -35,7 +35,7 @@ class Taylor2(diffrax.AbstractAdaptiveSolver):
     def order(self, terms: PyTree) -> int:
         return 2
 
-    def func(self, terms: Any, t0: Scalar, y0: Array, args: Condition) -> Array:
+    def func(self, terms: Any, t0: Any, y0: Array, args: Condition) -> Array:
         return terms.vf(t0, y0, args)
 
     def prepare(
@@ -45,16 +45,14 @@ class Taylor2(diffrax.AbstractAdaptiveSolver):
         refuse_backsolve(self, adjoint)
         return self
 
-    def init(
-        self, terms: Any, t0: Scalar, t1: Scalar, y0: Array, args: Condition
-    ) -> None:
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Array, args: Condition) -> None:
         return None
 
     def step(
         self,
         terms: Any,
-        t0: Scalar,
-        t1: Scalar,
+        t0: Any,
+        t1: Any,
         y0: Array,
         args: Condition,
         solver_state: None,
