@@ -183,19 +183,25 @@ def test_the_loss_has_the_shares_it_says(x64):
     assert len(np.unique(wrong.round(9))) >= 15  # of 24: the draws reach all pairs
 
 
-def test_the_second_noise_level_is_not_used_at_first():
-    for network in (
-        px.nn.MLP(2, 2, width=8, depth=1, classes=3, key=KEY),
-        px.nn.ResidualMLP(2, 2, width=8, depth=1, key=KEY),
-        px.nn.UNet(1, 1, width=8, multipliers=(1,), key=KEY),
-    ):
-        both = px.nn.two_times(network)
-        x = jax.random.normal(KEY, network.shape or (4, 4, 1))
-        alone = eqx.filter_jit(network)(x, 0.3)
-        for second in (-1.0, 0.7):
-            told = jnp.array([0.3, second])
-            np.testing.assert_array_equal(eqx.filter_jit(both)(x, told), alone)
-        assert both.classes == network.classes
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: px.nn.MLP(2, 2, width=8, depth=1, classes=3, key=KEY),
+        pytest.param(
+            lambda: px.nn.UNet(1, 1, width=8, multipliers=(1,), key=KEY),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_second_noise_level_is_not_used_at_first(make):
+    network = make()
+    both = px.nn.two_times(network)
+    x = jax.random.normal(KEY, network.shape or (4, 4, 1))
+    alone = eqx.filter_jit(network)(x, 0.3)
+    for second in (-1.0, 0.7):
+        told = jnp.array([0.3, second])
+        np.testing.assert_array_equal(eqx.filter_jit(both)(x, told), alone)
+    assert both.classes == network.classes
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def test_the_cheapest_path_is_the_cheapest_of_all():
     assert tuple(cheapest_path(cost, 1)) == (0, 6)
 
 
+@pytest.mark.slow
 def test_dynamic_programming_finds_equal_angles_on_the_exact_path(x64):
     """The states of N(0, SCALE^2) keep their y; no solve is needed to know them."""
     flow = gaussian_flow(px.EDM(sigma_data=SCALE))

@@ -449,6 +449,7 @@ def bent(n=8, starts=2):
     return eqx.tree_at(lambda s: s.network, student, Bent(student.network.clean))
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_semigroup(x64):
     """The first pass against one from the later start, at the nodes of the second.
 

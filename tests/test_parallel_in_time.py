@@ -77,6 +77,7 @@ def test_a_window_slides(modes, x64):
     assert int(one.rounds) == int(one.evaluations) == STEPS
 
 
+@pytest.mark.slow
 def test_parareal_is_ddim_after_all_blocks(modes, x64):
     flow, z, times, ddim = modes
     run = lambda **options: parareal(flow, z, steps=times, blocks=4, **options)

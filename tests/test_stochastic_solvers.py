@@ -80,6 +80,7 @@ def test_ancestral_steps_draw_from_the_posterior(x64):
     assert_close(found, expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_the_corrector_repeats_its_step_with_the_same_noise(x64):
     """SA-Solver of Xue et al. 2023 with one node in the predictor, two in the rest."""
     process, tau = px.VP(), 0.8
