@@ -253,17 +253,15 @@ def test_trained_on_a_gaussian_two_steps_are_better_than_one():
         (lambda: exact(px.EDM()).in_steps(0), "steps must be"),
         (
             lambda: px.FlowMap(exact(px.EDM()).network, px.EDM(), stops=[10.0, 1.0]),
-            "80",
+            "decrease from t_max to t_min, here from 80.0 to 0.002, got .1.e.01",
         ),
         (
             lambda: exact(px.EDM()).transport(jnp.ones(2), 100.0, 2.0),
             "process's interval",
         ),
         (
-            lambda: px.FlowMap(
-                px.nn.MLP(2, 2, width=4, depth=1, key=KEY), px.EDM()
-            ).transport(jnp.ones(2), 2.0, 1.0),
-            "c_noise",
+            lambda: px.FlowMap(px.nn.MLP(2, 2, width=4, depth=1, key=KEY), px.EDM()),
+            r"MLP that is told one. Pass px.nn.two_times\(network\)",
         ),
         (
             lambda: px.Student(

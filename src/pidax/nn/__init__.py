@@ -28,6 +28,7 @@ from ._mlp import Concatenated as Concatenated
 from ._mlp import ResidualMLP as ResidualMLP
 from ._mlp import blockwise as blockwise
 from ._two_times import TwoTimesEmbedding as TwoTimesEmbedding
+from ._two_times import require_two_times as require_two_times
 from ._two_times import two_times as two_times
 from ._unet import UNet as UNet
 from ._vgg import VGG16 as VGG16

@@ -61,12 +61,7 @@ def two_times(network: Network, *, features: int | AbstractFeatures = 32) -> Net
     if not isinstance(features, AbstractFeatures):
         require_whole(features=features)
         features = Fourier(features)
-    is_embedding = lambda node: isinstance(node, (*_EMBEDDINGS, TwoTimesEmbedding))
-    inside = [
-        node
-        for node in jax.tree.leaves(network, is_leaf=is_embedding)
-        if is_embedding(node)
-    ]
+    inside = _embeddings(network)
     if not inside or any(isinstance(node, TwoTimesEmbedding) for node in inside):
         told = "is told two noise levels already" if inside else "has no embedding"
         raise ValueError(
@@ -76,7 +71,7 @@ def two_times(network: Network, *, features: int | AbstractFeatures = 32) -> Net
         )
 
     def change(node: Any) -> Any:
-        if not is_embedding(node):
+        if not _is_embedding(node):
             return node
         last = node.layers[-1] if node.layers else node.noise
         size = last.weight.shape[1]
@@ -84,4 +79,24 @@ def two_times(network: Network, *, features: int | AbstractFeatures = 32) -> Net
         zero = jax.tree.map(jnp.zeros_like, made)
         return TwoTimesEmbedding(node, features, zero)
 
-    return jax.tree.map(change, network, is_leaf=is_embedding)
+    return jax.tree.map(change, network, is_leaf=_is_embedding)
+
+
+def require_two_times(network: Network) -> Network:
+    """The network, if it is not one of `pidax.nn` that is told one noise level."""
+    if any(isinstance(node, _EMBEDDINGS) for node in _embeddings(network)):
+        raise ValueError(
+            "a FlowMap tells its network two noise levels, got a "
+            f"{type(network).__name__} that is told one. Pass "
+            "px.nn.two_times(network)."
+        )
+    return network
+
+
+def _is_embedding(node: Any) -> bool:
+    return isinstance(node, (*_EMBEDDINGS, TwoTimesEmbedding))
+
+
+def _embeddings(network: Any) -> list[Any]:
+    leaves = jax.tree.leaves(network, is_leaf=_is_embedding)
+    return [node for node in leaves if _is_embedding(node)]

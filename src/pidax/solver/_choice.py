@@ -81,7 +81,7 @@ def choose(
     draws: WholeLike = DRAWS,
     condition: Condition = None,
 ) -> Choice:
-    """The candidate whose samples are nearest to those of a fine solve.
+    """The candidate whose samples are nearest to the samples of a fine solve.
 
     The pilot costs for each draw a solve to 1e-4, about 60 evaluations, and seven
     trials of `evaluations` each. `px.sample(flow, n, evaluations=10)` does this first;

@@ -123,8 +123,8 @@ def IPNDM(order: int = 4, **options: Any) -> Multistep:
     """iPNDM: Zhang and Chen 2023, from Liu et al. 2022, "Pseudo numerical methods for
     diffusion models on manifolds", without their Runge-Kutta start.
 
-    The weights are those of even steps: 55, -59, 37, -9 over 24. On smooth uneven grids
-    it is of second order. The variant for uneven steps is `LMS`.
+    The weights are right for even steps: 55, -59, 37, -9 over 24. On smooth uneven
+    grids it is of second order. The variant for uneven steps is `LMS`.
     """
     return Multistep(order, "noise", "index", **options)
 

@@ -27,6 +27,7 @@ from .._compatibility import check_grid
 from .._table import network_title, samples_line, screen
 from ..denoiser import AbstractCoefficients, AbstractDenoiser, Preconditioned
 from ..flow import ProbabilityFlow
+from ..nn import require_two_times, two_times
 from ..process import AbstractProcess, uniform_angle
 from ..types import (
     Condition,
@@ -64,7 +65,7 @@ class FlowMap(AbstractNetworkStudent):
     - `process`: in whose `(x, t)` the student answers.
     - `stops`: the times from which it samples in several steps, decreasing from
       `t_max`; by default four at equal steps of the angle. Good ones are where the
-      denoised sample moves: `px.where_it_moves(flow, 5)[:-1]`.
+      denoised sample moves: `px.where_it_moves(flow, 5, key=key)[:-1]`.
     - `shape`: the shape of one sample; by default `network.shape` if it has one.
     - `teacher`: the denoiser whose network this is; see `from_teacher`.
     """
@@ -92,7 +93,7 @@ class FlowMap(AbstractNetworkStudent):
                 "the stops of a FlowMap are numbers, got times or a process that are "
                 "not known while tracing. Make the student outside jit."
             )
-        self.network = check_network(network)
+        self.network = require_two_times(check_network(network))
         self.process = process
         self.coefficients, self.trained_for = coefficients_of(teacher, process)
         self.event = getattr(network, "shape", None) if shape is None else shape
@@ -126,8 +127,6 @@ class FlowMap(AbstractNetworkStudent):
         does not use yet: at the start $F(x, s, t) = D(x, s)$, and each map is one step
         of DDIM. `denoiser` is a `Preconditioned` network of `pidax.nn`.
         """
-        from ..nn import two_times
-
         teacher = usable_teacher(denoiser, process)
         network = two_times(teacher.network)
         return FlowMap(
