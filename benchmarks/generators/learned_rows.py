@@ -18,6 +18,7 @@ import pidax as px
 from pidax import metrics
 
 from .. import bench
+from .learned import Recipe
 from .problems_evolution import (
     SEEDS,
     covariance_error,
@@ -26,20 +27,7 @@ from .problems_evolution import (
     samples_of,
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a teacher and its student are trained."""
-
-    width: int = 384
-    nodes: int = 12
-    teacher_steps: int = 6000
-    student_steps: int = 3000
-    batch_size: int = 256
-    rate: float = 1e-3
-
-    def smaller(self):
-        return Recipe(8, 4, 2, 2, 4)
+RECIPE = Recipe(384, 12, teacher_steps=6000, student_steps=3000, batch_size=256)
 
 
 def rows_of(problem, name):
@@ -150,8 +138,8 @@ WAYS = {
     "held-out": OneRow("held-out"),
     "Gaussian": OneRow("Gaussian"),
     "copula": OneRow("copula"),
-    "teacher": OneRow("teacher", Recipe()),
-    "student": OneRow("student", Recipe()),
+    "teacher": OneRow("teacher", RECIPE),
+    "student": OneRow("student", RECIPE),
 }
 
 

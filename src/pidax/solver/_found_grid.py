@@ -65,8 +65,7 @@ class FoundGrid(eqx.Module):
       on draws that the search did not see: the geometric mean over the draws of the
       root mean square per component;
     - `evaluations`: calls of the denoiser for a sample, in all: fine solves and trials;
-    - `differentiated`: how many of them were differentiated as well, which costs two to
-      three times as much;
+    - `differentiated`: how many of them were differentiated as well, which costs more;
     - `search`: the method.
     """
 

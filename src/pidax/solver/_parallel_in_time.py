@@ -4,9 +4,9 @@ With $\rho = \alpha/\sigma$ and $m = x/\sigma$ the probability-flow ODE is
 $dm/d\rho = D$, and a DDIM step is Euler's step of it,
 $m_{i+1} = m_i + (\rho_{i+1} - \rho_i)\, D(\sigma_i m_i, t_i)$. Both methods compute $N$
 such steps in fewer than $N$ *rounds*. A round is one call of the denoiser, on many
-states at once, which takes a GPU with free capacity no longer than one state. The
-evaluations in all are more than $N$. Compare `rounds` where time counts, `evaluations`
-where work counts.
+states at once, which need not take longer than one state on a machine with free
+capacity. The evaluations in all are more than $N$. Compare `rounds` where time counts,
+`evaluations` where work counts.
 """
 
 from typing import Any, NamedTuple
