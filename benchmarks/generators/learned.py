@@ -73,12 +73,9 @@ def shape_of(problem):
     return (size, size, 1) if isinstance(problem, Channels) else (size,)
 
 
-def teach(problem, recipe: Recipe, seed):
-    data = trained_on(problem, seed)
-    data = data.reshape(len(data), *shape_of(problem))
+def taught(network, data, recipe: Recipe, key):
+    """A denoiser of these data, by denoising score matching."""
     process = px.EDM(sigma_data=float(data.std()))
-    first, second = jax.random.split(jax.random.key(seed))
-    network = network_of(problem, recipe, first)
     rate = px.warmup_cosine(recipe.rate, recipe.teacher_steps)
     result = px.fit(
         px.Preconditioned(network, process),
@@ -87,22 +84,15 @@ def teach(problem, recipe: Recipe, seed):
         steps=recipe.teacher_steps,
         batch_size=recipe.batch_size,
         optimiser=optax.adam(rate, b2=0.99),
-        key=second,
+        key=key,
         progress=False,
     )
     return result.ema()
 
 
-NOTED = ("rms", "points_of_the_other_sign", "near_one")
-
-
-def distil(problem, recipe: Recipe, seed):
-    """The student, and how far it is from the teacher's solutions."""
-    teacher, _ = bench.kept("teacher", teach, problem, recipe, seed)
-    process = teacher.process
-    shape = shape_of(problem)
-    flow = px.ProbabilityFlow(teacher, process, shape=shape)
-    first, second, third = jax.random.split(jax.random.key(seed + 1), 3)
+def distilled(flow, recipe: Recipe, first, second):
+    """A one-step student of a teacher; one key for its nodes, one for the training."""
+    teacher, process = flow.denoiser, flow.process
     times = px.where_it_moves(flow, recipe.nodes, key=first, draws=64)
     rate = px.warmup_cosine(recipe.rate, recipe.student_steps)
     result = px.fit(
@@ -115,7 +105,27 @@ def distil(problem, recipe: Recipe, seed):
         key=second,
         progress=False,
     )
-    student = result.ema()
+    return result.ema()
+
+
+def teach(problem, recipe: Recipe, seed):
+    data = trained_on(problem, seed)
+    data = data.reshape(len(data), *shape_of(problem))
+    first, second = jax.random.split(jax.random.key(seed))
+    return taught(network_of(problem, recipe, first), data, recipe, second)
+
+
+NOTED = ("rms", "points_of_the_other_sign", "near_one")
+
+
+def distil(problem, recipe: Recipe, seed):
+    """The student, and how far it is from the teacher's solutions."""
+    teacher, _ = bench.kept("teacher", teach, problem, recipe, seed)
+    process = teacher.process
+    shape = shape_of(problem)
+    flow = px.ProbabilityFlow(teacher, process, shape=shape)
+    first, second, third = jax.random.split(jax.random.key(seed + 1), 3)
+    student = distilled(flow, recipe, first, second)
     z = process.prior(third, (4 * recipe.batch_size, *shape))
     ends = jnp.array([process.t_max, process.t_min])
     solved = px.solve_batch(flow, z, times=ends, rtol=1e-3).xs[:, -1]

@@ -12,13 +12,12 @@ import dataclasses
 import diffrax
 import jax
 import numpy as np
-import optax
 
 import pidax as px
 from pidax import metrics
 
 from .. import bench
-from .learned import Recipe
+from .learned import Recipe, distilled, taught
 from .problems_evolution import (
     SEEDS,
     covariance_error,
@@ -39,40 +38,16 @@ def rows_of(problem, name):
 
 def teach_rows(problem, recipe: Recipe, seed):
     data, _ = rows_of(problem, "training")
-    size, process = problem.points, px.EDM(sigma_data=float(data.std()))
     first, second = jax.random.split(jax.random.key(seed))
-    network = px.nn.ResidualMLP(size, size, width=recipe.width, depth=4, key=first)
-    rate = px.warmup_cosine(recipe.rate, recipe.teacher_steps)
-    result = px.fit(
-        px.Preconditioned(network, process),
-        px.DenoisingScoreMatching(process),
-        data=data,
-        steps=recipe.teacher_steps,
-        batch_size=recipe.batch_size,
-        optimiser=optax.adam(rate, b2=0.99),
-        key=second,
-        progress=False,
-    )
-    return result.ema()
+    size, width = problem.points, recipe.width
+    network = px.nn.ResidualMLP(size, size, width=width, depth=4, key=first)
+    return taught(network, data, recipe, second)
 
 
 def distil_rows(problem, recipe: Recipe, seed):
     teacher, _ = bench.kept("teacher", teach_rows, problem, recipe, seed)
     flow = px.ProbabilityFlow(teacher, teacher.process, shape=(problem.points,))
-    first, second = jax.random.split(jax.random.key(seed + 1))
-    times = px.where_it_moves(flow, recipe.nodes, key=first, draws=64)
-    rate = px.warmup_cosine(recipe.rate, recipe.student_steps)
-    result = px.fit(
-        px.IntegralStudent.from_teacher(teacher, teacher.process, times),
-        px.PID(flow),
-        steps=recipe.student_steps,
-        batch_size=recipe.batch_size,
-        optimiser=optax.adam(rate, b2=0.99),
-        ema=(0.99,),
-        key=second,
-        progress=False,
-    )
-    return result.ema()
+    return distilled(flow, recipe, *jax.random.split(jax.random.key(seed + 1)))
 
 
 @dataclasses.dataclass(frozen=True)
