@@ -1,4 +1,4 @@
-"""Posterior samples: by chains, particles, ensembles and minimisation."""
+"""Posterior samples: by chains, particles, ensembles, minimisation and guidance."""
 
 from ._bank import Bank as Bank
 from ._chains import PCN as PCN
@@ -16,6 +16,16 @@ from ._gauss_newton import CGLS as CGLS
 from ._gauss_newton import DampedGaussNewton as DampedGaussNewton
 from ._gradient_chains import HMC as HMC
 from ._gradient_chains import MALA as MALA
+from ._guided import DPS as DPS
+from ._guided import AbstractGuided as AbstractGuided
+from ._guided import DiffusionPDE as DiffusionPDE
+from ._guided import FlowChef as FlowChef
+from ._guided import Now as Now
+from ._guided import PiGDM as PiGDM
+from ._guided import Spent as Spent
+from ._guided import Target as Target
+from ._guided import constant as constant
+from ._guided import with_noise as with_noise
 from ._infer import infer as infer
 from ._minimise import minimise as minimise
 from ._minimisers import LBFGS as LBFGS
@@ -26,6 +36,7 @@ from ._minimisers import Optimistix as Optimistix
 from ._minimum import Minimum as Minimum
 from ._posterior import Posterior as Posterior
 from ._prior import LatentPrior as LatentPrior
+from ._prior import SolvedFlow as SolvedFlow
 from ._problem import Problem as Problem
 from ._randomised import RandomisedMaximumLikelihood as RandomisedMaximumLikelihood
 from ._reference import Agreement as Agreement

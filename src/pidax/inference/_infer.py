@@ -7,7 +7,8 @@ with $d$ the prior, a function of a standard normal latent, and $G$ the forward 
 its fields to what was observed. Methods differ in how they sample this law: by Markov
 chains (`PCN`), by particles (`SMC`), by weights (`Bank`), by regressions (`Ensemble`)
 or by minimisation (`RandomisedMaximumLikelihood`, which is `refine`). A one-step
-student makes each proposal one evaluation of a network.
+student makes each proposal one evaluation of a network. Guided samplers (`DPS` and
+others) need no student: they bend the steps of a teacher's sampler.
 """
 
 from typing import Any
@@ -19,13 +20,15 @@ import numpy as np
 
 from .._checks import is_traced, require_positive, whole_number
 from ..constraint import AbstractConstraint, All, Residual
+from ..flow import ProbabilityFlow
 from ..pde import AbstractEquation, AbstractNormaliser
 from ..types import Batch, Condition, Key, ScalarLike, WholeLike, typed
 from ._chains import PCN
 from ._cost import Clock, Cost, Training
 from ._foreign import Foreign
+from ._guided import AbstractGuided
 from ._posterior import Posterior, diagnosed
-from ._prior import LatentPrior, as_prior
+from ._prior import LatentPrior, Prior, SolvedFlow, as_prior
 from ._problem import Problem
 from ._randomised import CHAINS, RandomisedMaximumLikelihood, metropolis
 from ._refine import Refined, in_batches
@@ -42,6 +45,7 @@ from ._start import default_slack, likelihood_at, measure
 
 _STARTS = 64  # draws of the prior that are looked at before anything is sampled
 _TRIED = 8  # of them, with a foreign solver
+_OF_A_TEACHER = 16  # of which each is a solve
 _TILTED = (
     "the law of a penalised residual is the posterior times 1/|det dR/du|, which may "
     "depend on the given fields"
@@ -76,6 +80,7 @@ def infer(
         px.infer(student, observation, forward=darcy, key=key)  # its a, solved for u
         px.infer(darcy, observation, key=key)                   # the exact prior
         px.infer(student, observation, forward=Foreign(run, (9,)), key=key)
+        px.infer(flow, observation, key=key, method=px.inference.DPS())  # a teacher
 
     Print the result: its first line says whether to believe it, and the second what to
     do if not.
@@ -83,8 +88,9 @@ def infer(
     **Arguments:**
 
     - `prior`: a one-step student; a `LatentPrior`, any function of a standard normal
-      latent; a `Gaussian`, `GaussianMixture` or random field; or an equation, whose
-      random given field is the prior and whose solver is the forward map.
+      latent; a `Gaussian`, `GaussianMixture` or random field; an equation, whose
+      random given field is the prior and whose solver is the forward map; or a teacher,
+      a `ProbabilityFlow`, with a guided sampler as the method.
     - `observations`: an `Observation`, an `Affine` with noise, or several joined by
       `&`, of the output of the forward map. Chains, particles and ensembles need noise
       in every value.
@@ -100,7 +106,8 @@ def infer(
       takes this factor away, for one `equation.log_determinant` in each evaluation.
       `Darcy` has one. For chains, particles, and minima with weights.
     - `method`: `PCN()` by default, or `SMC()`, `Bank()`, `MALA()`, `HMC()`,
-      `Ensemble()`, `RandomisedMaximumLikelihood()`.
+      `Ensemble()`, `RandomisedMaximumLikelihood()`; for a teacher, `DPS()`, `PiGDM()`
+      and the other guided samplers, which may also be asked for nothing.
     - `samples`: the number of samples; of the particles or members, of all chains
       together.
     - `forward`: from the prior's fields to what is observed. An equation: its solver,
@@ -116,7 +123,8 @@ def infer(
             "infer compiles, times and checks its own runs: expected to be called from "
             "Python, got traced arguments. Call it outside jax.jit, vmap and grad."
         )
-    if observations is None and constraint is None:
+    guided = isinstance(method, AbstractGuided)
+    if observations is None and constraint is None and not guided:
         raise ValueError(
             "expected observations to condition on, got none, and no constraint: the "
             "posterior is the prior. Sample it: px.sample(student, count, key=key)."
@@ -126,6 +134,8 @@ def infer(
     method = PCN() if method is None else method
     if forward is None and isinstance(prior, AbstractEquation):
         forward = prior
+    if guided and isinstance(prior, ProbabilityFlow):
+        prior = SolvedFlow(prior)
     prior = as_prior(prior)
     if isinstance(forward, Foreign):
         forward.record.failures.clear()
@@ -147,18 +157,23 @@ def infer(
             **method.options,
         )
         return _of_refined(refined, method, problem, condition, key)
-    _check_noise(problem, method)
+    if not guided:
+        _check_noise(problem, method)
     first, second = jax.random.split(key)
     clock = Clock()
-    problem, looked, used = _prepared(problem, condition, first, slack)
+    problem, looked, used = _prepared(problem, condition, first, slack, guided)
     draws = method.draw(
         problem, condition, samples, key=second, clock=clock, progress=progress
     )
-    failures = dict(forward.record.failures) if isinstance(forward, Foreign) else {}
+    failures = dict(draws.failures)
+    failures |= forward.record.failures if isinstance(forward, Foreign) else {}
     fields, predicted, again = draws.fields, draws.predicted, 0
     if fields is None:
         fields, predicted, again = outputs(problem, draws.latent, condition, clock)
-    evaluations = float(draws.evaluations + looked + again)
+    each, rows = _each(prior, condition), float(draws.evaluations + looked + again)
+    network = each * rows
+    if draws.rows is not None:  # a guided sampler counts its teacher's evaluations
+        network, rows = draws.evaluations + each * looked, float(draws.rows + looked)
     name = type(method).__name__
     tilted, advice = _tilted(problem), draws.advice or method.advice
     return Posterior(
@@ -170,10 +185,11 @@ def infer(
         caution=method.caution or tilted,
         cost=Cost(
             samples=len(fields),
-            network=0.0 if isinstance(prior, LatentPrior) else evaluations,
+            network=network,
+            jvp=float(draws.products),
             vjp=float(draws.gradients),
-            residual=0.0 if problem.constraint is None else evaluations,
-            solves=evaluations if problem.solves else 0.0,
+            residual=0.0 if problem.constraint is None else rows,
+            solves=rows if problem.solves else 0.0,
             seconds=clock.running,
             compiling=clock.compiling,
             training=Training() if training is None else training,
@@ -192,6 +208,13 @@ def infer(
     )
 
 
+def _each(prior: Prior, condition: Condition) -> float:
+    """Evaluations of a network for one latent."""
+    if isinstance(prior, SolvedFlow):
+        return float(prior.evaluations(condition))
+    return 0.0 if isinstance(prior, LatentPrior) else 1.0
+
+
 def _tilted(problem: Problem) -> str:
     """Whether the determinant of a penalised residual may depend on the given fields,
     and nothing corrects it.
@@ -206,11 +229,7 @@ def _tilted(problem: Problem) -> str:
 
 def _check_noise(problem: Problem, method: Any) -> None:
     """Check that every value has noise."""
-    parts = [*problem.linear]
-    exact = sum(int((np.asarray(part.noise) == 0).sum()) for part in parts)
-    if problem.observation is not None:
-        exact += int(np.asarray(problem.observation.exact).sum())
-    if exact:
+    if exact := _exact_values(problem):
         raise ValueError(
             f"{type(method).__name__} samples a likelihood: expected values with "
             f"noise, got {exact} that are exact, which no draw of the prior has. Pass "
@@ -219,8 +238,20 @@ def _check_noise(problem: Problem, method: Any) -> None:
         )
 
 
+def _exact_values(problem: Problem) -> int:
+    """The number of values without noise."""
+    exact = sum(int((np.asarray(part.noise) == 0).sum()) for part in problem.linear)
+    if problem.observation is not None:
+        exact += int(np.asarray(problem.observation.exact).sum())
+    return exact
+
+
 def _prepared(
-    problem: Problem, condition: Condition, key: Key, slack: ScalarLike | None
+    problem: Problem,
+    condition: Condition,
+    key: Key,
+    slack: ScalarLike | None,
+    guided: bool,
 ) -> tuple[Problem, int, float]:
     """The problem with the scale of its residual, the number of prior draws that were
     looked at, and the slack, NaN without a constraint.
@@ -231,17 +262,20 @@ def _prepared(
             "the shape of one sample is not known, got None from the prior and the "
             "observations. Pass shape= to Student."
         )
-    latents = prior_latents(key, _STARTS, shape)
+    if guided and problem.constraint is None and not _exact_values(problem):
+        return problem, 0, np.nan
+    starts = _OF_A_TEACHER if isinstance(problem.student, SolvedFlow) else _STARTS
+    latents = prior_latents(key, starts, shape)
     if isinstance(problem.forward, Foreign):
         problem.forward.check(_own_fields(problem, latents[:_TRIED], condition))
         if problem.constraint is None:
             return problem, _TRIED, np.nan
-    start = measure(problem, (latents, _repeated(condition, _STARTS)))
+    start = measure(problem, (latents, _repeated(condition, starts)))
     start = jax.tree.map(np.asarray, start)
     if not start.finite.any():
         raise ValueError(
             "expected draws of the prior whose fields, and what the forward map makes "
-            f"of them, are finite, got none of {_STARTS}. The student is not trained, "
+            f"of them, are finite, got none of {starts}. The student is not trained, "
             "or the forward map does not bear such fields."
         )
     fine = jax.tree.map(lambda leaf: leaf[start.finite], start)
@@ -254,7 +288,7 @@ def _prepared(
         (noise, linear_noise, scale),
         is_leaf=absent,
     )
-    return problem, _STARTS, np.nan if problem.constraint is None else used
+    return problem, starts, np.nan if problem.constraint is None else used
 
 
 def _repeated(condition: Condition, count: int) -> Condition:

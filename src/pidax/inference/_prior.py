@@ -4,6 +4,7 @@ $$ x = f(\epsilon), \qquad \epsilon \sim N(0, I). $$
 
 A one-step student is such a function. So is every law that is drawn by transforming
 normal numbers: a Gaussian, a mixture of Gaussians, a lognormal or thresholded field.
+The ODE of a teacher is one as well, of many evaluations (`SolvedFlow`).
 An inference that works on $\epsilon$ works for all of them, and exact and learned
 priors can be compared by exchanging one argument.
 """
@@ -11,13 +12,16 @@ priors can be compared by exchanging one argument.
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
-from ..denoiser import Gaussian, GaussianMixture
+from .._checks import whole_number
+from ..denoiser import AbstractExactDenoiser, Gaussian, GaussianMixture
+from ..flow import ProbabilityFlow, solve
 from ..pde import (
     AbstractEquation,
     AbstractGaussianField,
@@ -26,6 +30,7 @@ from ..pde import (
     Lognormal,
     Thresholded,
 )
+from ..process import AbstractProcess
 from ..student import AbstractStudent
 from ..types import Condition, Sample, Shape, WholeLike
 
@@ -97,7 +102,54 @@ class LatentPrior(eqx.Module):
         return self.function(latent)
 
 
-Prior = AbstractStudent | LatentPrior
+class SolvedFlow(eqx.Module):
+    """The law of a teacher: the end of its ODE, solved from a standard normal latent.
+
+        px.infer(SolvedFlow(flow, steps=9), observation, key=key, method=PCN())
+
+    Every method of `infer` takes it. Those that guide a teacher take the flow itself.
+    It takes `steps` equal steps of Heun's method in the flow's clock, and the last one
+    to zero noise: `2 * steps + 1` evaluations. Gradients go through the solver with
+    recursive checkpoints, which keep of the order of the root of `steps` states.
+    """
+
+    flow: ProbabilityFlow
+    steps: int = eqx.field(static=True, default=18)
+
+    def __check_init__(self):
+        whole_number("steps", self.steps)
+
+    @property
+    def process(self) -> AbstractProcess:
+        """The noise process of the flow."""
+        return self.flow.process
+
+    @property
+    def shape(self) -> Shape | None:
+        """The shape of a latent."""
+        return self.flow.shape
+
+    def evaluations(self, condition: Condition) -> int:
+        """Of the teacher, for one latent."""
+        return (2 * self.steps + 1) * self.flow.denoiser.evaluations(condition)
+
+    def __call__(self, latent: Sample, condition: Condition = None) -> Sample:
+        process = self.process
+        z = process.sigma(jnp.asarray(process.t_max, latent.dtype)) * latent
+        return solve(
+            self.flow, z, condition=condition, steps=self.steps, denoise=True,
+            solver=diffrax.Heun(), throw=False,
+        ).end  # fmt: skip
+
+
+Prior = AbstractStudent | LatentPrior | SolvedFlow
+
+
+def is_learned(prior: Prior) -> bool:
+    """Whether its samples are in a model's coordinates."""
+    if isinstance(prior, SolvedFlow):
+        return not isinstance(prior.flow.denoiser, AbstractExactDenoiser)
+    return not isinstance(prior, LatentPrior)
 
 
 def as_prior(prior: Any) -> Prior:
@@ -111,8 +163,9 @@ def as_prior(prior: Any) -> Prior:
         raise ValueError(
             "a prior is a one-step student, a LatentPrior(function, shape), a Gaussian "
             "or GaussianMixture, a random field of px.pde, or an equation whose given "
-            f"field is random; got {name}. A teacher is sampled in many steps: distil "
-            "it first."
+            f"field is random; got {name}. A teacher, a ProbabilityFlow, is guided, "
+            "method=inference.DPS(), or passed as inference.SolvedFlow(flow, steps), "
+            "which solves its ODE for each proposal; or distil it first."
         )
     return LatentPrior.of(prior)
 
@@ -121,6 +174,8 @@ def draw(prior: Prior, latent: Sample, condition: Condition) -> Array:
     """The sample of a latent, in the prior's own coordinates."""
     if isinstance(prior, LatentPrior):
         return prior(latent)
+    if isinstance(prior, SolvedFlow):
+        return prior(latent, condition)
     process = prior.process
     last = jnp.asarray(process.t_max, latent.dtype)
     return prior.sample(process.sigma(last) * latent, condition)

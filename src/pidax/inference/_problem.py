@@ -36,7 +36,7 @@ from ..types import (
     typed,
 )
 from ._foreign import as_forward
-from ._prior import LatentPrior, Prior, draw
+from ._prior import LatentPrior, Prior, draw, is_learned
 
 Terms = Float[Array, "3"]  # of the objective: anchor, misfit, residual
 
@@ -161,7 +161,7 @@ class Problem(eqx.Module):
 
     def _check(self, joined: All) -> None:
         """Check by shapes alone that samples can be compared with the observations."""
-        learned = not isinstance(self.student, LatentPrior)
+        learned = is_learned(self.student)
         if learned and self.normaliser is None:
             raise ValueError(
                 "observations are in physical units and samples in the model's "
@@ -398,10 +398,18 @@ class Problem(eqx.Module):
         """The fields of a sample that are compared with observations: solved, if there
         is a forward map.
         """
-        fields = self.own_fields(x)
+        return self.through(self.own_fields(x))[0]
+
+    def through(self, own: Stacked) -> tuple[Stacked, Array | None]:
+        """What is compared with observations, of the fields before the forward map; and
+        the output of the map once more, unless it is an equation's solver.
+        """
         if isinstance(self.forward, AbstractEquation):
-            return solved(self.forward, fields)
-        return fields if self.forward is None else self.forward(fields)
+            return solved(self.forward, own), None
+        if self.forward is None:
+            return own, None
+        predicted = self.forward(own)
+        return predicted, predicted
 
     def outputs(
         self, latent: Sample, condition: Condition
@@ -409,11 +417,9 @@ class Problem(eqx.Module):
         """The fields that a result has, and what another forward map than an equation
         makes of them. The last one that is not None is compared with observations.
         """
-        x = self.sample(latent, condition)
-        if self.forward is None or isinstance(self.forward, AbstractEquation):
-            return self.restore(x), None
-        own = self.own_fields(x)
-        return own, self.forward(own)
+        own = self.own_fields(self.sample(latent, condition))
+        seen, predicted = self.through(own)
+        return seen if predicted is None else own, predicted
 
     def overwrite(self, fields: Stacked, own: Stacked | None) -> Stacked:
         """The fields with held entries and noise-free observations

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -35,6 +35,9 @@ class Draws:
     counts likelihoods, `gradients` those with a gradient, `failed` those that were not
     finite. `fields` and `predicted` are the outputs, if they are known. `bank_ess` is
     the effective number of draws of a bank. `advice` replaces the advice of the method.
+    A guided sampler counts evaluations of its teacher, and has `products` with the
+    Jacobian of the teacher (`gradients` are with the transpose), the number of `rows`
+    that were evaluated, and `failures` by name.
     """
 
     latent: Float[np.ndarray, "sample *event"]
@@ -52,6 +55,9 @@ class Draws:
     predicted: Float[np.ndarray, "sample *quantity"] | None = None
     bank_ess: float = np.nan
     advice: str = ""
+    products: int = 0
+    rows: int | None = None
+    failures: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class AbstractSampler(eqx.Module):

@@ -1,0 +1,14 @@
+"""Guided samplers: the steps of a teacher's sampler, bent towards observations and
+equations.
+"""
+
+from ._contract import AbstractGuided as AbstractGuided
+from ._diffusion_pde import DiffusionPDE as DiffusionPDE
+from ._dps import DPS as DPS
+from ._flow_chef import FlowChef as FlowChef
+from ._levels import Now as Now
+from ._levels import constant as constant
+from ._levels import with_noise as with_noise
+from ._pigdm import PiGDM as PiGDM
+from ._target import Spent as Spent
+from ._target import Target as Target
