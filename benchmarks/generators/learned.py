@@ -47,6 +47,7 @@ class Recipe:
         return Recipe(8, 4, 2, 2, 4)
 
 
+DRAWS = 64  # of the teacher's solutions that choose a student's nodes
 RECIPES = {"Channels": Recipe(), "Shocks": Recipe(384, 12, 5000, 3000, 256)}
 LONGER = {"Channels": Recipe(student_steps=1500)}
 
@@ -74,8 +75,9 @@ def shape_of(problem):
 
 
 def taught(network, data, recipe: Recipe, key):
-    """A denoiser of these data, by denoising score matching."""
-    process = px.EDM(sigma_data=float(data.std()))
+    """A denoiser of data, or of data and conditions, by denoising score matching."""
+    fields = data[0] if isinstance(data, tuple) else data
+    process = px.EDM(sigma_data=float(fields.std()))
     rate = px.warmup_cosine(recipe.rate, recipe.teacher_steps)
     result = px.fit(
         px.Preconditioned(network, process),
@@ -90,14 +92,20 @@ def taught(network, data, recipe: Recipe, key):
     return result.ema()
 
 
-def distilled(flow, recipe: Recipe, first, second):
-    """A one-step student of a teacher; one key for its nodes, one for the training."""
+def distilled(flow, recipe: Recipe, first, second, condition=None):
+    """A one-step student of a teacher; one key for its nodes, one for the training.
+
+    `condition` draws what the teacher is told from a key.
+    """
     teacher, process = flow.denoiser, flow.process
-    times = px.where_it_moves(flow, recipe.nodes, key=first, draws=64)
+    told = condition and jax.vmap(condition)(jax.random.split(first, DRAWS))
+    times = px.where_it_moves(
+        flow, recipe.nodes, key=first, draws=DRAWS, condition=told
+    )
     rate = px.warmup_cosine(recipe.rate, recipe.student_steps)
     result = px.fit(
         px.IntegralStudent.from_teacher(teacher, process, times),
-        px.PID(flow),
+        px.PID(flow, condition=condition),
         steps=recipe.student_steps,
         batch_size=recipe.batch_size,
         optimiser=optax.adam(rate, b2=0.99),
