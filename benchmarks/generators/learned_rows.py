@@ -1,120 +1,117 @@
-r"""States of the Kuramoto-Sivashinsky equation in one evaluation of a network.
+r"""Late Cahn-Hilliard states and rows of Kuramoto-Sivashinsky in one evaluation.
 
-One row of the chaotic solution, 64 numbers: a teacher by denoising score matching on
-the rows of the training set, and a one-step student of it by `PID`, which sees no row.
-Against the last rows of the truths are set as many of the held-out solutions, of a
-Gaussian field, of a copula as in `problems_evolution`, of the teacher (24 evaluations
-a row) and of the student.
+One state, $32^2$ or 64 numbers, of which the solver makes many before it has this one:
+a teacher by denoising score matching on the states of the training set, and a one-step
+student of it by `PID`, which sees no state. Against the last rows of the truths are set
+as many of the held-out solutions, of a Gaussian field, of a copula as in
+`problems_evolution`, of the teacher (24 evaluations a state) and of the student. The
+model of Cahn-Hilliard sees each state in 64 images under symmetries of the law, in
+patches of 4 x 4 points; it has 500 states to learn from, that of Kuramoto-Sivashinsky
+64,000 rows.
 """
 
 import dataclasses
+from typing import Any
 
 import diffrax
 import jax
 import numpy as np
 
 import pidax as px
-from pidax import metrics
 
 from .. import bench
 from .learned import Recipe, distilled, taught
-from .problems_evolution import (
-    SEEDS,
-    covariance_error,
-    gaussian_like,
-    replaced,
-    samples_of,
-)
+from .problems_evolution import SEEDS, Late, replaced, samples_of
 
-RECIPE = Recipe(384, 12, teacher_steps=6000, student_steps=3000, batch_size=256)
+RECIPES = {
+    "Chaotic": Recipe(384, 12, teacher_steps=6000, student_steps=3000, batch_size=256),
+    "Late": Recipe(48, 12, teacher_steps=4000, student_steps=1500, batch_size=32),
+}
 
 
-def rows_of(problem, name):
-    """All rows of a set, and its last ones."""
-    samples, _ = bench.kept("fields", samples_of, problem, problem.count, SEEDS[name])
-    rows = problem.rows(samples)
-    return rows.reshape(-1, problem.points), rows[:, -1]
+def samples_in(problem, name):
+    found, _ = bench.kept("fields", samples_of, problem, problem.count, SEEDS[name])
+    return found
+
+
+def network_of(problem, recipe: Recipe, key):
+    """A U-Net on patches of a torus, a perceptron for a circle."""
+    shape, width = problem.patched, recipe.width
+    if isinstance(problem, Late):
+        options: Any = {"multipliers": (1, 2), "padding": "periodic"}
+        return px.nn.UNet(shape[-1], shape[-1], width=width, **options, key=key)
+    return px.nn.ResidualMLP(*shape, *shape, width=width, depth=4, key=key)
 
 
 def teach_rows(problem, recipe: Recipe, seed):
-    data, _ = rows_of(problem, "training")
+    states = problem.states(samples_in(problem, "training"))
+    data = problem.to_model(problem.images(states, seed))
     first, second = jax.random.split(jax.random.key(seed))
-    size, width = problem.points, recipe.width
-    network = px.nn.ResidualMLP(size, size, width=width, depth=4, key=first)
-    return taught(network, data, recipe, second)
+    return taught(network_of(problem, recipe, first), data, recipe, second)
 
 
 def distil_rows(problem, recipe: Recipe, seed):
     teacher, _ = bench.kept("teacher", teach_rows, problem, recipe, seed)
-    flow = px.ProbabilityFlow(teacher, teacher.process, shape=(problem.points,))
+    flow = px.ProbabilityFlow(teacher, teacher.process, shape=problem.patched)
     return distilled(flow, recipe, *jax.random.split(jax.random.key(seed + 1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class OneRow:
-    """As many single rows as there are truths, against their last rows: a method."""
+    """As many single states as there are truths, against their last rows: a method."""
 
     kind: str
-    recipe: Recipe | None = None
+    recipes: dict[str, Recipe] | None = None  # by the class of the problem
+
+    def recipe_on(self, problem):
+        return self.recipes and self.recipes[type(problem).__name__]
 
     def configuration_on(self, problem):
-        recipe = self.recipe and dataclasses.asdict(self.recipe)
+        recipe = self.recipe_on(problem)
+        recipe = recipe and dataclasses.asdict(recipe)
         return {"set": self.kind, "of": dict(SEEDS), "recipe": recipe}
 
     def __call__(self, problem, seed, quick) -> bench.Outcome:
-        recipe = self.recipe.smaller() if self.recipe and quick else self.recipe
-        _, truths = rows_of(problem, "truths")
-        rows, cost = self.made(problem, recipe, seed)
-        values, slopes = rows - rows.mean(), np.roll(rows, -1, axis=-1) - rows
-        true_slopes = np.roll(truths, -1, axis=-1) - truths
-        found = {
-            "count": len(rows),
-            "kurtosis": float((values**4).mean() / (values**2).mean() ** 2),
-            "increment_skewness": float(metrics.increment_skewness(rows)),
-            "increment_kurtosis": float(metrics.increment_kurtosis(rows)),
-            "density": float(metrics.density_distance(rows, truths)),
-            "density_of_increments": float(
-                metrics.density_distance(slopes, true_slopes)
-            ),
-            "covariance": covariance_error(rows, truths, axes=(1,)),
-        }
+        recipe = self.recipe_on(problem)
+        recipe = recipe.smaller() if recipe and quick else recipe
+        truths = problem.last(samples_in(problem, "truths"))
+        states, cost = self.made(problem, recipe, seed)
+        found = {"count": len(states)} | problem.compared(states, truths)
         return bench.Outcome(found, cost)
 
     def made(self, problem, recipe, seed):
-        """Rows of this kind, and what a network's cost."""
+        """States of this kind, and what a network's cost."""
         if recipe is None:
             if self.kind == "held-out":
-                return rows_of(problem, "held-out")[1], {}
-            data, _ = rows_of(problem, "training")
-            image = data[:, None, :, None]
-            rows = gaussian_like(image, problem.count, 3 + seed, line=True)[:, 0, :, 0]
-            return (replaced(rows, data) if self.kind == "copula" else rows), {}
+                return problem.last(samples_in(problem, "held-out")), {}
+            data = problem.states(samples_in(problem, "training"))
+            found = problem.gaussian(data, problem.count, 3 + seed)
+            return (replaced(found, data) if self.kind == "copula" else found), {}
         teacher, note = bench.kept("teacher", teach_rows, problem, recipe, seed)
         z = teacher.process.prior(
-            jax.random.key(seed + 2), (problem.count, problem.points)
+            jax.random.key(seed + 2), (problem.count, *problem.patched)
         )
         cost = {"teacher_seconds": note["seconds"]}
         if self.kind == "teacher":
             flow = px.ProbabilityFlow(teacher, teacher.process)
             steps = px.karras(9, teacher.process)
             path = px.solve_batch(flow, z, solver=diffrax.Bosh3(), steps=steps)
-            return np.asarray(path.end), cost
+            return problem.to_states(path.end), cost
         student, note = bench.kept("student", distil_rows, problem, recipe, seed)
         make = jax.jit(jax.vmap(student.sample))
-        spent = bench.seconds(lambda: make(z), problem.repeats)
-        cost |= {
-            "student_seconds": note["seconds"],
-            "seconds_a_sample": float(np.median(spent)) / len(z),
-        }
-        return np.asarray(make(z)), cost
+        cost["student_seconds"] = note["seconds"]
+        for name, some in (("seconds_a_sample", z), ("seconds_alone", z[:1])):
+            spent = bench.seconds(lambda some=some: make(some), problem.repeats)
+            cost[name] = float(np.median(spent)) / len(some)
+        return problem.to_states(make(z)), cost
 
 
 WAYS = {
     "held-out": OneRow("held-out"),
     "Gaussian": OneRow("Gaussian"),
     "copula": OneRow("copula"),
-    "teacher": OneRow("teacher", RECIPE),
-    "student": OneRow("student", RECIPE),
+    "teacher": OneRow("teacher", RECIPES),
+    "student": OneRow("student", RECIPES),
 }
 
 
@@ -123,8 +120,8 @@ def _register():
         bench.method(
             "generators",
             f"one row, {name}",
-            on=("Kuramoto-Sivashinsky",),
-            seeds=(0, 1, 2) if way.recipe else (0,),
+            on=("evolution",),
+            seeds=(0, 1, 2) if way.recipes else (0,),
             quick=False,
         )(way)
 
@@ -132,27 +129,44 @@ def _register():
 _register()
 
 
-@bench.table("generators_rows", "generators")
-def rows(results):
-    """Each set of rows: its numbers, its distances to the truths, its cost."""
-    names = {
+NUMBERS = {
+    "late Cahn-Hilliard": {
+        "kurtosis": "kurtosis",
+        "increment_kurtosis": "kurtosis of increments",
+        "interface_share": "interface share",
+        "density": "density",
+        "covariance": "two-point",
+        "euler": "Euler",
+        "lineal_path": "lineal path",
+    },
+    "Kuramoto-Sivashinsky": {
         "kurtosis": "kurtosis",
         "increment_skewness": "skewness of increments",
         "increment_kurtosis": "kurtosis of increments",
         "density": "density",
         "density_of_increments": "density of increments",
         "covariance": "covariance",
-    }
-    lines = []
-    for name in WAYS:
-        some = results.where(method=f"one row, {name}")
-        if not some:
-            continue
-        spent = [row.cost.get("seconds_a_sample") for row in some]
-        lines.append((
-            name, len(some),
-            *(bench.with_range(some.values(key)) for key in names),
-            f"{1e6 * spent[0]:.0f} µs" if spent[0] else "",
-        ))  # fmt: skip
-    head = ("one row", "seeds", *names.values(), "time a sample")
-    return bench.markdown(head, lines) if lines else "Not measured yet."
+    },
+}
+
+
+@bench.table("generators_rows", "generators")
+def rows(results):
+    """Each set of states: its numbers, its distances to the truths, its cost."""
+    parts = []
+    for problem, names in NUMBERS.items():
+        lines = []
+        for name in WAYS:
+            some = results.where(problem=problem, method=f"one row, {name}")
+            if not some:
+                continue
+            spent = some[0].cost.get("seconds_a_sample")
+            lines.append((
+                name, len(some),
+                *(bench.with_range(some.values(key)) for key in names),
+                f"{1e6 * spent:.0f} µs" if spent else "",
+            ))  # fmt: skip
+        if lines:
+            head = f"**{problem}**, one row", "seeds", *names.values(), "time a sample"
+            parts.append(bench.markdown(head, lines))
+    return "\n\n".join(parts) or "Not measured yet."

@@ -67,6 +67,55 @@ class Late:
         """The last row of each sample."""
         return samples[..., -1]
 
+    def states(self, samples):
+        """Single states to learn from."""
+        return self.rows(samples)
+
+    last = rows
+
+    @property
+    def patched(self):
+        """The shape of a sample of a model: patches of 4 x 4 points as channels."""
+        return (self.points // 4, self.points // 4, 16)
+
+    def to_model(self, states):
+        n = self.points // 4
+        patches = states.reshape(-1, n, 4, n, 4).transpose(0, 1, 3, 2, 4)
+        return patches.reshape(-1, *self.patched)
+
+    def to_states(self, samples):
+        n = self.points // 4
+        patches = np.asarray(samples).reshape(-1, n, n, 4, 4).transpose(0, 1, 3, 2, 4)
+        return patches.reshape(-1, self.points, self.points)
+
+    def images(self, states, seed):
+        """Each in 64 random places, mirrored, turned, and with either sign."""
+        rng, found = np.random.default_rng(seed), []
+        for _ in range(64):
+            image = np.roll(states, rng.integers(self.points, size=2), axis=(1, 2))
+            image = image[:, :, ::-1] if rng.random() < 0.5 else image
+            image = np.rot90(image, rng.integers(4), axes=(1, 2))
+            found.append(image * rng.choice([-1, 1]))
+        return np.asarray(np.concatenate(found), np.float32)
+
+    def gaussian(self, states, count, seed):
+        return gaussian_like(states[..., None], count, seed, line=False)[..., 0]
+
+    def compared(self, states, truths):
+        lines = [self.lineal_path(fields) for fields in (states, truths)]
+        apart = np.sqrt(((lines[0] - lines[1]) ** 2).mean() / (lines[1] ** 2).mean())
+        found = self.numbers(states) | self.distances(states, truths)
+        return found | {"lineal_path": float(apart)}
+
+    def lineal_path(self, fields):
+        """The mean over both axes and both phases."""
+        both = [
+            metrics.lineal_path(phase, axis, periodic=True)
+            for phase in (jnp.asarray(fields) > 0, jnp.asarray(fields) < 0)
+            for axis in (1, 2)
+        ]
+        return np.mean([np.asarray(one, float) for one in both], axis=0)
+
     def numbers(self, fields):
         both = [metrics.increment_kurtosis(fields, axis=axis) for axis in (1, 2)]
         values = fields.ravel() - fields.mean()
@@ -106,6 +155,45 @@ class Chaotic:
 
     def rows(self, samples):
         return samples[..., 0]
+
+    def states(self, samples):
+        """Single states to learn from."""
+        return self.rows(samples).reshape(-1, self.points)
+
+    def last(self, samples):
+        return self.rows(samples)[:, -1]
+
+    def images(self, states, seed):
+        return states
+
+    @property
+    def patched(self):
+        """The shape of a sample of a model."""
+        return (self.points,)
+
+    def to_model(self, states):
+        return states
+
+    def to_states(self, samples):
+        return np.asarray(samples)
+
+    def gaussian(self, states, count, seed):
+        image = states[:, None, :, None]
+        return gaussian_like(image, count, seed, line=True)[:, 0, :, 0]
+
+    def compared(self, states, truths):
+        values = states - states.mean()
+        slopes, true_slopes = (np.roll(f, -1, axis=-1) - f for f in (states, truths))
+        return {
+            "kurtosis": float((values**4).mean() / (values**2).mean() ** 2),
+            "increment_skewness": float(metrics.increment_skewness(states)),
+            "increment_kurtosis": float(metrics.increment_kurtosis(states)),
+            "density": float(metrics.density_distance(states, truths)),
+            "density_of_increments": float(
+                metrics.density_distance(slopes, true_slopes)
+            ),
+            "covariance": covariance_error(states, truths, axes=(1,)),
+        }
 
     def numbers(self, fields):
         values = fields.ravel() - fields.mean()
