@@ -566,3 +566,21 @@ def test_tetrachoric_correlations_are_those_of_a_known_gaussian():
     alone = norm.cdf(level)
     found = _correlations(level, np.array([[alone[0], both], [both, alone[1]]]))
     assert_close(found, np.array(covariance), 1e-9)
+
+
+def test_shares_of_branches_count_what_newton_leaves_where_it_is(x64):
+    """Zero solves the equation without a source, too, but no flow comes to it."""
+    from benchmarks.generators.bistable import Several, judged
+
+    problem = Several(size=6)
+    force = np.zeros((6, 6))
+    high = problem.polished(np.full((1, 16), 0.9), force[1:-1, 1:-1].ravel())
+    high = np.pad(high.reshape(4, 4), 1)
+    assert high[2, 2] > 0.8
+    known = np.stack([high, high, high, -high])
+    fields = np.stack([high, 1.05 * high, -0.95 * high, 0.05 * high])
+    found = judged(problem, fields, force, known)
+    assert_close(found["none"], 0.25, 1e-12)
+    assert_close(found["tv"], (0.25 + 0 + 0.25) / 2, 1e-12)
+    assert (found["branches"], found["largest_share"]) == (2, 0.75)
+    assert 0 < found["moved"] < 0.05

@@ -93,9 +93,11 @@ class Several:
 
     @functools.cached_property
     def laplacian(self):
-        with jax.enable_x64(True):
-            matrix = pde.Laplacian(self.equation.grid).as_matrix()
-            return float(self.equation.width) ** 2 * np.asarray(matrix)
+        """Times the square of the width, on the unknowns."""
+        n, one = self.size - 2, np.eye(self.size - 2)
+        line = (np.eye(n, k=1) + np.eye(n, k=-1) - 2 * one) * (self.size - 1) ** 2
+        matrix = np.kron(line, one) + np.kron(one, line)
+        return float(self.equation.width) ** 2 * matrix
 
     def left(self, u, force):
         return u**3 - u - u @ self.laplacian - force
@@ -181,7 +183,8 @@ def distil(problem, recipe: Recipe, seed):
     teacher, _ = bench.kept("teacher", teach, problem, recipe, seed)
     flow = px.ProbabilityFlow(teacher, teacher.process, shape=teacher.shape)
     law = lambda key: told(jax.random.normal(key, (problem.modes,)))
-    return distilled(flow, recipe, *jax.random.split(jax.random.key(seed + 1)), law)
+    first, second = jax.random.split(jax.random.key(seed + 1))
+    return distilled(flow, recipe, first, second, law)
 
 
 def of_flows(problem, recipe, seed):

@@ -63,8 +63,10 @@ class OneRow:
     kind: str
     recipes: dict[str, Recipe] | None = None  # by the class of the problem
 
-    def recipe_on(self, problem):
-        return self.recipes and self.recipes[type(problem).__name__]
+    def recipe_on(self, problem) -> Recipe | None:
+        if self.recipes is None:
+            return None
+        return self.recipes[type(problem).__name__]
 
     def configuration_on(self, problem):
         recipe = self.recipe_on(problem)

@@ -94,7 +94,7 @@ class Late:
         for _ in range(64):
             image = np.roll(states, rng.integers(self.points, size=2), axis=(1, 2))
             image = image[:, :, ::-1] if rng.random() < 0.5 else image
-            image = np.rot90(image, rng.integers(4), axes=(1, 2))
+            image = np.rot90(image, int(rng.integers(4)), axes=(1, 2))
             found.append(image * rng.choice([-1, 1]))
         return np.asarray(np.concatenate(found), np.float32)
 
