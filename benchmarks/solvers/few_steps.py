@@ -3,12 +3,13 @@
 Three exact teachers, EDM from sigma = 80 to 0.002, 256 starts in float64: the 8 modes
 in 64 dimensions of the reference solves; the ring of 8 modes in the plane; and a
 Gaussian with the spectrum of images, variances (1 + k^2)^-1.5 on 32 x 32 frequencies,
-with the root mean square 0.5. A row is one preset on one grid, with its
+with the root mean square 0.5. Two learned ones of the suite `pid`, in float32: digits,
+and patches of photographs by a U-Net. A row is one preset on one grid, with its
 error at each number of evaluations: the median over the starts of the root mean square
-per component, against a solve to 1e-10 (in closed form for the Gaussian), and the worst
-start.
+per component, against a solve to 1e-10 (1e-6 in float32, in closed form for the
+Gaussian), and the worst start.
 
-Runge-Kutta methods take as many whole steps as the evaluations allow.
+Methods of several evaluations a step take as many whole steps as the evaluations allow.
 """
 
 import dataclasses
@@ -23,9 +24,10 @@ import numpy as np
 import pidax as px
 
 from .. import bench
+from ..pid import problems as learned
 from .reference import DATA_RMS, teacher
 
-BUDGETS = (5, 10, 20, 60)
+BUDGETS = (4, 5, 7, 10, 20, 60, 100)
 GRIDS = {
     "angle": px.uniform_angle,
     "log-SNR": px.uniform_log_snr,
@@ -53,19 +55,36 @@ def image_gaussian():
     return px.Gaussian(jnp.zeros(variances.shape), variances), px.EDM()
 
 
+def digits():
+    flow = learned.digits(False).flow
+    return flow.denoiser, flow.process, flow.shape
+
+
+def photographs():
+    flow = learned.patches(False).flow
+    return flow.denoiser, flow.process, flow.shape
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FewSteps:
-    """An exact teacher, starts, and their ends."""
+    """A teacher, starts, and their ends; exact teachers are asked in float64."""
 
     make: Any
     count: int = 256
     rtol: float = 1e-10
     budgets: tuple[int, ...] = BUDGETS
     seed: int = 1
+    exact: bool = True
+    classes: int | None = None
 
     @functools.cached_property
     def flow(self):
-        return px.ProbabilityFlow(*self.make())
+        denoiser, process, *shape = self.make()
+        return px.ProbabilityFlow(denoiser, process, shape=shape[0] if shape else None)
+
+    @functools.cached_property
+    def condition(self):
+        return None if self.classes is None else jnp.arange(self.count) % self.classes
 
     @functools.cached_property
     def starts(self):
@@ -81,29 +100,54 @@ class FewSteps:
             level = [process.level(t) for t in (process.t_max, process.t_min)]
             return jax.vmap(lambda z: data.transport(z, *level))(self.starts)
         options = {"rtol": self.rtol, "solver": diffrax.Dopri8()}
-        return px.solve_batch(flow, self.starts, **options).end
+        if not self.exact:
+            options = {"rtol": self.rtol}
+        path = px.solve_batch(flow, self.starts, condition=self.condition, **options)
+        return path.end
 
-    def errors(self, ends):
-        """The root mean square per component of each start."""
-        wrong = np.asarray(ends - self.ends).reshape(self.count, -1)
-        return np.sqrt((wrong**2).mean(axis=1))
+    def solved(self, sampler: "Sampler", budget, grid):
+        """Evaluations and the error of each start; None if there is no step."""
+        steps = sampler.steps(budget)
+        if steps < 1:
+            return None
+        flow = self.flow
+        if sampler.clock is not None:
+            flow = px.ProbabilityFlow(
+                flow.denoiser, flow.process, shape=flow.shape, clock=sampler.clock()
+            )
+        path = px.solve_batch(
+            flow,
+            self.starts,
+            condition=self.condition,
+            solver=sampler.solver(steps, budget),
+            steps=GRIDS[grid](steps + 1, flow.process),
+            throw=False,
+        )
+        wrong = np.asarray(path.end - self.ends).reshape(self.count, -1)
+        return path.evaluations()[1], np.sqrt((wrong**2).mean(axis=1))
 
     def configuration(self):
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-def few(name, label, make):
+def few(name, label, make, quick=True, **options):
     """Put a teacher on the list; a quick one has few starts and one budget."""
 
     def made(quick):
-        return FewSteps(make, 16, 1e-6, (10,)) if quick else FewSteps(make)
+        return FewSteps(make, 16, 1e-6, (10,)) if quick else FewSteps(make, **options)
 
-    bench.problem("solvers", name, label=label, kind="few steps")(made)
+    bench.problem("solvers", name, label=label, kind="few steps", quick=quick)(made)
 
 
+OF_NETWORKS = {"rtol": 1e-6, "exact": False, "quick": False}
 few("few_steps_modes", "8 modes, d = 64", eight_modes)
 few("few_steps_ring", "ring, d = 2", ring)
 few("few_steps_images", "image spectrum", image_gaussian)
+few("few_steps_digits", "digits, learned", digits, classes=10, **OF_NETWORKS)
+few(
+    "few_steps_photographs", "photographs, learned", photographs,
+    count=32, budgets=(5, 10, 20), **OF_NETWORKS,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,27 +157,52 @@ class Sampler:
     make: Any
     order: int = 1
     each: int = 1
-    first: int = 0
+    first: int = 0  # evaluations more than the steps'
     always_low: bool = False  # it chooses its last orders by itself
+    clock: Any = None
+    for_budget: bool = False  # it is made for a number of evaluations
 
-    def solver(self, steps):
+    def steps(self, budget):
+        """As many as the evaluations allow."""
+        if self.for_budget:
+            return self.make(budget).steps
+        return (budget - self.first) // self.each
+
+    def solver(self, steps, budget):
         """With low orders at the end below 10 steps, as most published samplers."""
+        if self.for_budget:
+            return self.make(budget)
         if self.order == 1 or self.each > 1 or self.always_low or steps >= 10:
             return self.make()
         return self.make(lower_order_final=True)
 
 
+SOLVER, ASK = px.solver, functools.partial
 PRESETS = {
-    "DDIM": Sampler(px.solver.DDIM),
-    "DPM-Solver++ 2M": Sampler(
-        functools.partial(px.solver.DPMSolverPP, 2), always_low=True
-    ),
-    "UniPC-3": Sampler(functools.partial(px.solver.UniPC, 3), always_low=True),
-    "iPNDM-4": Sampler(px.solver.IPNDM, order=4),
+    "DDIM": Sampler(SOLVER.DDIM),
+    "DPM-Solver 2M": Sampler(ASK(SOLVER.DPMSolver, 2), always_low=True),
+    "DPM-Solver 3M": Sampler(ASK(SOLVER.DPMSolver, 3), always_low=True),
+    "DPM-Solver-2": Sampler(ASK(SOLVER.ExponentialRK, 2), each=2),
+    "DPM-Solver-3": Sampler(ASK(SOLVER.ExponentialRK, 3), each=3),
+    "DPM-Solver-fast": Sampler(SOLVER.DPMSolverFast, for_budget=True),
+    "DPM-Solver++ 2S": Sampler(ASK(SOLVER.ExponentialRK, 2, "data"), each=2),
+    "DPM-Solver++ 2M": Sampler(ASK(SOLVER.DPMSolverPP, 2), always_low=True),
+    "DPM-Solver++ 3M": Sampler(ASK(SOLVER.DPMSolverPP, 3), always_low=True),
+    "DPM-Solver++ 3M, as coded": Sampler(SOLVER.DPMSolverPP3MCode, always_low=True),
+    "UniPC-2": Sampler(ASK(SOLVER.UniPC, 2), always_low=True),
+    "UniPC-3": Sampler(ASK(SOLVER.UniPC, 3), always_low=True),
+    "DEIS rhoAB-3": Sampler(ASK(SOLVER.DEISrhoAB, 3), order=3),
+    "LMS-4": Sampler(SOLVER.LMS, order=4),
+    "PNDM": Sampler(SOLVER.PNDM, first=9, always_low=True),
+    "iPNDM-4": Sampler(SOLVER.IPNDM, order=4),
+    "momentum 0.8, 4": Sampler(SOLVER.GHVB, order=4),
+    "Taylor-2 (GENIE)": Sampler(SOLVER.Taylor2, each=2),
+    "EDM's Heun": Sampler(diffrax.Heun, each=2, clock=px.flow.UnitSignalClock),
     "noise in log-SNR, 3": Sampler(
-        functools.partial(px.solver.Multistep, 3, "noise", "log_snr"), order=3
+        ASK(SOLVER.Multistep, 3, "noise", "log_snr"), order=3
     ),
-    "Adams in the angle, 3": Sampler(functools.partial(px.solver.Adams, 3), order=3),
+    "Adams in the angle, 3": Sampler(ASK(SOLVER.Adams, 3), order=3),
+    "Bosh3 in the angle": Sampler(diffrax.Bosh3, order=3, each=3, first=1),
     "Dopri5 in the angle": Sampler(diffrax.Dopri5, order=5, each=6, first=1),
 }
 
@@ -149,20 +218,10 @@ class Preset:
         return {"preset": self, "sampler": PRESETS[self.name], "grid": GRIDS[self.grid]}
 
     def __call__(self, problem: FewSteps, seed, quick) -> bench.Outcome:
-        sampler, rows = PRESETS[self.name], []
-        with jax.enable_x64(True):
-            for budget in problem.budgets:
-                steps = (budget - sampler.first) // sampler.each
-                if steps < 1:
-                    continue
-                path = px.solve_batch(
-                    problem.flow,
-                    problem.starts,
-                    solver=sampler.solver(steps),
-                    steps=GRIDS[self.grid](steps + 1, problem.flow.process),
-                    throw=False,
-                )
-                rows.append((path.evaluations()[1], problem.errors(path.end)))
+        sampler = PRESETS[self.name]
+        with jax.enable_x64(problem.exact):
+            solved = (problem.solved(sampler, n, self.grid) for n in problem.budgets)
+            rows = [row for row in solved if row is not None]
         number = lambda x: float(x) if np.isfinite(x) else None
         return bench.Outcome(
             {
@@ -170,7 +229,7 @@ class Preset:
                 "median": [number(np.median(errors)) for _, errors in rows],
                 "worst": [number(errors.max()) for _, errors in rows],
             },
-            dtype="float64",
+            dtype="float64" if problem.exact else "float32",
         )
 
 
