@@ -72,6 +72,8 @@ def published(request):
         signal = points_flow(process, px.flow.UnitSignalClock())
         names = QUICK_ONES if request.param == "quick" else tuple(PUBLISHED)
         made = {n: PUBLISHED[n].prepare(flow, times, 6, None) for n in names}
+        table = Weights(made["3m code"].weights_on(flow, times))
+        made["3m table"] = Multistep(3, "data", "log_snr", rule=table)
         if request.param == "all":
             even = Weights([[1.0, 0.0], [1.5, -0.5]])
             made["given"] = Multistep(2, "noise", "index", rule=even)
@@ -116,6 +118,7 @@ def test_methods_that_are_one(published):
     found, *_ = published
     equal = (
         ("lms", "adams"),
+        ("3m code", "3m table"),
         ("ddim", "ddim, noise"),
         ("ipndm", "momentum 1"),
         ("even", "given"),

@@ -27,6 +27,7 @@ from .. import bench
 from ..pid import problems as learned
 from .reference import DATA_RMS, teacher
 
+PILOT = 32  # draws of the pilot
 BUDGETS = (4, 5, 7, 10, 20, 60, 100)
 GRIDS = {
     "angle": px.uniform_angle,
@@ -110,11 +111,7 @@ class FewSteps:
         steps = sampler.steps(budget)
         if steps < 1:
             return None
-        flow = self.flow
-        if sampler.clock is not None:
-            flow = px.ProbabilityFlow(
-                flow.denoiser, flow.process, shape=flow.shape, clock=sampler.clock()
-            )
+        flow = flow_in(self.flow, sampler)
         path = px.solve_batch(
             flow,
             self.starts,
@@ -123,8 +120,12 @@ class FewSteps:
             steps=GRIDS[grid](steps + 1, flow.process),
             throw=False,
         )
-        wrong = np.asarray(path.end - self.ends).reshape(self.count, -1)
-        return path.evaluations()[1], np.sqrt((wrong**2).mean(axis=1))
+        return path.evaluations()[1], self.errors(path.end)
+
+    def errors(self, ends):
+        """The root mean square per component of each start."""
+        wrong = np.asarray(ends - self.ends).reshape(self.count, -1)
+        return np.sqrt((wrong**2).mean(axis=1))
 
     def configuration(self):
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -207,6 +208,15 @@ PRESETS = {
 }
 
 
+def flow_in(flow, sampler: Sampler):
+    """The flow, in the clock of the sampler if it has one."""
+    if sampler.clock is None:
+        return flow
+    return px.ProbabilityFlow(
+        flow.denoiser, flow.process, shape=flow.shape, clock=sampler.clock()
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """A preset on a grid; a method of the suite."""
@@ -222,15 +232,7 @@ class Preset:
         with jax.enable_x64(problem.exact):
             solved = (problem.solved(sampler, n, self.grid) for n in problem.budgets)
             rows = [row for row in solved if row is not None]
-        number = lambda x: float(x) if np.isfinite(x) else None
-        return bench.Outcome(
-            {
-                "evaluations": [calls for calls, _ in rows],
-                "median": [number(np.median(errors)) for _, errors in rows],
-                "worst": [number(errors.max()) for _, errors in rows],
-            },
-            dtype="float64" if problem.exact else "float32",
-        )
+        return _outcome(problem, rows)
 
 
 for _name in PRESETS:
@@ -239,6 +241,39 @@ for _name in PRESETS:
         bench.method("solvers", f"{_name}, {_grid}", on=("few steps",), quick=_quick)(
             Preset(_name, _grid)
         )
+
+
+@bench.method("solvers", label="`evaluations=`", on=("few steps",), quick=False)
+def chosen(problem: FewSteps, seed, quick):
+    """What `px.sample(flow, n, evaluations=k)` would take, on the same starts."""
+    names, rows = [], []
+    with jax.enable_x64(problem.exact):
+        for budget in problem.budgets:
+            condition = problem.condition
+            some = None if condition is None else condition[:PILOT]
+            key = jax.random.key(seed)
+            choice = px.solver.choose(
+                problem.flow, budget, key=key, draws=PILOT, condition=some
+            )
+            path = px.solve_batch(
+                problem.flow, problem.starts, condition=condition, **choice.options
+            )
+            names.append(choice.name)
+            rows.append((path.evaluations()[1], problem.errors(path.end)))
+    return _outcome(problem, rows, chosen=names)
+
+
+def _outcome(problem, rows, **more):
+    number = lambda x: float(x) if np.isfinite(x) else None
+    return bench.Outcome(
+        {
+            "evaluations": [calls for calls, _ in rows],
+            "median": [number(np.median(errors)) for _, errors in rows],
+            "worst": [number(errors.max()) for _, errors in rows],
+            **more,
+        },
+        dtype="float64" if problem.exact else "float32",
+    )
 
 
 # --- the rule of px.sample(evaluations=), on teachers that it was not made on ---------
@@ -270,13 +305,14 @@ class HeldOut:
     make: Any
     budgets: tuple[int, ...] = (10, 20)
     judged: int = 8  # times the pilot's 32 draws
+    draws: int = 256  # on which every preset is judged
 
     def configuration(self):
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 def held_out(name, label, make):
-    made = lambda quick: HeldOut(make, (10,), 1) if quick else HeldOut(make)
+    made = lambda quick: HeldOut(make, (10,), 1, 16) if quick else HeldOut(make)
     bench.problem("solvers", name, label=label, kind="held out", quick=False)(made)
 
 
@@ -307,3 +343,37 @@ def rule(problem: HeldOut, seed, quick):
     budgets = list(problem.budgets)
     metrics = {"evaluations": budgets, "chosen": names, "error": errors, "best": best}
     return bench.Outcome(metrics, dtype="float64")
+
+
+@bench.method("solvers", label="every preset", on=("held out",))
+def table(problem: HeldOut, seed, quick):
+    """The error of every preset on every grid, as the rule judges its candidates."""
+    with jax.enable_x64(True):
+        flow = px.ProbabilityFlow(*problem.make())
+        z = flow.process.prior(jax.random.key(200 + seed), (problem.draws, *flow.shape))
+        end = px.solve_batch(flow, z, rtol=1e-8).end
+        found = {budget: _errors(flow, z, end, budget) for budget in problem.budgets}
+    budgets = list(problem.budgets)
+    errors = [found[budget] for budget in budgets]
+    return bench.Outcome({"evaluations": budgets, "errors": errors}, dtype="float64")
+
+
+def _errors(flow, z, end, budget):
+    """The geometric mean over the starts, by preset and grid."""
+    found = {}
+    for name, sampler in PRESETS.items():
+        steps = sampler.steps(budget)
+        if steps < 1:
+            continue
+        for grid, times in GRIDS.items():
+            path = px.solve_batch(
+                flow_in(flow, sampler),
+                z,
+                solver=sampler.solver(steps, budget),
+                steps=times(steps + 1, flow.process),
+                throw=False,
+            )
+            square = ((path.end - end) ** 2).reshape(len(z), -1).mean(axis=1)
+            error = float(jnp.exp(jnp.log(square).mean() / 2))
+            found[f"{name}, {grid}"] = error if np.isfinite(error) else None
+    return found

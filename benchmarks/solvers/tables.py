@@ -120,55 +120,114 @@ TEACHERS = {
     "few_steps_modes": "8 modes, d = 64",
     "few_steps_ring": "ring, d = 2",
     "few_steps_images": "image spectrum",
+    "few_steps_digits": "digits, learned",
+    "few_steps_photographs": "photographs, learned",
 }
+COLUMNS = (5, 10, 20, 60)
+DRAWN = (
+    "DDIM", "DPM-Solver-fast", "DPM-Solver++ 2M", "UniPC-3", "iPNDM-4", "EDM's Heun",
+    "noise in log-SNR, 3", "Adams in the angle, 3", "Dopri5 in the angle",
+)  # fmt: skip
 
 
 def best_on_a_grid(rows, problem, preset, budget):
-    """Evaluations, grid, median and worst start, on the grid with the least median."""
+    """Median, evaluations, grid and worst start, on the grid with the least median."""
     found = []
     for grid in GRIDS:
         for row in rows.where(problem=problem, method=f"{preset}, {grid}"):
-            cells = zip(row["evaluations"], row["median"], row["worst"], strict=True)
-            some = [c for c in cells if 0.7 * budget < c[0] <= budget and c[1]]
-            found += [(median, calls, grid, worst) for calls, median, worst in some]
+            found += [(*cell, grid) for cell in _cells(row, budget)]
     return min(found, default=None)
+
+
+def _cells(row, budget):
+    """Median, evaluations and worst of the most evaluations within the budget."""
+    cells = zip(row["median"], row["evaluations"], row["worst"], strict=True)
+    return [c for c in cells if 0.7 * budget < c[1] <= budget and c[0]][-1:]
 
 
 @bench.table("few_steps", "solvers")
 def few_steps(rows):
-    """The median of the best grid, its grid, and its worst start."""
-    head = "sampler", *(f"{budget} evaluations" for budget in BUDGETS)
+    """The median of the best grid, its grid, and its worst start; the best in bold."""
+    head = "sampler", *(f"{budget} evaluations" for budget in COLUMNS)
     parts = []
     for problem, title in TEACHERS.items():
-        lines = [
-            (p, *(_shown(best_on_a_grid(rows, problem, p, n)) for n in BUDGETS))
-            for p in PRESETS
+        found = {
+            p: [best_on_a_grid(rows, problem, p, n) for n in COLUMNS] for p in PRESETS
+        }
+        found = {p: cells for p, cells in found.items() if any(cells)}
+        if not found:
+            continue
+        best = [
+            min(filter(None, column))
+            for column in zip(*found.values(), strict=True)
+            if any(column)
         ]
+        best += [None] * (len(COLUMNS) - len(best))
+        lines = [
+            (p, *(_shown(c, c == b) for c, b in zip(cells, best, strict=True)))
+            for p, cells in found.items()
+        ]
+        for row in rows.where(problem=problem, method="chosen"):
+            cells = [(_cells(row, budget) or [None])[0] for budget in COLUMNS]
+            texts = [_against(c, b) for c, b in zip(cells, best, strict=True)]
+            lines.append(("`evaluations=`", *texts))
         parts.append(f"**{title}**\n\n{bench.markdown(head, lines)}")
     return "\n\n".join([*parts, "![Error against evaluations](few_steps.svg)"])
 
 
-def _shown(cell):
+def _against(cell, best):
+    if cell is None or best is None:
+        return "-"
+    median, _, worst = cell
+    return f"{median:.1e} ({worst:.0e}), {median / best[0]:.2f} times the best"
+
+
+def _shown(cell, best):
     if cell is None:
         return "-"
-    median, _, grid, worst = cell
-    return f"{median:.1e} {grid[0].lower()} ({worst:.0e})"
+    median, _, worst, grid = cell
+    number = f"**{median:.1e}**" if best else f"{median:.1e}"
+    return f"{number} {grid[0].lower()} ({worst:.0e})"
 
 
 @bench.table("few_steps_rule", "solvers")
 def rule(rows):
     """What `evaluations=` chooses on teachers that it was not made on."""
-    head = "teacher", "evaluations", "choice", "its error", "best candidate's", "ratio"
+    head = (
+        "teacher", "evaluations", "choice", "its error", "best candidate's",
+        "best of the table", "its error", "ratio to it",
+    )  # fmt: skip
     lines = []
     for row in rows.where(method="rule"):
         label = bench.SUITES["solvers"].problems[row.problem].label
-        for calls, name, error, best in zip(
-            *(row[key] for key in ("evaluations", "chosen", "error", "best")),
-            strict=True,
-        ):
-            ratio = f"{error / best:.2f}"
-            lines.append((label, calls, name, f"{error:.1e}", f"{best:.1e}", ratio))
+        others = rows.where(problem=row.problem, method="table")
+        for i, calls in enumerate(row["evaluations"]):
+            error, best = row["error"][i], row["best"][i]
+            line = label, calls, row["chosen"][i], f"{error:.1e}", f"{best:.1e}"
+            for other in others:
+                errors = {k: v for k, v in other["errors"][i].items() if v}
+                name = min(errors, key=errors.__getitem__)
+                least = errors[name]
+                line += name, f"{least:.1e}", f"{error / least:.2f}"
+            lines.append(line + ("-",) * (len(head) - len(line)))
     return bench.markdown(head, lines)
+
+
+@bench.table("few_steps_speed", "solvers")
+def few_steps_speed(rows):
+    """Samples a second beside bare loops."""
+    head = "sampler", "teacher", "samples a second", "of a bare loop's speed"
+    lines = [
+        (
+            row.method.removeprefix("speed: "),
+            bench.SUITES["solvers"].problems[row.problem].label,
+            f"{row['samples_per_second']:,.3g}",
+            f"{row['ratio_to_bare_loop']:.2f}",
+        )
+        for row in rows
+        if row.method.startswith("speed: ")
+    ]
+    return bench.markdown(head, lines) if lines else "Not measured yet."
 
 
 @bench.figure("few_steps.svg", "solvers")
@@ -178,15 +237,21 @@ def few_steps_figure(rows):
 
     import pidax as px
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
-    for ax, (problem, title) in zip(axes, TEACHERS.items(), strict=True):
+    teachers = [p for p in TEACHERS if any(row.problem == p for row in rows)]
+    wide = 3
+    tall = -(-len(teachers) // wide)
+    size = 13, 4.4 * tall
+    figure, axes = plt.subplots(tall, wide, figsize=size, layout="constrained")
+    for ax in axes.flat[len(teachers) :]:
+        ax.remove()
+    for ax, problem in zip(axes.flat, teachers, strict=False):
         points = []
-        for preset in PRESETS:
-            cells = [best_on_a_grid(rows, problem, preset, n) for n in BUDGETS]
+        for preset in DRAWN:
+            cells = {best_on_a_grid(rows, problem, preset, n) for n in BUDGETS}
             points += [
                 {"label": preset, "evaluations": calls, "rms": median}
-                for median, calls, _, _ in filter(None, cells)
+                for median, calls, *_ in filter(None, cells)
             ]
         px.plot.work_precision(points, ax=ax)
-        ax.set(title=title, ylabel="median RMS error per component")
+        ax.set(title=TEACHERS[problem], ylabel="median RMS error per component")
     return figure

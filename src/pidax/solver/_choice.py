@@ -26,9 +26,9 @@ from .._table import number, row
 from ..flow import ProbabilityFlow, solve_batch
 from ..process import karras, uniform_angle, uniform_log_snr
 from ..types import Condition, Key, Scalar, Times, WholeLike, typed
-from ._found_grid import Trial, judge, or_infinity
 from ._multistep import Multistep
 from ._presets import Adams, UniPC
+from ._searches import Trial, judge, or_infinity
 
 DRAWS = 32
 ORDER = 3

@@ -69,11 +69,18 @@ class Extrapolant(eqx.Module):
         index = self.index.astype(int)
         return Nodes(self.at, active, points, mass, span, exponent, index, self.origin)
 
+    def weights(
+        self, tau: Scalar, active: Bool[Array, " node"]
+    ) -> Float[Array, " node"]:
+        """The rule's weights of the targets in the step to `tau`."""
+        start, end = self._level(self.tau), self._level(tau)
+        return self.rule.weights(self._nodes(start, end, active))
+
     def state(self, tau: Scalar, active: Bool[Array, " node"] | None = None) -> PyTree:
         """The state at `tau`, without noise of its own."""
         active = self.active > 0.5 if active is None else active
         start, end = self._level(self.tau), self._level(tau)
-        weights = self.rule.weights(self._nodes(start, end, active))
+        weights = self.weights(tau, active)
         first, total = self._held(start, end)
         rest = jnp.arange(weights.size) != self.origin
         others = jnp.where(rest, weights, 0.0)

@@ -275,6 +275,51 @@ class Multistep(diffrax.AbstractAdaptiveSolver):
                 f"{reason}. Pass steps=, a number of steps or their times."
             )
 
+    def weights_on(
+        self, flow: ProbabilityFlow, times: Times
+    ) -> Float[Array, "step place"]:
+        """The weights of the targets in each step between these times, newest first.
+
+        `Weights(solver.weights_on(flow, times))` is a rule that takes the same steps
+        there. Learned weights (S4S) start from them.
+        """
+        self.check_tabulated()
+        steps = times.shape[0] - 1
+        orders = self.prepare(flow, times, steps, None).orders
+        chart = chart_of(flow, times.dtype)
+        readings = jax.vmap(lambda t: flow.clock.reading(flow.process, t))(times)
+        places = jnp.arange(self.order_)
+        none = jnp.zeros((), times.dtype)
+
+        def row(index: Count) -> Array:
+            order = jnp.minimum(orders_of(orders, index, self.order_), index + 1)
+            nodes = readings[jnp.maximum(index - places, 0)]
+            read = lambda tau: chart.read(self.variable, chart.level(tau))
+            at = jax.vmap(read)(nodes)
+            if self.variable == "index":
+                at = -places.astype(times.dtype)
+            active = (places < order).astype(times.dtype)
+            step = Extrapolant(
+                none, none, jnp.zeros_like(at), at, active, readings[index], none,
+                index.astype(times.dtype), chart, self.rule, self.target,
+                self.variable, 0, True,
+            )  # fmt: skip
+            return step.weights(readings[index + 1], active > 0.5)
+
+        return jax.vmap(row)(jnp.arange(steps))
+
+    def check_tabulated(self) -> None:
+        """Refuses a solver whose steps are not the weights of a table alone."""
+        weighs = not self.corrector and self.is_ode and self.target != "slope"
+        if not weighs or self.rule.remembers:
+            raise ValueError(
+                "a table holds weights of the targets themselves: expected a solver of "
+                "the data, the noise or the velocity without corrector, noise or "
+                f"momentum, got target={self.target!r}, corrector={self.corrector}, "
+                f"noise={show(self.noise)}, rule={type(self.rule).__name__}. Take "
+                "Multistep(3, 'noise', 'log_snr')."
+            )
+
     # --- the steps -------------------------------------------------------------------
 
     @property
