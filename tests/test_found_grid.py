@@ -1,6 +1,7 @@
 """Grids that are found: known optima, and draws that the search has not seen."""
 
 import itertools
+from typing import Any
 
 import diffrax
 import jax
@@ -12,8 +13,9 @@ from helpers import assert_close
 import pidax as px
 from pidax._progress import progress_bar
 from pidax.solver import optimise_grid
-from pidax.solver._found_grid import Found, Trial
 from pidax.solver._searches import (
+    Found,
+    Trial,
     by_dynamic_programming,
     by_gradient,
     cheapest_path,
@@ -137,7 +139,9 @@ def test_learned_weights_make_each_step_of_ddim_exact_on_a_gaussian(x64, key):
     )  # fmt: skip
     sigma = np.asarray(process.sigma(found.times))
     assert isinstance(found.solver, px.solver.Multistep)
-    weight = np.asarray(found.solver.rule.table)[:, 0]
+    rule = found.solver.rule
+    assert isinstance(rule, px.solver.Weights)
+    weight = np.asarray(rule.table)[:, 0]
     keeps = sigma[1:] / sigma[:-1]
     shrinks = SCALE**2 / (SCALE**2 + sigma[:-1] ** 2)
     gain = np.prod(keeps + (1 - keeps) * weight * shrinks)
@@ -149,14 +153,14 @@ def test_learned_weights_make_each_step_of_ddim_exact_on_a_gaussian(x64, key):
     assert_close(end, gain * z, 1e-12)
 
 
-def searched(flow, start, key, reach, **options):
+def searched(flow, start, key, reach):
     """The grid of a search, and its draws."""
     z = flow.process.prior(key, (4, 2))
     last = flow.process.t_max, flow.process.t_min
     ratio = np.divide(*[np.hypot(float(flow.process.sigma(t)), SCALE) for t in last])
     seen = Trial(z, z / ratio, None)
     with progress_bar(60, "search", "iteration", False) as bar:
-        options = dict(weights=False, reach=reach, bar=bar)
+        options: dict[str, Any] = dict(weights=False, reach=reach, bar=bar)
         return by_gradient(flow, Found(start, DDIM), seen, 60, **options)[0].times
 
 
@@ -188,15 +192,18 @@ def test_evolution_chooses_among_solvers_and_orders(x64, key, tmp_path):
     process = px.EDM(sigma_data=SCALE)
     flow = gaussian_flow(process)
     solvers = [px.solver.DDIM(), px.solver.Adams(2, corrector=False)]
-    options = dict(key=key, search="evolution", draws=4, iterations=3)
+    options: dict[str, Any] = dict(key=key, search="evolution", draws=4, iterations=3)
     start = px.karras(5, process)
     found = optimise_grid(flow, 4, solver=solvers, start=start, **options)
+    assert isinstance(found.solver, px.solver.Multistep)
     assert found.solver.target == "velocity"
     assert found.error < 2e-5
     assert found.start_error < 2e-5  # the start is the best of the list, too
     # Orders: the noise of this Gaussian is not a polynomial, so they matter.
     noise = px.solver.Multistep(3, "noise", "log_snr")
     found = optimise_grid(flow, 4, solver=noise, start=start, orders=True, **options)
+    assert isinstance(found.solver, px.solver.Multistep)
+    assert found.solver.orders is not None
     assert found.solver.orders.shape == (4,)
     assert set(np.asarray(found.solver.orders)) <= {1, 2, 3}
     assert found.error < found.start_error

@@ -100,7 +100,7 @@ class FewSteps:
         if isinstance(data, px.Gaussian):
             level = [process.level(t) for t in (process.t_max, process.t_min)]
             return jax.vmap(lambda z: data.transport(z, *level))(self.starts)
-        options = {"rtol": self.rtol, "solver": diffrax.Dopri8()}
+        options: dict[str, Any] = {"rtol": self.rtol, "solver": diffrax.Dopri8()}
         if not self.exact:
             options = {"rtol": self.rtol}
         path = px.solve_batch(flow, self.starts, condition=self.condition, **options)
@@ -350,7 +350,9 @@ def table(problem: HeldOut, seed, quick):
     """The error of every preset on every grid, as the rule judges its candidates."""
     with jax.enable_x64(True):
         flow = px.ProbabilityFlow(*problem.make())
-        z = flow.process.prior(jax.random.key(200 + seed), (problem.draws, *flow.shape))
+        z = flow.process.prior(
+            jax.random.key(200 + seed), (problem.draws, *(flow.shape or ()))
+        )
         end = px.solve_batch(flow, z, rtol=1e-8).end
         found = {budget: _errors(flow, z, end, budget) for budget in problem.budgets}
     budgets = list(problem.budgets)

@@ -210,7 +210,7 @@ def optimise_grid(
             found, trials = Found(times, first.solver), half * FINE
             trials = trials * flow.denoiser.evaluations(condition)
         elif search == "gradient":
-            options = dict(weights=weights, reach=float(reach), bar=bar)
+            options: dict[str, Any] = dict(weights=weights, reach=float(reach), bar=bar)
             found, trials = by_gradient(flow, first, seen, rounds, **options)
             differentiated = trials
         else:

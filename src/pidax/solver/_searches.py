@@ -194,7 +194,7 @@ def by_gradient(
 
     def made(parameters: _Parameters, flow: ProbabilityFlow, solver: Any) -> Found:
         times = _grid_of(parameters.logs, ends, flow.process)
-        if parameters.weights is None:
+        if table is None or parameters.weights is None:
             return Found(times, solver)
         changed = table + OF_WEIGHTS * parameters.weights
         rule = Weights(changed.astype(times.dtype))
@@ -218,7 +218,7 @@ def by_gradient(
             update, state = optimiser.update(slope, state)
         return optax.apply_updates(parameters, update), state, error, calls
 
-    parameters = _Parameters(
+    parameters: Any = _Parameters(
         _logarithms(first.times, flow.process),
         None if table is None else jnp.zeros_like(table),
         jnp.zeros_like(seen.z) if reach > 0 else None,
