@@ -535,6 +535,7 @@ def test_the_command_line(tmp_path):
 
 def test_banded_heads_are_those_of_darcy(x64):
     """On cells that are not square, so that no two axes may be exchanged."""
+    from benchmarks.generators import chains
     from benchmarks.generators.problems_steady import heads_and_flow
 
     equation = px.pde.Darcy.channels((10, 20))
@@ -543,6 +544,27 @@ def test_banded_heads_are_those_of_darcy(x64):
     heads, flow = heads_and_flow(np.asarray(fields.coefficient))
     assert_close(heads, fields.solution, 1e-8)
     assert_close(flow, equation.flow(fields)[0], 1e-6)
+    again, through = jax.jit(chains.heads_and_flow)(fields.coefficient)
+    assert_close(again, heads, 1e-10)
+    assert_close(through, flow, 1e-10)
+
+
+def test_doubtful_materials_are_normal_observations():
+    """The likelihood of wells that may be wrong, up to a constant."""
+    from benchmarks.generators.chains import observed
+    from benchmarks.generators.problems_steady import Channels
+
+    problem, rng = Channels(), np.random.default_rng(0)
+    half = problem.sensors // 2
+    material, heads = rng.integers(0, 2, (3, half)), rng.random((3, half))
+    rows = np.concatenate([material, heads, np.zeros((3, 2))], axis=1)
+    said, seen = rows[0, : 2 * half], rows[:, : 2 * half + 1, None]
+    noise = observed(problem, said).noise[: 2 * half]
+    off = observed(problem, said).values[: 2 * half] - seen[:, : 2 * half]
+    found = -0.5 * np.sum((off / noise) ** 2, axis=(1, 2))
+    expected = problem.log_likelihood(rows, said)
+    assert np.ptp(expected) > 10
+    assert_close(found - found[0], expected - expected[0], 1e-4)
 
 
 def test_the_weighted_score_counts_a_sample_as_often_as_its_weight():

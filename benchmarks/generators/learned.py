@@ -193,18 +193,26 @@ def of_gaussian(problem, recipe, count, seed):
     return looked_at(problem, drawn.reshape(count, *problem.shape))
 
 
-def of_cut_gaussian(problem, recipe, count, seed):
+def cut_gaussian(problem, seed):
+    """Levels and correlations of a Gaussian field that is positive in channels."""
     data = trained_on(problem, seed)
     x = data.reshape(len(data), -1) > 0
     level = norm.ppf(np.clip(x.mean(0), 1e-3, 1 - 1e-3))
-    together = (x.T.astype(float) @ x) / len(x)
-    g = _normal(level, _correlations(level, together), count, seed)
+    return level, _correlations(level, (x.T.astype(float) @ x) / len(x))
+
+
+def of_cut_gaussian(problem, recipe, count, seed):
+    g = _normal(*cut_gaussian(problem, seed), count, seed)
     return looked_at(problem, g.reshape(count, *problem.shape))
 
 
-def _normal(mean, covariance, count, seed):
+def root_of(covariance):
     values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0))
+    return vectors * np.sqrt(np.maximum(values, 0))
+
+
+def _normal(mean, covariance, count, seed):
+    root = root_of(covariance)
     e = np.random.default_rng(seed).normal(size=(count, len(mean)))
     return mean + e @ root.T
 
