@@ -18,7 +18,18 @@ from helpers import assert_close, covariance
 import pidax as px
 from pidax import inference
 from pidax.constraint import Affine
-from pidax.inference import DPS, PCN, DiffusionPDE, FlowChef, PiGDM, SolvedFlow
+from pidax.inference import (
+    DPS,
+    ECI,
+    PCFM,
+    PCN,
+    CoCoGen,
+    DiffusionPDE,
+    FlowChef,
+    PiGDM,
+    ProFlow,
+    SolvedFlow,
+)
 from pidax.inference._guided._contract import one
 from pidax.inference._guided._levels import ratios
 from pidax.inference._guided._target import aim
@@ -36,6 +47,11 @@ METHODS: dict[str, Any] = {
     "PiGDM, tweedie": PiGDM(steps=STEPS, covariance="tweedie", eta=1.0),
     "FlowChef": FlowChef(steps=STEPS),
     "DiffusionPDE": DiffusionPDE(steps=STEPS),
+    "ECI": ECI(steps=STEPS),
+    "ECI, mixed": ECI(steps=STEPS, mixing=2, resample=2, noise="first"),
+    "PCFM": PCFM(steps=STEPS),
+    "CoCoGen": CoCoGen(steps=STEPS, extra=2),
+    "ProFlow": ProFlow(steps=STEPS),
 }
 
 
@@ -62,8 +78,13 @@ def measured(noise=NOISE):
     return Affine(jnp.asarray(ROWS, float), jnp.asarray(VALUES, float), noise=noise)
 
 
+def suiting(method):
+    """Noise only for a method that takes it."""
+    return measured(NOISE if "values with noise" in method.takes else 0.0)
+
+
 def problem(prior, observed=None):
-    return inference.Problem(SolvedFlow(prior), observed, exact_noise=1.0)
+    return inference.Problem(SolvedFlow(prior), observed, scale=1.0, exact_noise=1.0)
 
 
 @eqx.filter_jit
@@ -99,6 +120,8 @@ def ddim_of(law, levels, latents):
 def test_without_a_constraint_it_is_the_plain_sampler(name, method):
     found = run(method, problem(flow())).x
     plain = PiGDM(steps=STEPS, eta=getattr(method, "eta", 0.0))  # no more than a step
+    if name == "ECI, mixed":  # with another noise it is not
+        return
     if name == "DiffusionPDE":  # EDM's sampler
         times = px.karras(STEPS, px.EDM(), final_zero=True)
         sampler = lambda z: px.sample_with_churn(flow(), 80.0 * z, key=KEY, times=times)
@@ -119,7 +142,7 @@ def test_the_plain_sampler_is_ddim(process):
 
 @pytest.mark.parametrize(("name", "method"), every(METHODS))
 def test_a_sample_depends_on_its_own_key_alone(name, method):
-    posed = problem(flow(), measured())
+    posed = problem(flow(), suiting(method))
     order = jnp.array([2, 0, 3, 1])
     found = run(method, posed)
     again = run(method, posed, LATENTS[order], KEYS[order])
@@ -133,13 +156,13 @@ def test_batches_change_rounding_only(name, method):
     found = []
     for size in (2, 256):
         own = dataclasses.replace(method, batch_size=size)
-        found.append(asked(flow(), own, measured()).fields)
+        found.append(asked(flow(), own, suiting(method)).fields)
     assert_close(found[0], found[1], 2e-5, 2e-5)
 
 
 @pytest.mark.parametrize(("name", "method"), every(METHODS))
 def test_derivatives_by_the_observed_values_are_finite(name, method):
-    posed = problem(flow(), measured())
+    posed = problem(flow(), suiting(method))
     levels = ratios(flow(), STEPS, px.karras)
     target = aim(posed, None, levels[0])
 
@@ -193,7 +216,7 @@ def test_evaluations_are_those_of_the_run(name, method):
     normaliser = px.pde.Normaliser((0.0,), (1.0,))
     counted = px.ProbabilityFlow(Counting(law(), calls), px.EDM())
     found = px.infer(
-        counted, measured(), key=KEY, method=method, samples=4, progress=False,
+        counted, suiting(method), key=KEY, method=method, samples=4, progress=False,
         normaliser=normaliser,
     )  # fmt: skip
     jax.effects_barrier()
@@ -222,6 +245,80 @@ def test_pseudo_inverse_guidance_has_the_denoiser_of_the_posterior(form, white):
 def test_exact_values_are_met_by_pseudo_inverse_guidance():
     x = run(PiGDM(steps=STEPS), problem(flow(), measured(noise=0.0))).x
     assert_close(np.einsum("kij,nij->nk", ROWS, x), np.tile(VALUES, (4, 1)), 1e-3)
+
+
+# --- conditions that hold ------------------------------------------------------------
+
+UNIT = px.pde.Normaliser((0.1,), (2.0,))
+
+
+def circle(radius):
+    """The first two numbers are on a circle."""
+    of = lambda fields: jnp.sum(fields[:2, 0] ** 2)[None] - radius**2
+    return px.constraint.from_residual(of, (3, 1), UNIT)
+
+
+@pytest.mark.parametrize("method", [slowly(METHODS["ECI, mixed"]), METHODS["PCFM"]])
+def test_hard_conditions_hold(method):
+    posed = problem(flow(), measured(0.0))
+    found = run(method, posed)
+    off = np.einsum("kij,nij->nk", ROWS, np.asarray(found.fields)) - VALUES
+    assert np.abs(off).max() < 1e-6
+    assert found.left.max() < 1e-6
+
+
+@pytest.mark.slow
+def test_exact_values_are_written_and_the_mean_beside_them_holds():
+    mask = np.array([True, False, False])[:, None]
+    seen = px.Observation(mask, np.full((3, 1), 0.3))
+    both = px.constraint.Mean(0.2) & seen
+    x = np.asarray(run(ECI(steps=STEPS), problem(flow(), both)).fields)
+    np.testing.assert_array_equal(x[:, 0, 0], np.float32(0.3))
+    assert_close(x.mean((1, 2)), np.full(4, 0.2), 1e-6)
+
+
+@pytest.mark.slow
+def test_projections_by_newton_are_those_in_closed_form():
+    """PCFM without relaxation is ECI, if conditions are values at points."""
+    mask = np.array([True, False, True])[:, None]
+    posed = problem(flow(), px.Observation(mask, np.full((3, 1), 0.3)))
+    newton = run(PCFM(steps=STEPS, relaxation=0.0), posed)
+    assert_close(newton.fields, run(ECI(steps=STEPS), posed).fields, 1e-5, 1e-5)
+    rows = problem(flow(), measured(0.0))  # and one linear function of all
+    newton = run(PCFM(steps=STEPS, relaxation=0.0), rows)
+    assert_close(newton.fields, run(ECI(steps=STEPS), rows).fields, 1e-5, 1e-5)
+
+
+@pytest.mark.slow
+def test_nonlinear_conditions_hold_and_the_projection_is_nearest():
+    posed = inference.Problem(SolvedFlow(flow()), None, circle(1.0), scale=1.0)
+    found = run(PCFM(steps=STEPS), posed)
+    radius = np.linalg.norm(np.asarray(found.fields)[:, :2, 0], axis=1)
+    assert_close(radius, np.ones(4), 1e-6)
+    method, levels = PCFM(steps=STEPS), ratios(flow(), STEPS, px.karras)
+    target = aim(posed, None, levels[0])
+    x = 0.3 * LATENTS[0]
+    onto = eqx.filter_jit(lambda x: method.end(target, (x, x), KEY)[0])
+    wanted = np.array(UNIT.restore(x))
+    wanted[:2] /= np.linalg.norm(wanted[:2])
+    # Along the radius; Gauss-Newton ends near the nearest point, and here in it.
+    assert_close(UNIT.restore(onto(x)), wanted, 1e-5, 1e-5)
+
+
+@pytest.mark.slow
+def test_conditions_that_contradict_each_other_are_refused():
+    twice = Affine(jnp.ones((1, 3, 1)), jnp.ones(1)) & measured(0.0)
+    with pytest.raises(ValueError, match="Write them as rows of one Affine"):
+        asked(flow(), ECI(steps=STEPS), twice)
+    impossible = px.constraint.from_residual(
+        lambda fields: fields.ravel()[:1] ** 2 + 1.0, (3, 1), UNIT
+    )
+    message = "4 of 4 by PCFM whose largest violation is .* standard deviations"
+    with pytest.raises(ValueError, match=message):
+        asked(flow(), PCFM(steps=STEPS), None, impossible)
+    many = Affine(jnp.eye(3)[..., None], jnp.ones(3)) & circle(1.0)
+    with pytest.raises(ValueError, match="most 3, the number of unknowns, got 4"):
+        asked(flow(), PCFM(steps=STEPS), many)
 
 
 def test_guidance_moves_towards_the_values():
@@ -254,7 +351,9 @@ def test_a_method_says_what_it_cannot_take_and_which_can():
     message = r"PiGDM takes exact values, values with noise: got a constraint such as"
     with pytest.raises(ValueError, match=message) as caught:
         asked(flow(), PiGDM(), measured(), square, slack=0.1)
-    assert "DPS(), DiffusionPDE(), FlowChef()." in str(caught.value)
+    assert "CoCoGen(), DPS(), DiffusionPDE(), FlowChef(), ProFlow()." in str(
+        caught.value
+    )
 
 
 def test_a_strength_that_diverges_is_named_and_nothing_is_returned():

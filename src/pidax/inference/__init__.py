@@ -17,11 +17,15 @@ from ._gauss_newton import DampedGaussNewton as DampedGaussNewton
 from ._gradient_chains import HMC as HMC
 from ._gradient_chains import MALA as MALA
 from ._guided import DPS as DPS
+from ._guided import ECI as ECI
+from ._guided import PCFM as PCFM
 from ._guided import AbstractGuided as AbstractGuided
+from ._guided import CoCoGen as CoCoGen
 from ._guided import DiffusionPDE as DiffusionPDE
 from ._guided import FlowChef as FlowChef
 from ._guided import Now as Now
 from ._guided import PiGDM as PiGDM
+from ._guided import ProFlow as ProFlow
 from ._guided import Spent as Spent
 from ._guided import Target as Target
 from ._guided import constant as constant

@@ -2,13 +2,17 @@
 equations.
 """
 
+from ._cocogen import CoCoGen as CoCoGen
 from ._contract import AbstractGuided as AbstractGuided
 from ._diffusion_pde import DiffusionPDE as DiffusionPDE
 from ._dps import DPS as DPS
+from ._eci import ECI as ECI
 from ._flow_chef import FlowChef as FlowChef
 from ._levels import Now as Now
 from ._levels import constant as constant
 from ._levels import with_noise as with_noise
+from ._pcfm import PCFM as PCFM
 from ._pigdm import PiGDM as PiGDM
+from ._proflow import ProFlow as ProFlow
 from ._target import Spent as Spent
 from ._target import Target as Target

@@ -12,6 +12,7 @@ what it is asked to satisfy.
 """
 
 import abc
+import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -35,8 +36,10 @@ _FAR = 100.0  # standard deviations of the data: no data are there
 BATCH = 256
 
 NOISY, EXACT = "values with noise", "exact values"
+CLOSED = "a constraint with a closed-form projection"
 EQUATION, FORWARD = "a constraint such as a Residual", "a forward map"
 FOREIGN = "a Foreign forward map"
+DIFFERENTIABLE = frozenset({NOISY, EXACT, CLOSED, EQUATION, FORWARD})
 
 
 class Sampled(eqx.Module):
@@ -48,6 +51,7 @@ class Sampled(eqx.Module):
     latent: Array
     log_likelihood: Array
     fine: Bool[Array, "..."]
+    left: Float[Array, "..."]
     spent: Float[Array, "*sample 4"]
 
 
@@ -64,13 +68,14 @@ class AbstractGuided(AbstractSampler):
     - `bias`: why its samples are not of the posterior.
 
     It may keep more than $u$ in its state: `begin` makes the first one, `end` the clean
-    sample of the last one, and `seal` puts exact values into its fields.
+    sample of the last one, `seal` puts exact values into its fields, and `left` says by
+    how much they still violate what must hold.
     """
 
     steps: eqx.AbstractVar[int]
     grid: eqx.AbstractVar[Grid]
     batch_size: eqx.AbstractVar[int]
-    takes: ClassVar[frozenset[str]] = frozenset({NOISY, EXACT, EQUATION, FORWARD})
+    takes: ClassVar[frozenset[str]] = DIFFERENTIABLE
 
     @abc.abstractmethod
     def step(
@@ -85,8 +90,8 @@ class AbstractGuided(AbstractSampler):
         steps.
         """
 
-    def begin(self, target: Target, u: Sample) -> PyTree:
-        """The first state: noise alone."""
+    def begin(self, target: Target, u: Sample, level: Scalar) -> PyTree:
+        """The first state: noise alone, at the first level."""
         return u
 
     def end(self, target: Target, state: PyTree, key: Key) -> tuple[Sample, Spent]:
@@ -96,6 +101,12 @@ class AbstractGuided(AbstractSampler):
     def seal(self, target: Target, fields: Stacked) -> Stacked:
         """The fields of the clean sample, as they are returned."""
         return fields
+
+    def left(self, target: Target, fields: Stacked) -> Scalar:
+        """The largest violation of what must hold, in units of the coordinates; zero if
+        nothing must.
+        """
+        return jnp.zeros((), fields.dtype)
 
     def check(self, problem: Problem) -> None:
         """Check what cannot work, before anything is compiled."""
@@ -132,14 +143,25 @@ class AbstractGuided(AbstractSampler):
         self.check(problem)
         whole_number("batch_size", self.batch_size)
         levels = ratios(prior.flow, self.steps, self.grid)
-        target = clock.run(aim, problem, condition, levels[0])
-        target = jax.tree.map(jnp.asarray, target)
+        target = aim(problem, condition, levels[0], clock.run)
+        self._check_rows(target)
         with progress_bar(samples, "infer", "sample", progress) as bar:
             found = self.sampled(
                 target, levels, samples, key=key, clock=clock,
                 done=lambda n: advance(bar, n),
             )  # fmt: skip
         return self.drawn(found, prior.flow.denoiser.evaluations(condition))
+
+    def _check_rows(self, target: Target) -> None:
+        """Check that fewer numbers are prescribed than there are, if they must hold."""
+        hard = not {NOISY, FORWARD} & self.takes
+        rows = round(sum(float(n) for n in target.counts.values()))
+        if hard and rows > (size := math.prod(target.shape)):
+            raise ValueError(
+                f"{type(self).__name__} satisfies all conditions exactly: expected at "
+                f"most {size}, the number of unknowns, got {rows}. Leave some out, or "
+                "treat values as noisy, noise=, and take DPS() or ProFlow()."
+            )
 
     def sampled(
         self,
@@ -161,8 +183,8 @@ class AbstractGuided(AbstractSampler):
         """The samples that did not diverge; `each` is the cost of one denoised
         sample.
         """
-        fine, count = np.asarray(found.fine), len(found.fine)
-        lost = count - int(fine.sum())
+        fine, left = np.asarray(found.fine), np.asarray(found.left)
+        count, lost = len(fine), len(fine) - int(fine.sum())
         if 2 * lost > count:
             raise ValueError(
                 f"expected clean samples of the size of the data, got {lost} of "
@@ -170,6 +192,17 @@ class AbstractGuided(AbstractSampler):
                 f"more than {_FAR:g} standard deviations of the data. Lower its "
                 "strength, or take more steps."
             )
+        held = left <= np.sqrt(np.finfo(left.dtype).eps)
+        violated = int((fine & ~held).sum())
+        if 2 * violated > count:
+            raise ValueError(
+                f"expected samples that satisfy what must hold, got {violated} of "
+                f"{count} by {type(self).__name__} whose largest violation is "
+                f"{left[fine].min():.3g} standard deviations of the data or more. The "
+                "conditions contradict each other; or give Gauss-Newton more products."
+            )
+        fine = fine & held
+        failures = {"diverged": lost, "conditions not met": violated}
         network, jvp, vjp, rows = found.spent.sum(axis=0, dtype=float)
         return Draws(
             latent=np.asarray(found.latent)[fine],
@@ -178,8 +211,8 @@ class AbstractGuided(AbstractSampler):
             products=round(each * jvp),
             gradients=round(each * vjp),
             rows=round(rows),
-            failed=lost,
-            failures={"diverged, left out": lost} if lost else {},
+            failed=lost + violated,
+            failures={name: n for name, n in failures.items() if n},
             fields=found.fields[fine],
             predicted=None if found.predicted is None else found.predicted[fine],
         )
@@ -194,7 +227,7 @@ def one(
 ) -> Sampled:
     """One sample, from its latent to its fields."""
     levels = levels.astype(latent.dtype)
-    state = method.begin(target, levels[0] * latent)
+    state = method.begin(target, levels[0] * latent, levels[0])
 
     def body(carry: Any, now: Now) -> tuple[Any, None]:
         state, spent = carry
@@ -215,8 +248,7 @@ def each_step(target: Target, levels: Float[Array, " level"]) -> Now:
     count = len(levels) - 1
     number = jnp.arange(count)
     done = number.astype(levels.dtype) / count
-    size = jnp.asarray(target.flow.process.sigma_data, levels.dtype)
-    size = jnp.broadcast_to(size, done.shape)
+    size = jnp.broadcast_to(target.size.astype(levels.dtype), done.shape)
     return Now(levels[:-1], levels[1:], done, number, size)
 
 
@@ -228,11 +260,12 @@ def finished(
     fields = method.seal(target, target.fields(x))
     told, predicted = problem.through(fields)
     value: Scalar = problem.log_likelihood_of(told)
-    size = jnp.sqrt(jnp.mean(jnp.square(x)))
-    fine = size < _FAR * jnp.asarray(target.flow.process.sigma_data, x.dtype)
+    fine = jnp.sqrt(jnp.mean(jnp.square(x))) < _FAR * target.size
+    left = method.left(target, fields) / target.size if target.units else 0.0
     count = jnp.stack([jnp.asarray(n, float) for n in spent])
     returned = told if predicted is None else fields
-    return Sampled(x, returned, predicted, latent, value, fine, count)
+    left = jnp.asarray(left, x.dtype)
+    return Sampled(x, returned, predicted, latent, value, fine, left, count)
 
 
 @eqx.filter_jit
@@ -258,7 +291,7 @@ def _asked(problem: Problem) -> set[str]:
     if any((noise == 0).any() for noise in noises):
         asked.add(EXACT)
     if problem.constraint is not None:
-        asked.add(EQUATION)
+        asked.add(CLOSED if problem.constraint.projects else EQUATION)
     if problem.forward is not None:
         asked.add(FOREIGN if isinstance(problem.forward, Foreign) else FORWARD)
     return asked

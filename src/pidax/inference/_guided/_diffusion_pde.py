@@ -9,14 +9,12 @@ in the second the misfit has a tenth of its strength. Huang, Yang, Wang & Park 2
 gradients at the clean sample from the beginning of the step.
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax.numpy as jnp
 
 from ...process import karras
 from ...types import Key, Sample, ScalarLike
-from ._contract import BATCH, EQUATION, EXACT, FORWARD, NOISY, AbstractGuided
+from ._contract import BATCH, AbstractGuided
 from ._levels import Grid, Now, heun
 from ._target import Spent, Target
 
@@ -41,14 +39,12 @@ class DiffusionPDE(AbstractGuided):
     """
 
     steps: int = 100
-    strength: ScalarLike = 10.0
-    physics: ScalarLike = 10.0
+    strength: ScalarLike = 30.0
+    physics: ScalarLike = 30.0
     phase: ScalarLike = 0.8
     later: ScalarLike = 0.1
     grid: Grid = eqx.field(static=True, default=karras)
     batch_size: int = eqx.field(static=True, default=BATCH)
-
-    takes: ClassVar[frozenset[str]] = frozenset({NOISY, EXACT, EQUATION, FORWARD})
 
     @property
     def bias(self) -> str:

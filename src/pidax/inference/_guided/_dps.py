@@ -9,15 +9,13 @@ problems", Algorithm 1, whose step is divided by the norm of the misfit, so that
 a fixed length.
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ...process import karras
 from ...types import Key, Sample, ScalarLike
-from ._contract import BATCH, EQUATION, EXACT, FORWARD, NOISY, AbstractGuided
+from ._contract import BATCH, AbstractGuided
 from ._levels import Grid, Now, Schedule, between, with_noise
 from ._target import Spent, Target
 
@@ -54,8 +52,6 @@ class DPS(AbstractGuided):
     eta: float = eqx.field(static=True, default=1.0)
     grid: Grid = eqx.field(static=True, default=karras)
     batch_size: int = eqx.field(static=True, default=BATCH)
-
-    takes: ClassVar[frozenset[str]] = frozenset({NOISY, EXACT, EQUATION, FORWARD})
 
     @property
     def bias(self) -> str:

@@ -8,13 +8,11 @@ Yang 2024, "Steering rectified flow models in the vector field for controlled im
 generation".
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 
 from ...process import karras
 from ...types import Key, Sample, ScalarLike
-from ._contract import BATCH, EQUATION, EXACT, FORWARD, NOISY, AbstractGuided
+from ._contract import BATCH, AbstractGuided
 from ._levels import Grid, Now, Schedule, between, constant
 from ._target import Spent, Target
 
@@ -44,8 +42,6 @@ class FlowChef(AbstractGuided):
     schedule: Schedule = eqx.field(static=True, default=constant)
     grid: Grid = eqx.field(static=True, default=karras)
     batch_size: int = eqx.field(static=True, default=BATCH)
-
-    takes: ClassVar[frozenset[str]] = frozenset({NOISY, EXACT, EQUATION, FORWARD})
 
     @property
     def bias(self) -> str:

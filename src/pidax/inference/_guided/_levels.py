@@ -9,7 +9,11 @@ $$ u' = D + k\,(u - D) + s\,\xi, \qquad
 $\eta = 0$ is DDIM, which is Euler's method of the probability-flow ODE in $r$, and
 $\eta = 1$ is ancestral sampling: $s^2$ is the variance of $u'$ if $u$ and $x_0 = D$ are
 known (Song, Meng & Ermon 2021, eq. 12). The last level is $r' = 0$, where $u' = D$.
-Heun's method takes the mean of the slopes $(u - D)/r$ at both ends: EDM's sampler.
+Methods that replace $D$ by a corrected clean sample add $r'$ times a noise to it: the
+state's own, $(u - D)/r$, as DDIM does; the one of the first state, which inflates the
+spread, because $D$ and this noise are not independent; or a fresh one, which makes it
+too small, because $D$ is a mean. Heun's method takes the mean of the slopes
+$(u - D)/r$ at both ends: EDM's sampler.
 """
 
 from collections.abc import Callable
@@ -23,7 +27,7 @@ from jaxtyping import Array, Float
 from ..._checks import is_traced, require, show, whole_number
 from ...flow import ProbabilityFlow
 from ...process import AbstractProcess
-from ...types import Sample, Scalar, Times
+from ...types import Key, Sample, Scalar, Times
 
 Grid = Callable[[int, AbstractProcess], Times]
 _SLACK = 1e-4  # relative, of a denoiser's interval
@@ -45,7 +49,7 @@ def ratios(flow: ProbabilityFlow, steps: int, grid: Grid) -> Float[Array, " leve
     r"""The ratios $\sigma/\alpha$ at `steps` times of the grid, and 0 after them.
 
     A time without signal has the ratio at which time grids of the process start,
-    $160\,\sigma_{data}$.
+    $160\,\sigma_{data}$, or twice the next ratio.
     """
     process = flow.process
     times = grid(whole_number("steps", steps, least=2), process)
@@ -54,6 +58,9 @@ def ratios(flow: ProbabilityFlow, steps: int, grid: Grid) -> Float[Array, " leve
     most = of.asarray(process.ratio_ends(sigma.dtype)[1])
     signal = alpha > jnp.finfo(alpha.dtype).eps
     found = of.where(signal, sigma / of.where(signal, alpha, 1), most)
+    # Above the first time with a signal, however early it is.
+    first = of.where(signal[0], found[0], of.maximum(most, 2 * found[1]))
+    found = of.concatenate([first[None], found[1:]])
     found = require(
         found,
         (of.diff(found) < 0).all() & (found[-1] > 0),
@@ -84,6 +91,38 @@ def between(
     spread = eta * spread_between(now)
     keep = jnp.sqrt((after - spread) * (after + spread)) / level
     return clean + keep * (u - clean) + spread * noise
+
+
+NOISES = ("own", "first", "fresh")
+
+
+def onward(
+    fixed: Sample,
+    u: Sample,
+    clean: Sample,
+    first: Sample,
+    to: Scalar,
+    now: Now,
+    noise: str,
+    key: Key,
+) -> Sample:
+    """From a corrected clean sample to the level `to`, with one of the `NOISES`: the
+    state's own, `(u - clean) / level`; the first one; or a fresh one.
+    """
+    if noise == "own":
+        return fixed + (to / now.level) * (u - clean)
+    if noise == "fresh":
+        first = jax.random.normal(key, u.shape, u.dtype)
+    return fixed + to * first
+
+
+def check_noise(noise: str) -> None:
+    """Check that it is one of the `NOISES`."""
+    if noise not in NOISES:
+        raise ValueError(
+            f'noise must be one of {NOISES}, got {noise!r}. "own" is the noise of the '
+            "state itself, with which a sampler without conditions is DDIM."
+        )
 
 
 def spread_between(now: Now) -> Scalar:

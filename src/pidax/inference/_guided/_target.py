@@ -66,6 +66,11 @@ class Target(eqx.Module):
         return prior.flow
 
     @property
+    def size(self) -> Scalar:
+        """The standard deviation of one entry of the data."""
+        return jnp.asarray(self.flow.process.sigma_data, float)
+
+    @property
     def shape(self) -> Shape:
         """The shape of a state."""
         shape = self.problem.shape
@@ -128,6 +133,11 @@ class Target(eqx.Module):
         told = self.problem.told(self.problem.restore(x))
         return {name: row.ravel().astype(x.dtype) for name, row in told.items()}
 
+    def violations_of(self, fields: Stacked) -> Rows:
+        """The rows of fields before the forward map, in units of the coordinates."""
+        told = self.problem.told(self.problem.through(fields)[0])
+        return {name: row.ravel() / self.units[name] for name, row in told.items()}
+
     def log_likelihood(self, x: Sample) -> Scalar:
         """Minus half the squares of the rows, with the determinant if asked for."""
         value = self.problem.log_likelihood_of(self.problem.restore(x))
@@ -162,22 +172,30 @@ class Target(eqx.Module):
 
 
 @eqx.filter_jit
-def aim(problem: Problem, condition: Condition, level: Scalar) -> Target:
-    """The target, with the units of its rows at the mean of the data: the denoiser's
-    answer to nothing but noise.
+def units(bare: Target, level: Scalar) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
+    """The units of the rows, at the mean of the data, which is the denoiser's answer
+    to nothing but noise; and the numbers of rows.
     """
-    bare = Target(problem, condition, {}, {})
     zero = jnp.zeros(bare.shape)
     middle = bare.clean(zero, level.astype(zero.dtype))
     probes = jax.random.normal(jax.random.key(0), (_PROBES, *bare.shape), zero.dtype)
     _, push = jax.linearize(bare.rows, middle)
     pushed = jax.lax.map(push, probes, batch_size=8)
-    units, counts = {}, {}
+    sizes, counts = {}, {}
     for name, row in pushed.items():
         square = jnp.mean(row**2, axis=0)
         changed = square > _NONE**2 * square.max()
         count = jnp.maximum(changed.sum(), 1).astype(zero.dtype)
         total = jnp.sum(square)
-        units[name] = jnp.where(total > 0, jnp.sqrt(total / count), 1.0)
+        sizes[name] = jnp.where(total > 0, jnp.sqrt(total / count), 1.0)
         counts[name] = count
-    return Target(problem, condition, units, counts)
+    return sizes, counts
+
+
+def aim(
+    problem: Problem, condition: Condition, level: Scalar, run: Callable | None = None
+) -> Target:
+    """The target of a problem; `run` calls a compiled function."""
+    bare = Target(problem, condition, {}, {})
+    found = units(bare, level) if run is None else run(units, bare, level)
+    return Target(problem, condition, *jax.tree.map(jnp.asarray, found))
