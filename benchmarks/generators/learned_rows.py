@@ -117,20 +117,6 @@ WAYS = {
 }
 
 
-def _register():
-    for name, way in WAYS.items():
-        bench.method(
-            "generators",
-            f"one row, {name}",
-            on=("evolution",),
-            seeds=(0, 1, 2) if way.recipes else (0,),
-            quick=False,
-        )(way)
-
-
-_register()
-
-
 NUMBERS = {
     "late Cahn-Hilliard": {
         "kurtosis": "kurtosis",
@@ -150,6 +136,20 @@ NUMBERS = {
         "covariance": "covariance",
     },
 }
+
+
+def _register():
+    for name, way in WAYS.items():
+        bench.method(
+            "generators",
+            f"one row, {name}",
+            on=tuple(NUMBERS),
+            seeds=(0, 1, 2) if way.recipes else (0,),
+            quick=False,
+        )(way)
+
+
+_register()
 
 
 @bench.table("generators_rows", "generators")

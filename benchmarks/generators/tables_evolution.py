@@ -19,6 +19,14 @@ NUMBERS = {
         "density": "density",
         "density_of_increments": "density of increments",
     },
+    "Kolmogorov": {
+        "kurtosis": "kurtosis",
+        "increment_kurtosis": "kurtosis of increments",
+        "enstrophy_deviation": "deviation of the enstrophy",
+        "density": "density",
+        "density_of_increments": "density of increments",
+        "enstrophy": "enstrophy",
+    },
 }
 SHARED = {"covariance": "covariance", "residual": "residual"}
 
@@ -30,6 +38,8 @@ def evolution(results):
     for problem, names in NUMBERS.items():
         names = names | SHARED
         rows = results.where(problem=problem, method=tuple(LABELS))
+        if not rows:
+            continue
         lines = [
             (LABELS[row.method], *(f"{row[name]:.3g}" for name in names))
             for row in rows
