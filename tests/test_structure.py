@@ -144,3 +144,10 @@ def test_what_is_refused():
         connects(PHASES["disc"], 2)
     with pytest.raises(ValueError, match=r"an entry for each of 2, got \(True,\)"):
         components(PHASES["disc"], periodic=(True,))
+    two = np.where(PHASES["disc"], 300.0, 3.0)
+    with pytest.raises(ValueError, match=r"2 different.*3 and 300.*field > 151.5 for"):
+        connects(two)
+    with pytest.raises(ValueError, match=r"of int64 with 3 different.*field > thresh"):
+        components(np.array([[0, 1], [2, 1]]))
+    with pytest.raises(ValueError, match=r"booleans, got an array of float32\. Pass"):
+        jax.jit(connects)(two.astype(np.float32))

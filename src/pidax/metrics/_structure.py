@@ -17,10 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._checks import require, require_positive, whole_number
+from .._checks import is_traced, require, require_positive, whole_number
 from ..types import Field1, Flag, ScalarLike, WholeLike, typed
 
-Phase = Bool[Array | np.ndarray, "*grid"]
+Phase = (
+    Bool[Array | np.ndarray, "*grid"]
+    | Float[Array | np.ndarray, "*grid"]
+    | Int[Array | np.ndarray, "*grid"]
+)  # the last two to be refused with the cure
 Sides = bool | Sequence[bool]
 
 
@@ -34,7 +38,7 @@ def connects(phase: Phase, axis: int = 0, *, periodic: Sides = False) -> Flag:
     the field as the longest of the shortest ways has cells. It works under `jax.jit`
     and `jax.vmap`.
     """
-    phase = jnp.asarray(phase)
+    phase = _mask(phase)
     axis, periodic = _axis(phase, axis), _sides(phase, periodic)
     wraps = [p and i != axis for i, p in enumerate(periodic)]
     ends = np.zeros((2, phase.shape[axis]), bool)
@@ -53,7 +57,7 @@ def components(phase: Phase, *, periodic: Sides = False) -> Int[Array, "*grid"]:
     is outside of the phase. Neighbours are along the axes. The largest number moves to
     neighbours until nothing changes; cost and transformations as of `connects`.
     """
-    phase = jnp.asarray(phase)
+    phase = _mask(phase)
     wraps = _sides(phase, periodic)
     number = jnp.arange(1, phase.size + 1, dtype=jnp.int32).reshape(phase.shape)
     spread = lambda r: jnp.where(phase, _dilated(r, wraps, jnp.maximum), 0)
@@ -72,7 +76,7 @@ def two_point(
     $p$ it is $p^2$ at all other `r`. One fast transform along the axis. Counts are
     whole numbers, and so exact.
     """
-    phase = jnp.asarray(phase)
+    phase = _mask(phase)
     axis = _axis(phase, axis)
     n = phase.shape[axis]
     size = n if periodic else 2 * n
@@ -95,7 +99,7 @@ def lineal_path(
     $L(1)$ is the share of the phase; of independent points with the probability $p$ it
     is $p^k$. Unlike `two_point` it sees whether what lies between is in the phase too.
     """
-    phase = jnp.asarray(phase)
+    phase = _mask(phase)
     axis = _axis(phase, axis)
     rows = jnp.moveaxis(phase, axis, 0).reshape(phase.shape[axis], -1)
     n = len(rows)
@@ -199,6 +203,24 @@ def _fixed_point(step: Callable[[Array], Array], start: Array) -> Array:
 
     found, _ = jax.lax.while_loop(lambda c: c[1], again, (start, jnp.asarray(True)))
     return found
+
+
+def _mask(phase: Phase) -> Array:
+    """The phase, refused if it is a field and no mask."""
+    if phase.dtype != bool:
+        got, cure = f"an array of {phase.dtype}", "field > threshold"
+        if not is_traced(phase):
+            values = np.unique(np.asarray(phase))
+            got = f"{got} with {len(values)} different values"
+            if len(values) == 2:
+                low, high = (float(value) for value in values)
+                got = f"{got}, {low:.4g} and {high:.4g}"
+                cure = f"field > {(low + high) / 2:.4g} for the larger one"
+        raise ValueError(
+            "a phase is a mask, true where a field is of one of two materials: "
+            f"expected booleans, got {got}. Pass {cure}."
+        )
+    return jnp.asarray(phase)
 
 
 def _axis(phase: Array, axis: int) -> int:
