@@ -104,6 +104,23 @@ def test_a_bank_that_is_worth_too_little_says_what_would_be_enough(bank):
         check_reference(found, again)
 
 
+def test_a_bank_advises_as_many_values_as_it_can_bear():
+    """Equal values: a share of them has this share of the log-likelihood, exactly."""
+    prior = LatentPrior(lambda e: jnp.full((40, 1), e[0]), (1,))
+
+    def found(count):
+        mask = (np.arange(40) < count)[:, None]
+        seen = px.Observation(mask, np.full((40, 1), 1.5, np.float32), 2.0)
+        options: Any = {"samples": 100, "method": Bank(400), "progress": False}
+        return px.infer(prior, seen, key=KEY, **options)
+
+    every = found(40)
+    told = str(every).splitlines()[1].split("about ")[2]
+    assert "of the 40 observed values" in told
+    fewer = int(told.split(" of")[0])
+    assert every.bank_ess < found(2 * fewer).bank_ess < 200 <= found(fewer).bank_ess
+
+
 def test_runs_that_agree_are_a_reference_and_others_are_not(bank):
     first = infer(observed(), bank)
     second = infer(observed(), bank, key=jax.random.key(8))

@@ -131,7 +131,7 @@ class Bank(AbstractSampler):
             failed=int((~np.isfinite(value)).sum()),
             bank_ess=float(worth),
             log_evidence=float(top + np.log(total / len(value))),
-            advice=_advice(value - top, worth, samples),
+            advice=_advice(value - top, worth, samples, problem),
         )
 
     def _filled(
@@ -188,11 +188,11 @@ def _valued(problem: Problem, seen: Any) -> Any:
     return jax.lax.map(problem.log_likelihood_of, seen, batch_size=256)
 
 
-def _advice(value: np.ndarray, worth: float, samples: int) -> str:
-    """What would be worth enough: more draws, or more noise.
+def _advice(value: np.ndarray, worth: float, samples: int, problem: Problem) -> str:
+    """What would be worth enough: more draws, more noise, or fewer observed values.
 
     With all noise multiplied by f the logarithm of the likelihood is divided by its
-    square.
+    square. A share of the values, if they tell alike, has this share of it on average.
     """
     if worth >= REFERENCE:
         return f"take more samples than {samples}, or more draws than {len(value)}."
@@ -204,7 +204,18 @@ def _advice(value: np.ndarray, worth: float, samples: int) -> str:
         low, high = (middle, high) if enough else (low, middle)
     draws = float(f"{len(value) * REFERENCE / worth:.1e}")
     noise = "" if low == 0 else f", noise {low**-0.5:.2g} times as large"
-    return (
-        f"take about {draws:,.0f} draws{noise}, fewer sensors, or SMC(), whose "
-        "particles move."
+    count = _observed(problem)
+    fewer = int(low * count)
+    values = (
+        f", about {fewer} of the {count} observed values" if 0 < fewer < count else ""
     )
+    return (
+        f"take about {draws:,.0f} draws{noise}{values}, or SMC(), whose particles move."
+    )
+
+
+def _observed(problem: Problem) -> int:
+    """The number of observed values."""
+    seen = problem.observation
+    own = 0 if seen is None else int(np.asarray(seen.mask).sum())
+    return own + sum(part.values.size for part in problem.linear)
