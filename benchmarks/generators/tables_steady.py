@@ -1,6 +1,7 @@
 """The table of channels and shocks, from the rows of the suite."""
 
 from .. import bench
+from .finer import WAYS as FINER
 from .learned import WAYS
 from .problems_steady import METHODS, PROBLEMS
 
@@ -12,7 +13,7 @@ def steady(results):
     """The score of each method with its seeds, and what its weights are worth."""
     lines = []
     for problem in PROBLEMS:
-        for method in (*METHODS, *WAYS):
+        for method in (*METHODS, *FINER, *WAYS):
             rows = results.where(problem=problem, method=method)
             if not rows:
                 continue
