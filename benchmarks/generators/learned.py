@@ -48,8 +48,19 @@ class Recipe:
 
 
 DRAWS = 64  # of the teacher's solutions that choose a student's nodes
-RECIPES = {"Channels": Recipe(), "Shocks": Recipe(384, 12, 5000, 3000, 256)}
+RECIPES = {
+    "Channels": Recipe(),
+    "Channels 64": Recipe(64, 12, 40_000, 20_000, 128),  # for a GPU
+    "Shocks": Recipe(384, 12, 5000, 3000, 256),
+}
 LONGER = {"Channels": Recipe(student_steps=1500)}
+
+
+def recipe_for(problem, recipes) -> Recipe:
+    """The one of its class, or of its class and number of points."""
+    points = getattr(problem, "size", 0) or getattr(problem, "points", 0)
+    name = type(problem).__name__
+    return recipes.get(f"{name} {points}", recipes[name])
 
 
 def trained_on(problem, seed):
@@ -63,7 +74,8 @@ def trained_on(problem, seed):
 def network_of(problem, recipe: Recipe, key):
     """A U-Net for media, a perceptron for fields on a circle."""
     if isinstance(problem, Channels):
-        return px.nn.UNet(1, 1, width=recipe.width, multipliers=(1, 2), key=key)
+        levels = (1, 2) if problem.size <= 16 else (1, 2, 2, 4)
+        return px.nn.UNet(1, 1, width=recipe.width, multipliers=levels, key=key)
     size = problem.size
     return px.nn.ResidualMLP(size, size, width=recipe.width, depth=4, key=key)
 
@@ -255,7 +267,7 @@ class Learned(Reweighted):
     def recipe_on(self, problem):
         if self.recipes is None:
             return None
-        return self.recipes[type(problem).__name__]
+        return recipe_for(problem, self.recipes)
 
     def configuration_on(self, problem):
         recipe = self.recipe_on(problem)

@@ -20,12 +20,13 @@ import numpy as np
 import pidax as px
 
 from .. import bench
-from .learned import Recipe, distilled, taught
+from .learned import Recipe, distilled, recipe_for, taught
 from .problems_evolution import SEEDS, Late, replaced, samples_of
 
 RECIPES = {
     "Chaotic": Recipe(384, 12, teacher_steps=6000, student_steps=3000, batch_size=256),
     "Late": Recipe(48, 12, teacher_steps=4000, student_steps=1500, batch_size=32),
+    "Late 64": Recipe(96, 12, 40_000, 20_000, 128),  # for a GPU
 }
 
 
@@ -38,7 +39,8 @@ def network_of(problem, recipe: Recipe, key):
     """A U-Net on patches of a torus, a perceptron for a circle."""
     shape, width = problem.patched, recipe.width
     if isinstance(problem, Late):
-        options: Any = {"multipliers": (1, 2), "padding": "periodic"}
+        levels = (1, 2) if shape[0] <= 8 else (1, 2, 2)
+        options: Any = {"multipliers": levels, "padding": "periodic"}
         return px.nn.UNet(shape[-1], shape[-1], width=width, **options, key=key)
     return px.nn.ResidualMLP(*shape, *shape, width=width, depth=4, key=key)
 
@@ -66,7 +68,7 @@ class OneRow:
     def recipe_on(self, problem) -> Recipe | None:
         if self.recipes is None:
             return None
-        return self.recipes[type(problem).__name__]
+        return recipe_for(problem, self.recipes)
 
     def configuration_on(self, problem):
         recipe = self.recipe_on(problem)
@@ -143,7 +145,7 @@ def _register():
         bench.method(
             "generators",
             f"one row, {name}",
-            on=tuple(NUMBERS),
+            on=(*NUMBERS, "late Cahn-Hilliard, 64 x 64"),
             seeds=(0, 1, 2) if way.recipes else (0,),
             quick=False,
         )(way)
