@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 # In this order they are run and listed; each is a package in this folder.
 SUITES = (
-    "pid", "piddm", "inference", "generators", "solvers", "pde", "train",
+    "pid", "piddm", "inference", "constrained", "generators", "solvers", "pde", "train",
     "reliability", "fuzz",
 )  # fmt: skip
 

@@ -19,16 +19,20 @@ import pidax as px
 from pidax import inference
 from pidax.constraint import Affine
 from pidax.inference import (
+    DAPS,
     DPS,
     ECI,
     PCFM,
     PCN,
     CoCoGen,
+    DFlow,
     DiffusionPDE,
     FlowChef,
     PiGDM,
     ProFlow,
+    REDDiff,
     SolvedFlow,
+    Twisted,
 )
 from pidax.inference._guided._contract import one
 from pidax.inference._guided._levels import ratios
@@ -41,6 +45,7 @@ STEPS = 6
 LATENTS = jax.random.normal(KEY, (4, 3, 1))
 KEYS = jax.random.split(KEY, 4)
 QUICK = ("DPS",)
+OTHERS = ("ECI, mixed", "DAPS", "REDDiff")  # which have another noise than the state's
 METHODS: dict[str, Any] = {
     "DPS": DPS(steps=STEPS, strength=jnp.asarray(1.0)),
     "PiGDM": PiGDM(steps=STEPS),
@@ -52,6 +57,8 @@ METHODS: dict[str, Any] = {
     "PCFM": PCFM(steps=STEPS),
     "CoCoGen": CoCoGen(steps=STEPS, extra=2),
     "ProFlow": ProFlow(steps=STEPS),
+    "DAPS": DAPS(steps=STEPS),
+    "REDDiff": REDDiff(steps=STEPS),
 }
 
 
@@ -115,13 +122,14 @@ def ddim_of(law, levels, latents):
 # --- the contract --------------------------------------------------------------------
 
 
+SAMPLERS = {n: m for n, m in METHODS.items() if n not in OTHERS}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "method"), every(METHODS))
+@pytest.mark.parametrize(("name", "method"), every(SAMPLERS))
 def test_without_a_constraint_it_is_the_plain_sampler(name, method):
     found = run(method, problem(flow())).x
     plain = PiGDM(steps=STEPS, eta=getattr(method, "eta", 0.0))  # no more than a step
-    if name == "ECI, mixed":  # with another noise it is not
-        return
     if name == "DiffusionPDE":  # EDM's sampler
         times = px.karras(STEPS, px.EDM(), final_zero=True)
         sampler = lambda z: px.sample_with_churn(flow(), 80.0 * z, key=KEY, times=times)
@@ -247,6 +255,71 @@ def test_exact_values_are_met_by_pseudo_inverse_guidance():
     assert_close(np.einsum("kij,nij->nk", ROWS, x), np.tile(VALUES, (4, 1)), 1e-3)
 
 
+# --- methods that are exact, or nearly -----------------------------------------------
+
+
+def exact(white=False):
+    found = law(white).posterior(
+        jnp.asarray(ROWS, float), jnp.asarray(VALUES, float), NOISE
+    )
+    factor = np.asarray(found.covariance.factor((3, 1)), np.float64)
+    return np.asarray(found.mean, np.float64)[:, 0], factor @ factor.T
+
+
+def apart(fields, white=False):
+    """Errors of mean and covariance in units of the posterior's deviations."""
+    mean, cov = exact(white)
+    size = np.sqrt(np.diag(cov))
+    x = np.asarray(fields, np.float64)[..., 0]
+    off = np.abs((x.mean(0) - mean) / size).max()
+    return off, np.abs((np.cov(x.T) - cov) / np.outer(size, size)).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", [True, False])
+def test_twisted_particles_converge_to_the_posterior(gradient):
+    """With the evidence, and an error that falls with the number of particles."""
+    method = Twisted(steps=150, gradient=gradient)
+    found = asked(flow(), method, measured(), samples=4096)
+    errors = apart(found.fields)
+    assert max(errors) < 0.05 + 5 / np.sqrt(found.bulk_ess)
+    again = asked(flow(), method, measured(), samples=4096)
+    np.testing.assert_array_equal(found.fields, again.fields)
+    few = [apart(asked(flow(), method, measured(), samples=n).fields) for n in (16, 64)]
+    assert np.mean(few) > 2 * np.mean(errors)
+    row, mean = ROWS.reshape(1, 3), np.asarray(law().mean)[:, 0]
+    variance = (row @ covariance(3) @ row.T)[0, 0] + NOISE**2
+    off = (row @ mean - VALUES)[0]
+    wanted = -0.5 * off**2 / variance - 0.5 * np.log(variance / NOISE**2)
+    assert abs(found.log_evidence - wanted) < 0.1
+    assert found.trusted == (found.bulk_ess >= 400)
+
+
+@pytest.mark.slow
+def test_twisted_particles_without_a_condition_are_never_drawn_again():
+    found = asked(flow(), Twisted(steps=150), samples=4096)
+    x = np.asarray(found.fields, np.float64)[..., 0]
+    assert abs(found.log_evidence) < 1e-5
+    assert_close(np.cov(x.T), covariance(3), 0.1, 0.02)
+
+
+@pytest.mark.slow
+def test_decoupled_annealing_is_exact_for_white_data():
+    """With one inner evaluation, whatever the number of levels."""
+    method = DAPS(steps=8, inner=1, iterations=1)
+    found = asked(flow(white=True), method, measured(), samples=8192)
+    assert max(apart(found.fields, white=True)) < 0.05
+
+
+@pytest.mark.slow
+def test_a_latent_is_found_whose_ode_ends_at_the_value():
+    found = asked(flow(), DFlow(steps=4), measured(0.0))
+    off = np.einsum("kij,nij->nk", ROWS, found.fields) - VALUES
+    assert np.abs(off).max() < 0.02
+    assert "minima without an anchor" in str(found)
+    assert found.cost.network % (2 * 4 + 1) == 0
+
+
 # --- conditions that hold ------------------------------------------------------------
 
 UNIT = px.pde.Normaliser((0.1,), (2.0,))
@@ -336,10 +409,8 @@ def test_guidance_moves_towards_the_values():
 
 
 def asked(prior, method, observed=None, constraint=None, **options):
-    return px.infer(
-        prior, observed, constraint, key=KEY, method=method, samples=4, progress=False,
-        **options,
-    )  # fmt: skip
+    options = {"samples": 4, "progress": False} | options
+    return px.infer(prior, observed, constraint, key=KEY, method=method, **options)
 
 
 def test_a_method_says_what_it_cannot_take_and_which_can():
@@ -351,9 +422,7 @@ def test_a_method_says_what_it_cannot_take_and_which_can():
     message = r"PiGDM takes exact values, values with noise: got a constraint such as"
     with pytest.raises(ValueError, match=message) as caught:
         asked(flow(), PiGDM(), measured(), square, slack=0.1)
-    assert "CoCoGen(), DPS(), DiffusionPDE(), FlowChef(), ProFlow()." in str(
-        caught.value
-    )
+    assert "CoCoGen(), DAPS(), DPS(), DiffusionPDE(), FlowChef(), " in str(caught.value)
 
 
 def test_a_strength_that_diverges_is_named_and_nothing_is_returned():

@@ -26,9 +26,9 @@ from ..types import Batch, Condition, Key, ScalarLike, WholeLike, typed
 from ._chains import PCN
 from ._cost import Clock, Cost, Training
 from ._foreign import Foreign
-from ._guided import AbstractGuided
+from ._guided import AbstractGuided, DFlow
 from ._posterior import Posterior, diagnosed
-from ._prior import LatentPrior, Prior, SolvedFlow, as_prior
+from ._prior import SolvedFlow, as_prior, evaluations_of
 from ._problem import Problem
 from ._randomised import CHAINS, RandomisedMaximumLikelihood, metropolis
 from ._refine import Refined, in_batches
@@ -63,7 +63,7 @@ def infer(
     constraint: AbstractConstraint | None = None,
     *,
     key: Key,
-    method: AbstractSampler | RandomisedMaximumLikelihood | None = None,
+    method: AbstractSampler | RandomisedMaximumLikelihood | DFlow | None = None,
     samples: WholeLike = 2000,
     forward: Any = None,
     normaliser: AbstractNormaliser | None = None,
@@ -134,7 +134,9 @@ def infer(
     method = PCN() if method is None else method
     if forward is None and isinstance(prior, AbstractEquation):
         forward = prior
-    if guided and isinstance(prior, ProbabilityFlow):
+    if isinstance(prior, ProbabilityFlow) and isinstance(method, DFlow):
+        prior = SolvedFlow(prior, method.steps)
+    elif guided and isinstance(prior, ProbabilityFlow):
         prior = SolvedFlow(prior)
     prior = as_prior(prior)
     if isinstance(forward, Foreign):
@@ -143,7 +145,7 @@ def infer(
         prior, observations, constraint, scale=1.0, exact_noise=1.0, forward=forward,
         normaliser=normaliser, slack_on=slack_on, determinant=determinant,
     )  # fmt: skip
-    if isinstance(method, RandomisedMaximumLikelihood):
+    if isinstance(method, RandomisedMaximumLikelihood | DFlow):
         if method.metropolis:  # chains of one length, of which each can be halved
             samples = CHAINS * max(4, -(-samples // CHAINS))
         refined = in_batches(
@@ -170,7 +172,10 @@ def infer(
     fields, predicted, again = draws.fields, draws.predicted, 0
     if fields is None:
         fields, predicted, again = outputs(problem, draws.latent, condition, clock)
-    each, rows = _each(prior, condition), float(draws.evaluations + looked + again)
+    each, rows = (
+        evaluations_of(prior, condition),
+        float(draws.evaluations + looked + again),
+    )
     network = each * rows
     if draws.rows is not None:  # a guided sampler counts its teacher's evaluations
         network, rows = draws.evaluations + each * looked, float(draws.rows + looked)
@@ -206,13 +211,6 @@ def infer(
         bank_ess=draws.bank_ess,
         **diagnosed(draws, fields),
     )
-
-
-def _each(prior: Prior, condition: Condition) -> float:
-    """Evaluations of a network for one latent."""
-    if isinstance(prior, SolvedFlow):
-        return float(prior.evaluations(condition))
-    return 0.0 if isinstance(prior, LatentPrior) else 1.0
 
 
 def _tilted(problem: Problem) -> str:
@@ -305,7 +303,7 @@ def _own_fields(problem: Problem, latents: Batch, condition: Condition) -> np.nd
 
 def _of_refined(
     refined: Refined,
-    method: RandomisedMaximumLikelihood,
+    method: RandomisedMaximumLikelihood | DFlow,
     problem: Problem,
     condition: Condition,
     key: Key,
@@ -320,7 +318,7 @@ def _of_refined(
     count = len(refined.fields)
     late = f"{count - done} of {count} did not stop by tolerance: allow more steps, or "
     late = f"{late}more slack; " if done < count else ""
-    caution, advice = APPROXIMATE, COMPARE
+    caution, advice = method.caution or APPROXIMATE, COMPARE
     weights, tilted = refined.weights, _tilted(problem)
     how: dict[str, Any] = {"bulk_ess": refined.effective}
     index = np.arange(count)

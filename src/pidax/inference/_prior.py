@@ -145,6 +145,13 @@ class SolvedFlow(eqx.Module):
 Prior = AbstractStudent | LatentPrior | SolvedFlow
 
 
+def evaluations_of(prior: Prior, condition: Condition) -> float:
+    """Evaluations of a network for one latent."""
+    if isinstance(prior, SolvedFlow):
+        return float(prior.evaluations(condition))
+    return 0.0 if isinstance(prior, LatentPrior) else 1.0
+
+
 def is_learned(prior: Prior) -> bool:
     """Whether its samples are in a model's coordinates."""
     if isinstance(prior, SolvedFlow):

@@ -54,6 +54,11 @@ class RandomisedMaximumLikelihood(eqx.Module):
             )
 
     @property
+    def caution(self) -> str:
+        """Why its samples are approximate; "" if the reason is the usual one."""
+        return ""
+
+    @property
     def options(self) -> dict[str, Any]:
         """The arguments of `refine`."""
         names = ("solver", "tightness", "antithetic", "batch_size")

@@ -63,7 +63,7 @@ from ._foreign import Foreign
 from ._minimise import as_method, minimise
 from ._minimisers import AbstractMethod, AnySolver
 from ._minimum import Minimum
-from ._prior import LatentPrior, Prior
+from ._prior import LatentPrior, Prior, SolvedFlow, evaluations_of
 from ._problem import Problem
 from ._start import default_slack, likelihood_at, measure
 
@@ -445,13 +445,18 @@ def in_batches(
         )
     network, jvp, vjp = found.spent.sum(axis=0, dtype=float)
     network += count  # the start was sampled once before
+    evaluated = network + count
+    solves = network if problem.solves else 0.0
+    if isinstance(student, SolvedFlow):  # each is a solve of the ODE
+        each = evaluations_of(student, None)
+        network, jvp, vjp = each * network, each * jvp, each * vjp
     cost = Cost(
         samples=count,
         network=float(network),
         jvp=float(jvp),
         vjp=float(vjp),
-        residual=0.0 if problem.constraint is None else float(network + count),
-        solves=float(network) if problem.solves else 0.0,
+        residual=0.0 if problem.constraint is None else float(evaluated),
+        solves=float(solves),
         seconds=clock.running,
         compiling=clock.compiling,
         training=Training() if training is None else training,

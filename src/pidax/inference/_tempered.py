@@ -148,7 +148,7 @@ def _temper(
     following = _next(value, last, jnp.asarray(share, last.dtype))
     log_weight = _log_weight(value, following - last)
     gained = jax.nn.logsumexp(log_weight) - jnp.log(jnp.asarray(count, last.dtype))
-    chosen = _systematic(jax.random.fold_in(key, 0), jax.nn.softmax(log_weight))
+    chosen = systematic(jax.random.fold_in(key, 0), jax.nn.softmax(log_weight))
     pick = lambda a: a[chosen]
     state = State(
         latent=pick(state.latent),
@@ -198,9 +198,7 @@ def _next(value: Float[Array, " particle"], last: Scalar, share: Scalar) -> Scal
     return jnp.where(worth(one) >= share, one, jnp.where(low > last, low, high))
 
 
-def _systematic(
-    key: Key, weights: Float[Array, " particle"]
-) -> Int[Array, " particle"]:
+def systematic(key: Key, weights: Float[Array, " particle"]) -> Int[Array, " particle"]:
     """Indices, each as often as its weight says, up to one."""
     count = weights.shape[0]
     start = jax.random.uniform(key, (), weights.dtype)

@@ -53,6 +53,9 @@ class Sampled(eqx.Module):
     fine: Bool[Array, "..."]
     left: Float[Array, "..."]
     spent: Float[Array, "*sample 4"]
+    ancestors: Any = None  # of a population
+    log_evidence: Any = None
+    redrawn: Any = None
 
 
 class AbstractGuided(AbstractSampler):
@@ -213,6 +216,8 @@ class AbstractGuided(AbstractSampler):
             rows=round(rows),
             failed=lost + violated,
             failures={name: n for name, n in failures.items() if n},
+            ancestors=None if found.ancestors is None else found.ancestors[fine],
+            log_evidence=None if found.ancestors is None else float(found.log_evidence),
             fields=found.fields[fine],
             predicted=None if found.predicted is None else found.predicted[fine],
         )
@@ -280,6 +285,13 @@ def _run(fixed: Any, numbers: Int[Array, " sample"]) -> Sampled:
     return jax.lax.map(run, numbers, batch_size=method.batch_size)
 
 
+def _final(base: type[AbstractGuided]) -> list[type[AbstractGuided]]:
+    """The methods of pidax."""
+    below = [cls for cls in base.__subclasses__() if "pidax." in cls.__module__]
+    found = [cls for cls in below if not cls.__name__.startswith("Abstract")]
+    return found + [cls for other in below for cls in _final(other)]
+
+
 def _asked(problem: Problem) -> set[str]:
     """What the samples are asked to satisfy, in the words of `takes`."""
     noises = [np.asarray(part.noise) for part in problem.linear]
@@ -303,7 +315,7 @@ def _check_taken(method: AbstractGuided, problem: Problem) -> None:
     refused = sorted(asked - method.takes)
     if not refused:
         return
-    others = [cls for cls in AbstractGuided.__subclasses__() if asked <= cls.takes]
+    others = [cls for cls in _final(AbstractGuided) if asked <= cls.takes]
     names = ", ".join(sorted(f"{cls.__name__}()" for cls in others))
     cure = (
         f"These methods take it: {names}." if names else "No guided sampler takes it."

@@ -1,0 +1,1 @@
+"""Guided samplers against exact posteriors, on one teacher; docs/constrained.md."""
