@@ -25,6 +25,7 @@ from pidax.inference import (
     CoCoGen,
     DFlow,
     DiffusionPDE,
+    EnsembleGuidance,
     FlowChef,
     PiGDM,
     ProFlow,
@@ -143,6 +144,7 @@ METHODS = {
     "PCFM": (PCFM(), (HARD,)),
     "PCFM, first noise": (PCFM(noise="first"), (HARD,)),
     "D-Flow": (DFlow(), (SOFT, HARD)),
+    "Ensemble guidance": (EnsembleGuidance(), (SOFT,)),
     "Twisted": (Twisted(), (SOFT,)),
     "Twisted, no gradient": (Twisted(gradient=False), (SOFT,)),
     "SMC on the solved flow": (SMC(), (SOFT,)),
@@ -162,7 +164,7 @@ class Guided:
         return {"method": repr(METHODS[self.name][0]), "samples": self.count(problem)}
 
     def count(self, problem) -> int:
-        return FEWER.get(self.name, problem.samples)
+        return int(FEWER.get(self.name, problem.samples))
 
     def __call__(self, problem, seed, quick) -> bench.Outcome:
         prior = problem.flow

@@ -25,6 +25,7 @@ from ._guided import AbstractParticles as AbstractParticles
 from ._guided import CoCoGen as CoCoGen
 from ._guided import DFlow as DFlow
 from ._guided import DiffusionPDE as DiffusionPDE
+from ._guided import EnsembleGuidance as EnsembleGuidance
 from ._guided import FlowChef as FlowChef
 from ._guided import Now as Now
 from ._guided import PiGDM as PiGDM

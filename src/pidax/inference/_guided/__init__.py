@@ -9,6 +9,7 @@ from ._daps import DAPS as DAPS
 from ._diffusion_pde import DiffusionPDE as DiffusionPDE
 from ._dps import DPS as DPS
 from ._eci import ECI as ECI
+from ._ensemble_guidance import EnsembleGuidance as EnsembleGuidance
 from ._flow_chef import FlowChef as FlowChef
 from ._levels import Now as Now
 from ._levels import constant as constant
