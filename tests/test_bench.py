@@ -606,3 +606,22 @@ def test_shares_of_branches_count_what_newton_leaves_where_it_is(x64):
     assert_close(found["tv"], (0.25 + 0 + 0.25) / 2, 1e-12)
     assert (found["branches"], found["largest_share"]) == (2, 0.75)
     assert 0 < found["moved"] < 0.05
+
+
+def test_states_are_patched_paired_and_imitated_as_they_should_be():
+    """Patches come back, pairs of cells have their mean, y has a law of its own."""
+    from benchmarks.generators.finer import coarse
+    from benchmarks.generators.problems_evolution import Late, Window
+
+    rng = np.random.default_rng(0)
+    states, late = rng.normal(size=(3, 8, 8)).astype(np.float32), Late(points=8)
+    patches = late.to_model(states)
+    assert patches[1, 1, 0, 4 * 2 + 3] == states[1, 4 + 2, 3]
+    assert np.array_equal(late.to_states(patches), states)
+    found = coarse(np.arange(8.0).reshape(1, 2, 4), 2)
+    assert np.array_equal(found, [[[2.5, 4.5]]])
+    size, mean = np.arange(1, 9)[:, None], np.arange(8.0)[:, None]
+    samples = mean + size * rng.normal(size=(400, 8, 8, 2))
+    drawn = Window(points=8).gaussian_samples(samples, 4000, 0)
+    assert_close(drawn.mean(axis=(0, 1)), samples.mean(axis=(0, 1)), 0.1)
+    assert_close(drawn.std(axis=(0, 1)) / size, np.ones((8, 2)), 0.04)
