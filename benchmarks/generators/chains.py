@@ -304,6 +304,11 @@ def _register():
 _register()
 
 
+def worth(row):
+    size = row.metrics.get("effective_median")
+    return "-" if size is None else f"{size:.0f}"
+
+
 @bench.table("generators_chains", "generators")
 def chains(results):
     """The score of each method on the first truths, and what its samples are worth."""
@@ -321,7 +326,7 @@ def chains(results):
             f"{bench.with_range(some.values('crps'))} ± {half:.2g}",
             bench.with_range(some.values("brier")),
             known("inside_50"), known("inside_90"),
-            known("effective_median"), known("agree"), known("gate"),
+            worth(some[0]), known("agree"), known("gate"),
         ))  # fmt: skip
     head = (
         "method", "seeds", "CRPS ± 95% over truths", "Brier of the connection",
