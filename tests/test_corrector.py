@@ -66,11 +66,20 @@ def gradients(corrector, model, count=4000):
     return mean, error
 
 
-def test_the_pull_is_the_difference_of_the_denoisers(x64):
-    """For Gaussians of one size it is the shift times sigma²/(s² + sigma²)."""
+@pytest.mark.parametrize("divergence", ["kl", "fisher"])
+def test_the_pull_is_the_difference_of_the_denoisers(divergence, x64):
+    """For Gaussians of one size it is the shift times w = sigma²/(s² + sigma²).
+
+    Of the Fisher divergence it is w² times the shift: the difference of the denoisers
+    is constant, and D - x changes by -w times the change of x.
+    """
     level, model = 1.7, student()
     corrector = Corrector(
-        flow(), exact(MEAN + SHIFT), weight=0.6, law=LogNormal(np.log(2 * level), 1e-9)
+        flow(),
+        exact(MEAN + SHIFT),
+        weight=0.6,
+        law=LogNormal(np.log(2 * level), 1e-9),
+        divergence=divergence,
     )
     state = corrector.init(model, key=KEY)
     loss = lambda model: corrector.loss(model, state, None, NOW, key=KEY)[0]
@@ -79,16 +88,24 @@ def test_the_pull_is_the_difference_of_the_denoisers(x64):
     x = np.asarray(model.sample(80.0 * jax.random.normal(z_key, (2,))))
     noised = x + level * np.asarray(jax.random.normal(noise_key, (2,)))
     taught = MEAN + SCALE**2 / (SCALE**2 + level**2) * (noised - MEAN)
-    gap = SHIFT * level**2 / (SCALE**2 + level**2)
+    share = level**2 / (SCALE**2 + level**2)
+    gap = SHIFT * share ** (1 if divergence == "kl" else 2)
     by_mean = 1 - EDM.t_min / EDM.t_max  # dx/d(mean), for the sample keeps some noise
     wanted = by_mean * 0.6 * gap / np.abs(x - taught).mean() / 2
     assert_close(found, wanted, 1e-6)
     assert (found > 0).all()  # down the gradient is towards the teacher
 
 
-def test_where_the_laws_agree_nothing_pulls(x64):
+@pytest.mark.parametrize(
+    "make",
+    [
+        px.distill.DiffInstruct,
+        pytest.param(px.distill.ScoreIdentity, marks=pytest.mark.slow),
+    ],
+)
+def test_where_the_laws_agree_nothing_pulls(make, x64):
     model = student(0 * SHIFT)
-    corrector = Corrector(flow(), exact(), weight=1.0)
+    corrector = make(flow(), auxiliary=exact())
     (found, own), (_, error) = gradients(corrector, model)
     assert_close(found.network.mean, 0.0, 0.0, 1e-12)
     assert_close(found.network.scale, 0.0, 0.0, 1e-12)
@@ -116,10 +133,11 @@ def test_before_its_ramp_the_student_is_left_alone(x64, start):
 
 
 @pytest.mark.slow  # trains
-def test_it_moves_a_student_to_the_teachers_law(x32):
+@pytest.mark.parametrize("make", [px.distill.DiffInstruct, px.distill.ScoreIdentity])
+def test_it_moves_a_student_to_the_teachers_law(make, x32):
     """Beside no other loss: the mean and the scale of an affine student."""
     model = student(scale=0.6)
-    corrector = Corrector(flow(), exact(MEAN + SHIFT, 0.6), weight=1.0)
+    corrector = make(flow(), auxiliary=exact(MEAN + SHIFT, 0.6))
     result = px.fit(
         model,
         Sum([(corrector, 1.0)]),
@@ -189,3 +207,15 @@ def test_it_goes_beside_pid(x32):
     moved = put(jax.tree.map(lambda a: a + 1, arrays))
     assert_close(moved[1].auxiliary.mean, state[1].auxiliary.mean + 1, 1e-6)
     assert eqx.tree_equal(moved[0], state[0])
+
+
+def test_distribution_matching_is_the_pull_and_pairs():
+    both = px.distill.DistributionMatching(flow(), auxiliary=exact(), pairs=8)
+    assert isinstance(both, Sum)
+    law, ends = both.objectives
+    assert isinstance(ends, px.distill.KnowledgeDistillation)
+    assert isinstance(law, Corrector)
+    assert law.weight == 1
+    assert ends.times.size == 2
+    alone = px.distill.DistributionMatching(flow(), 0, auxiliary=exact())
+    assert isinstance(alone, Corrector)

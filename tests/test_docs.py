@@ -25,6 +25,7 @@ PAGES = [  # they train and compile: all are slow
     "docs/piddm.md",
     "docs/inference.md",
     "docs/constrained.md",
+    "docs/distillation.md",
     "docs/tutorials/data_to_sampler.md",
     "docs/tutorials/pde_to_posterior.md",
 ]

@@ -8,49 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gaussian_maps import DEVIATION, exact, teacher
 from helpers import assert_close
 
 import pidax as px
 from pidax.student import lagrangian_residual, through
 
 KEY = jax.random.key(3)
-MEAN, DEVIATION = np.array([0.4, -0.3]), np.array([0.5, 1.2])
 PROCESSES = {"EDM": px.EDM, "VP": px.VP, "VE": px.VE}
-
-
-class Exact(eqx.Module):
-    """The network of a flow map of independent Gaussian components, plus `shift`.
-
-    With r = sigma / alpha of the two times, which c_noise = log(r) / 4 tells, and v =
-    x / alpha: v moves by the factor hypot(deviation, r_t) / hypot(deviation, r_s).
-    """
-
-    sigma_data: float
-    shift: jax.Array
-
-    classes = None
-    shape = (2,)
-
-    def __call__(self, x, c_noise, condition=None, *, key=None):
-        r_s, r_t = jnp.exp(4 * c_noise)
-        v = x * jnp.hypot(self.sigma_data, r_s)
-        factor = jnp.hypot(DEVIATION, r_t) / jnp.hypot(DEVIATION, r_s)
-        moved = MEAN + factor * (v - MEAN)
-        gap = 1 / r_t - 1 / r_s
-        near = jnp.abs(r_t / r_s - 1) < 1e-9
-        mean = (moved / r_t - v / r_s) / jnp.where(near, 1.0, gap)
-        share = DEVIATION**2 / (DEVIATION**2 + r_s**2)
-        return jnp.where(near, MEAN + share * (v - MEAN), mean) + self.shift
-
-
-def teacher(process):
-    law = px.Gaussian(jnp.asarray(MEAN), jnp.asarray(DEVIATION**2))
-    return px.ProbabilityFlow(law, process)
-
-
-def exact(process, shift=0.0):
-    network = Exact(float(process.sigma_data), jnp.asarray(shift, float))
-    return px.FlowMap(network, process)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ class DenoisingScoreMatching(AbstractObjective):
 
     def check(self, model: PyTree, data: PyTree) -> None:
         _check_denoiser(model, self.process)
-        _check_data(model, data, self.label_dropout)
+        check_data(model, data, self.label_dropout)
 
     def loss(
         self, model: PyTree, state: State, sample: PyTree, progress: Scalar, *, key: Key
@@ -270,7 +270,7 @@ def _check_denoiser(model: PyTree, process: AbstractProcess) -> None:
         )
 
 
-def _check_data(model: PyTree, data: PyTree, label_dropout: float) -> None:
+def check_data(model: PyTree, data: PyTree, label_dropout: float) -> None:
     """Check that data are samples, or (samples, conditions), and fit the model."""
     if data is None:
         raise ValueError(

@@ -72,6 +72,7 @@ from ._row_sampling import (
     draw_rows,
     steepness,
 )
+from ._slow_copy import averaged, check_decay, copy_of
 
 _TIMES = 35  # times of the default grid
 _LONG_STEPS = 12  # fewer are inaccurate, more compound errors (docs/pid.md)
@@ -254,12 +255,7 @@ class PID(AbstractDistillation):
             "from a later start, in [0, 1), and needs legs, which train the later one: "
             f"got semigroup={self.semigroup}, legs={self.legs}. Use 0.2 and 0.5.",
         )
-        require(
-            None,
-            self.slow is None or 0 < self.slow < 1,
-            f"slow is the decay of an average, between 0 and 1, got slow={self.slow}. "
-            "Use 0.98, or None for the student itself.",
-        )
+        check_decay(self.slow)
         require(
             None,
             self.slow is None or self.stop_gradient,
@@ -323,8 +319,7 @@ class PID(AbstractDistillation):
         losses = RunningMeans.start(times.size) if watches else None
         asks = self._weighting(model).asks_who_disagrees
         disagree = RunningMeans.start(times.size) if asks else None
-        copy = lambda a: jnp.array(a) if eqx.is_array(a) else a
-        slow = None if self.slow is None else jax.tree.map(copy, model)
+        slow = None if self.slow is None else copy_of(model)
         measured = self._weighting(model).measure(
             self.flow, times, self.shape_of(model), self.draw_condition, key=key
         )
@@ -582,14 +577,7 @@ class PID(AbstractDistillation):
         state = dataclasses.replace(state, losses=losses, disagree=disagree)
         if self.slow is None:
             return state
-        decay = self.slow
-
-        def mean(old: Any, new: Any) -> Any:
-            if not eqx.is_inexact_array(old):
-                return old
-            return (decay * old + (1 - decay) * new).astype(old.dtype)
-
-        slow = jax.tree.map(mean, state.slow, model)
+        slow = averaged(self.slow, state.slow, model)
         return dataclasses.replace(state, slow=slow)
 
 

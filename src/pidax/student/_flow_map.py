@@ -22,7 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._checks import call_network, check_network, is_traced, one_sample
+from .._checks import (
+    call_network,
+    check_network,
+    is_traced,
+    one_sample,
+    require,
+)
 from .._compatibility import check_grid
 from .._table import network_title, samples_line, screen
 from ..denoiser import AbstractCoefficients, AbstractDenoiser, Preconditioned
@@ -68,6 +74,8 @@ class FlowMap(AbstractNetworkStudent):
       denoised sample moves: `px.where_it_moves(flow, 5, key=key)[:-1]`.
     - `shape`: the shape of one sample; by default `network.shape` if it has one.
     - `teacher`: the denoiser whose network this is; see `from_teacher`.
+    - `coefficients`: from a new network to $F$. `CleanCoefficients("angle")` for losses
+      with a derivative in the first time, such as `distill.MeanFlow`.
     """
 
     network: Any
@@ -87,6 +95,7 @@ class FlowMap(AbstractNetworkStudent):
         stops: TimesLike | None = None,
         shape: Shape | None = None,
         teacher: Preconditioned | None = None,
+        coefficients: AbstractCoefficients | None = None,
     ):
         if is_traced(stops, process):
             raise ValueError(
@@ -96,6 +105,14 @@ class FlowMap(AbstractNetworkStudent):
         self.network = require_two_times(check_network(network))
         self.process = process
         self.coefficients, self.trained_for = coefficients_of(teacher, process)
+        if coefficients is not None:
+            require(
+                None,
+                teacher is None,
+                "coefficients are of a new network, and a teacher has its own: "
+                "expected one of both, got coefficients and teacher. Leave one out.",
+            )
+            self.coefficients = coefficients
         self.event = getattr(network, "shape", None) if shape is None else shape
         self.boundary = "hard"
         with jax.ensure_compile_time_eval():

@@ -26,7 +26,7 @@ comparisons.
 
 import abc
 import math
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -110,13 +110,30 @@ class CleanCoefficients(AbstractCoefficients):
 
     $D = N(x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2},\ \tfrac14\ln(\sigma/\alpha))$.
     The target of a student's new network then has the same size at all times.
+
+    With `tells="angle"` the network is told $\varphi$ in place of the logarithm. A loss
+    with a derivative in the time of pure noise needs it: there the logarithm moves much
+    faster than the solution (Lu and Song 2025).
     """
+
+    tells: Literal["logarithm", "angle"] = eqx.field(static=True, default="logarithm")
+
+    def __check_init__(self):
+        known = ("logarithm", "angle")
+        require(
+            None,
+            self.tells in known,
+            f"tells is one of {known}, got {self.tells!r}.",
+        )
 
     def __call__(
         self, sigma: Scalar, alpha: Scalar, process: AbstractProcess
     ) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         scale = jnp.hypot(alpha * process.sigma_data, sigma)
-        c_noise = 0.25 * log_ratio(sigma, alpha, process)
+        if self.tells == "angle":
+            c_noise = jnp.arctan2(sigma, alpha * process.sigma_data)
+        else:
+            c_noise = 0.25 * log_ratio(sigma, alpha, process)
         return jnp.zeros_like(scale), jnp.ones_like(scale), 1 / scale, c_noise
 
 
