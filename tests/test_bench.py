@@ -568,6 +568,7 @@ def test_doubtful_materials_are_normal_observations():
 
 
 def test_the_weighted_score_counts_a_sample_as_often_as_its_weight():
+    from benchmarks.generators.chains import covered
     from benchmarks.generators.problems_steady import weighted_crps
 
     rng = np.random.default_rng(0)
@@ -575,7 +576,11 @@ def test_the_weighted_score_counts_a_sample_as_often_as_its_weight():
     truth, every = np.array([0.3, -1.0]), np.repeat(samples, often, axis=0)
     pairs = np.abs(every[:, None] - every).mean((0, 1))
     expected = np.abs(every - truth).mean(0) - pairs / 2
-    assert_close(weighted_crps(samples, often / often.sum(), truth), expected, 1e-12)
+    weights = often / often.sum()
+    assert_close(weighted_crps(samples, weights, truth), expected, 1e-12)
+    values, parts = np.arange(4.0), np.array([1, 3, 4, 2]) / 10
+    for y, half, most in ((1.5, 1.0, 1.0), (0.5, 0.0, 1.0), (5.0, 0.0, 0.0)):
+        assert covered(values, parts, y) == {"inside_50": half, "inside_90": most}
 
 
 def test_tetrachoric_correlations_are_those_of_a_known_gaussian():

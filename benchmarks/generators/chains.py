@@ -166,16 +166,19 @@ def scored(samples, events, truth, problem, worth):
     """The scores of one truth by unweighted samples of ln Q and of the connection."""
     y = problem.targets(truth[None])[0]
     even = np.full(len(samples), 1 / len(samples))
-    inside = {}
-    for share in (50, 90):
-        low, high = np.quantile(samples, [0.5 - share / 200, 0.5 + share / 200])
-        inside[f"inside_{share}"] = float(low <= y[0] <= high)
     event = bool(problem.events(truth[None])[0])
     return {
         "crps": float(weighted_crps(samples[:, None], even, y)[0]),
         "brier": float((events.mean() - event) ** 2),
         "effective": worth,
-    } | inside
+    } | covered(samples, even, y[0])
+
+
+def covered(samples, weights, truth):
+    """Whether the truth is in the central intervals of 50% and 90%."""
+    below = weights @ ((samples < truth) + 0.5 * (samples == truth))
+    inside = lambda share: float(abs(below - 0.5) <= share / 2)
+    return {"inside_50": inside(0.5), "inside_90": inside(0.9)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,12 +235,17 @@ class Inferred:
         found = summary(scores) | {"draws": self.samples * self.runs}
         if np.isnan(found["effective_median"]):  # no number is known of an ensemble
             found = {k: v for k, v in found.items() if "effective" not in k}
-        for name in ("inside_50", "inside_90"):
-            found[name] = float(np.mean([score[name] for score in scores]))
+        found |= coverage(scores)
         if gates:
             found["gate"], found["agree"] = map(float, np.mean(gates, axis=0))
         cost = {"answer_seconds": spent / max(count - 1, 1), "solves": solves / count}
         return bench.Outcome(found, cost)
+
+
+def coverage(scores):
+    """The shares of the truths that are in each interval."""
+    names = "inside_50", "inside_90"
+    return {name: float(np.mean([s[name] for s in scores])) for name in names}
 
 
 def passes(found):
@@ -267,13 +275,17 @@ class First(Reweighted):
         rows, note = self.rows(problem, self.count_on(problem), seed, quick)
         every = zip(*first_truths(problem), strict=True)
         scores = [self.answer(problem, rows, truth, said) for truth, said in every]
-        found = summary(scores) | {"draws": len(rows)}
+        found = summary(scores) | coverage(scores) | {"draws": len(rows)}
         return bench.Outcome(found, {"bank_seconds": note["seconds"]})
 
     def answer(self, problem, rows, truth, said):
         if self.only:
             rows = rows[[problem.log_likelihood(rows, said).argmax()]]
-        return super().answer(problem, rows, truth, said)
+        log = problem.log_likelihood(rows, said) * self.weigh
+        weights = np.exp(log - log.max())
+        samples, y = (problem.targets(one)[:, 0] for one in (rows, truth[None]))
+        found = super().answer(problem, rows, truth, said)
+        return found | covered(samples, weights / weights.sum(), y[0])
 
 
 SMC = (("moves", 10),)
