@@ -22,6 +22,11 @@ def test_the_candidates_fit_the_process_and_the_number_of_steps(x64):
     assert names(px.RectifiedFlow(), 10) == {("velocity", "angle", 3)}
     logs = {("noise", "log_snr", 2), ("data", "log_snr", 2)}
     assert names(px.VP(), 2) == {("velocity", "angle", 2), *logs}
+    # Twice Adams on three grids, the noise twice and UniPC twice on two; of one step
+    # all orders are one.
+    flow = px.ProbabilityFlow(gaussian, px.VP())
+    assert len(candidates(flow, 10)) == 14
+    assert len(candidates(flow, 1)) == 7
 
 
 @pytest.mark.slow  # each candidate compiles a solve
@@ -40,7 +45,7 @@ def test_the_choice_follows_the_scales_of_the_data(x64):
         assert expected in choice.name
         errors = [error for _, error in choice.table]
         assert errors == sorted(errors)
-        assert len(errors) == 7
+        assert len(errors) == 14
         assert errors[-1] > 5 * errors[0]
         assert str(choice).startswith(choice.name)
         # The error is that of new draws, and the cost is as asked for.

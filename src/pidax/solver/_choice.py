@@ -7,19 +7,21 @@ reach small noise do (docs/results/ode_solver.md). So a few draws of the prior a
 solved finely, which shows the scales of the data on the way, and each candidate is
 compared with them:
 
-| solver | grids |
-|---|---|
-| `Multistep(3, "noise", "log_snr")` | log-SNR, Karras |
-| `UniPC(3)` | log-SNR, Karras |
-| `Adams(3)` | angle, log-SNR, Karras |
+| solver | orders | grids |
+|---|---|---|
+| `Multistep(3, "noise", "log_snr")` | 3; low at the end | log-SNR, Karras |
+| `UniPC(3)` | 3 and 2, both low at the end | log-SNR, Karras |
+| `Adams(3)` | 3; low at the end | angle, log-SNR, Karras |
 
-All have low orders at the end. Without signal at `t_max` only `Adams` is a candidate.
+Low orders at the end are better for few steps, and worse from some ten on. Without
+signal at `t_max` only `Adams` is a candidate.
 """
 
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 
 from .._checks import check_condition, is_traced, whole_number
 from .._table import number, row
@@ -32,7 +34,8 @@ from ._searches import Trial, judge, or_infinity
 
 DRAWS = 32
 ORDER = 3
-TOLERANCE = 1e-4  # of the pilot solve
+TOLERANCE = 1e-4  # of the pilot solve, below FINE steps
+FINE, FINER = 30, {4: 1e-5, 8: 1e-6}  # and from there on, by the bytes of a number
 GRIDS = {"angle": uniform_angle, "log-SNR": uniform_log_snr, "Karras": karras}
 
 
@@ -83,7 +86,7 @@ def choose(
 ) -> Choice:
     """The candidate whose samples are nearest to the samples of a fine solve.
 
-    The pilot costs for each draw a solve to 1e-4, about 60 evaluations, and seven
+    The pilot costs for each draw a solve to 1e-4, about 60 evaluations, and fourteen
     trials of `evaluations` each. `px.sample(flow, n, evaluations=10)` does this first;
     for many calls choose once and pass `**choice.options`.
 
@@ -109,7 +112,8 @@ def choose(
             f"many, got evaluations={evaluations}. Pass {each} or more."
         )
     z = flow.process.prior(key, (draws, *flow.shape))
-    pilot = solve_batch(flow, z, condition=condition, rtol=TOLERANCE, atol=TOLERANCE)
+    fine = TOLERANCE if steps < FINE else FINER[z.dtype.itemsize]
+    pilot = solve_batch(flow, z, condition=condition, rtol=fine, atol=fine)
     trial = Trial(z, pilot.end, condition)
     found = []
     for name, solver, grid in candidates(flow, steps):
@@ -124,17 +128,33 @@ def choose(
 
 
 def candidates(flow: ProbabilityFlow, steps: int) -> list[tuple[str, Multistep, str]]:
-    """Name, solver and name of the grid of all that can be used for this process."""
+    """Name, solver and name of the grid of all that can be used for this process.
+
+    Orders are arrays, so that one program serves all orders of a solver.
+    """
     order = min(ORDER, steps)
+    high = np.full(steps, order)
+    low = np.minimum(high, np.arange(steps, 0, -1))
+    two = np.minimum(low, 2)
     last = jnp.asarray(flow.process.t_max, float)
     signal = float(flow.process.level(last)[1]) > 2 * float(jnp.finfo(last.dtype).eps)
-    adams = Adams(order, lower_order_final=True)
-    found = [("Adams in the angle", adams, grid) for grid in GRIDS]
+
+    def named(name: str, make: Any, orders: dict[str, np.ndarray], grids: Any) -> list:
+        # Equal orders are one candidate.
+        distinct = {tuple(o): (suffix, o) for suffix, o in reversed(orders.items())}
+        return [
+            (name + suffix, make(o), grid)
+            for suffix, o in reversed(distinct.values())
+            for grid in grids
+        ]
+
+    both = {"": high, ", low at the end": low}
+    adams = lambda orders: Adams(order, orders=orders)
+    found = named("Adams in the angle", adams, both, GRIDS)
     if signal:
-        noise = Multistep(order, "noise", "log_snr", lower_order_final=True)
-        for grid in ("log-SNR", "Karras"):
-            found += [
-                ("noise in log-SNR", noise, grid),
-                (f"UniPC-{order}", UniPC(order), grid),
-            ]
+        noise = lambda orders: Multistep(order, "noise", "log_snr", orders=orders)
+        unipc = lambda orders: UniPC(order, orders=orders, lower_order_final=False)
+        grids = ("log-SNR", "Karras")
+        found += named("noise in log-SNR", noise, both, grids)
+        found += named("UniPC", unipc, {f"-{order}": low, "-2": two}, grids)
     return found
