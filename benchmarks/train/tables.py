@@ -5,6 +5,7 @@ import statistics
 import numpy as np
 
 from .. import bench
+from ..solvers.images import WAYS
 from .engine import LABELS
 
 
@@ -27,7 +28,7 @@ def step(rows, sampled):
             "The same network on two cores (`python -m benchmarks run --suite solvers "
             "--problem images32`), with random weights, which "
             "determine the number of evaluations of the adaptive solver:",
-            samples(sampled.where(problem="images32")),
+            samples(sampled.where(problem="images32", method=tuple(WAYS))),
             "The full CIFAR-10 network in bf16, on a GPU: [On a GPU](gpu.md).",
         ]
     )
