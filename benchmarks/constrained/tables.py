@@ -17,7 +17,7 @@ def lines(rows, problem):
         if not some:
             continue
         number = lambda key, some=some: bench.with_range(some.values(key))
-        cost = [row.cost for row in some if row.cost]
+        cost = [row.cost for row in some if "network" in row.cost]
         each = lambda key, cost=cost: np.mean([c[key] / c["samples"] for c in cost])
         spent = (
             ("-", "-", "-")
