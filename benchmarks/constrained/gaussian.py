@@ -164,7 +164,7 @@ class Guided:
         return {"method": repr(METHODS[self.name][0]), "samples": self.count(problem)}
 
     def count(self, problem) -> int:
-        return int(FEWER.get(self.name, problem.samples))
+        return FEWER.get(self.name) or problem.samples
 
     def __call__(self, problem, seed, quick) -> bench.Outcome:
         prior = problem.flow
