@@ -125,8 +125,8 @@ TEACHERS = {
 }
 COLUMNS = (5, 10, 20, 60)
 DRAWN = (
-    "DDIM", "DPM-Solver-fast", "DPM-Solver++ 2M", "UniPC-3", "iPNDM-4", "EDM's Heun",
-    "noise in log-SNR, 3", "Adams in the angle, 3", "Dopri5 in the angle",
+    "DDIM", "EDM's Heun", "DPM-Solver++ 2M", "UniPC-3", "iPNDM-4",
+    "noise in log-SNR, 3", "Adams in the angle, 3",
 )  # fmt: skip
 
 
