@@ -462,7 +462,7 @@ def refusals():
     yield (prior, exact), {}, "expected values with noise, got 2"
     yield (prior, wide), {}, r"array of shape \(3,\).*got"
     yield (identity(), wide), {"forward": two}, r"shape \(3,\)"
-    yield (px.Circle(), seen), {}, "A teacher is sampled in many steps"
+    yield (px.Circle(), seen), {}, "got Circle. A teacher, a ProbabilityFlow, is guided"
     yield (prior, seen), {"forward": 3}, "forward is an equation"
     yield (prior, seen), {"samples": 0}, "samples must be a whole number"
     yield (identity(), QUANTITIES), {"forward": broken}, r"got \(3,\)"
