@@ -533,6 +533,7 @@ def test_the_command_line(tmp_path):
 # --- what the suite of generators computes for itself ---------------------------------
 
 
+@pytest.mark.slow  # compiles two solves
 def test_banded_heads_are_those_of_darcy(x64):
     """On cells that are not square, so that no two axes may be exchanged."""
     from benchmarks.generators import chains

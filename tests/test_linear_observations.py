@@ -57,7 +57,7 @@ def refine(observation, constraint=None, samples=4, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("noise", [0.5, 0.0])
+@pytest.mark.parametrize("noise", [0.5, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_rows_of_the_identity_are_the_observation(noise, x64):
     """In the point found, in the misfit at every step, and with exact values too."""
     observation, affine = at_points(noise)
