@@ -18,7 +18,7 @@ through which no gradient flows.
 """
 
 import abc
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import equinox as eqx
 import jax
@@ -83,12 +83,12 @@ class Leg(eqx.Module):
 
 
 class AbstractMapRule(eqx.Module):
-    """An equation of flow maps.
+    """An equation of flow maps."""
 
-    `asks_on_diagonal` is true if the denoiser enters only where both times are equal.
-    """
-
-    asks_on_diagonal: ClassVar[bool] = False
+    @property
+    def asks_on_diagonal(self) -> bool:
+        """Whether the denoiser enters only where both times are equal."""
+        return False
 
     def check(self, process: AbstractProcess) -> None:
         """Raise `ValueError` if it does not fit the process."""
@@ -106,24 +106,29 @@ class AbstractMapRule(eqx.Module):
         *,
         key: Key,
     ) -> tuple[Scalar, Scalar, Scalar]:
-        """A start, a time between and an end; the start is `t_max` where `whole`.
-
-        The start is drawn by the law, the others evenly in the angle after it.
-        """
-        first, second, third = jax.random.split(key, 3)
-        s = jnp.where(whole, process.t_max, law(process, key=first))
-        return later(process, s, second, third)
+        """A start, a time between and an end; the start is `t_max` where `whole`."""
+        return any_times(process, law, whole, key=key)
 
 
-def later(
-    process: AbstractProcess, s: Scalar, first: Key, second: Key
+def any_times(
+    process: AbstractProcess,
+    law: AbstractTimeLaw,
+    whole: Scalar,
+    *,
+    to_end: bool = False,
+    key: Key,
 ) -> tuple[Scalar, Scalar, Scalar]:
-    """The time `s`, and two later ones in order, even in the angle."""
+    """The start is drawn by the law, the others evenly in the angle after it; with
+    `to_end` the end is `t_min`.
+    """
+    first, second, third = jax.random.split(key, 3)
+    s = jnp.where(whole, process.t_max, law(process, key=first))
     high, low = process.angle(s), process.angle(jnp.asarray(process.t_min, s.dtype))
-    end = low + (high - low) * jax.random.uniform(first, dtype=s.dtype)
-    middle = end + (high - end) * jax.random.uniform(second, dtype=s.dtype)
+    end = low + (high - low) * jax.random.uniform(second, dtype=s.dtype)
+    middle = end + (high - end) * jax.random.uniform(third, dtype=s.dtype)
     inside = lambda phi: jnp.clip(process.time_of_angle(phi), process.t_min, s)
-    return s, inside(middle), inside(end)
+    t = jnp.full_like(s, process.t_min) if to_end else inside(end)
+    return s, inside(middle), t
 
 
 class Lagrangian(AbstractMapRule):
@@ -185,10 +190,7 @@ class Eulerian(AbstractMapRule):
         *,
         key: Key,
     ) -> tuple[Scalar, Scalar, Scalar]:
-        first, second, third = jax.random.split(key, 3)
-        s = jnp.where(whole, process.t_max, law(process, key=first))
-        s, r, t = later(process, s, second, third)
-        return s, r, jnp.full_like(t, process.t_min) if self.to_end else t
+        return any_times(process, law, whole, to_end=self.to_end, key=key)
 
     def sides(self, leg: Leg) -> Sides:
         clean = leg.clean()
@@ -286,8 +288,7 @@ class Semigroup(AbstractMapRule):
             check_grid(self.grid, process)
 
     @property
-    def asks_on_diagonal(self) -> bool:  # type: ignore[override]
-        """Whether only equal times ask the denoiser."""
+    def asks_on_diagonal(self) -> bool:
         return self.first == "map"
 
     def times(
@@ -299,11 +300,9 @@ class Semigroup(AbstractMapRule):
         *,
         key: Key,
     ) -> tuple[Scalar, Scalar, Scalar]:
-        first, second, third = jax.random.split(key, 3)
         if self.grid is None:
-            s = jnp.where(whole, process.t_max, law(process, key=first))
-            s, r, t = later(process, s, second, third)
-            return s, r, jnp.full_like(t, process.t_min) if self.to_end else t
+            return any_times(process, law, whole, to_end=self.to_end, key=key)
+        first, second = jax.random.split(key)
         grid = self.grid
         stride = self._stride(progress)
         steps = (grid.size - 1) // stride

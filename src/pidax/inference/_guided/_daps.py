@@ -48,7 +48,7 @@ class DAPS(AbstractGuided):
     denoiser.
 
     **Bias:** with one inner evaluation none for white Gaussian data and linear rows;
-    otherwise the variance $r_t^2$ is not that of the data, and the end of the ODE is
+    otherwise the data have another variance than $r_t^2$, and the end of the ODE is
     not its mean.
     """
 

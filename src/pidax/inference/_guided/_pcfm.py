@@ -45,7 +45,7 @@ class PCFM(AbstractGuided):
     with the Jacobian of the denoiser. Products with the Jacobian of $h$ are counted
     with the residual.
 
-    **Bias:** as that of `ECI`; and a projection has the density of the points that are
+    **Bias:** as for `ECI`; and a projection has the density of the points that are
     projected, which differs from the posterior by a factor of the angle at which they
     arrive (the co-area factor).
     """

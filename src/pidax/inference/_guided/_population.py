@@ -32,7 +32,7 @@ class AbstractParticles(AbstractGuided):
 
     - `weigh(target, state, now)`: the state at a level, ready to be moved, with the
       logarithm of its incremental weight and the cost;
-    - `last_weight(target, state, x)`: that of the clean sample at the end;
+    - `last_weight(target, state, x)`: the last of them, of the clean sample;
     - `step`: the move to the next level, without further cost.
     """
 
